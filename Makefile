@@ -1,0 +1,43 @@
+# `make` lists the targets. Each sets up .venv by itself first; PYTHON names the interpreter to make it from.
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help .venv demo demo-seeds test test-long check clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv: $(READY) ## create the virtual environment and install lwdc, pinned by constraints.txt
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit("$(PYTHON) is Python %d.%d; lwdc needs 3.11 to 3.13: make PYTHON=python3.12 ..." % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+demo: $(READY) ## compress a small network on real handwritten digits (minutes); ARGS= takes further settings
+	$(BIN)/lwdc compress $(ARGS)
+
+demo-seeds: $(READY) ## the demo with seeds 0, 1 and 2
+	$(BIN)/lwdc compress -m seed=0,1,2 $(ARGS)
+
+test: $(READY) ## the tests, without those that take minutes; ARGS= goes to pytest
+	$(BIN)/python -m pytest -m 'not long' $(ARGS)
+
+test-long: $(READY) ## the tests that take minutes
+	$(BIN)/python -m pytest -m long $(ARGS)
+
+check: $(READY) ## lint, format, types, import direction
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove .venv, caches and build files; outputs/ stays
+	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find lwdc conf tests experiments -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

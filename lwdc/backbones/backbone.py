@@ -1,0 +1,39 @@
+"""Backbone: plain data that names a network, so that a package can build it again."""
+
+import dataclasses
+from typing import Any
+
+import timm
+from torch import nn
+
+from lwdc.errors import BackboneError, unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A timm network by name; ``options`` are further arguments of ``timm.create_model``."""
+
+    name: str
+    num_classes: int
+    in_chans: int
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def create(self) -> nn.Module:
+        """The network with fresh weights. ``BackboneError`` for an unknown name or unusable options."""
+        self.check_name()
+        try:
+            return timm.create_model(
+                self.name, num_classes=self.num_classes, in_chans=self.in_chans, **self.options
+            )
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            raise BackboneError(
+                f"{self.name!r} cannot be built with num_classes={self.num_classes}, "
+                f"in_chans={self.in_chans} and options={self.options}: {error}. "
+                "Options are arguments of timm.create_model: change or drop them."
+            ) from error
+
+    def check_name(self) -> None:
+        """Raises ``BackboneError``, with the nearest names, if timm knows no such network."""
+        architecture = self.name.partition(".")[0]  # "resnet18.a1_in1k" names a network and a set of weights
+        if not timm.is_model(architecture):
+            raise BackboneError(unknown_name("backbone", self.name, timm.list_models()))

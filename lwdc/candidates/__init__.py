@@ -1,0 +1,27 @@
+"""Candidates: what may stand at a site. One file a family; importing this package registers them all."""
+
+from lwdc.candidates import branches, fixed, grouped, low_rank, original, separable, sized
+from lwdc.candidates.base import DoesNotFit, Operator
+from lwdc.candidates.chain import Chain, Layer
+from lwdc.candidates.registry import Candidate, build, candidate_names, check, label, origin, register_candidate
+
+__all__ = [
+    "Candidate",
+    "Chain",
+    "DoesNotFit",
+    "Layer",
+    "Operator",
+    "branches",
+    "build",
+    "candidate_names",
+    "check",
+    "fixed",
+    "grouped",
+    "label",
+    "low_rank",
+    "origin",
+    "original",
+    "register_candidate",
+    "separable",
+    "sized",
+]

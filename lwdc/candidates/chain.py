@@ -1,0 +1,183 @@
+"""A chain of linear layers: the one operator behind grouped, sized, separable and low-rank convolutions."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lwdc.candidates.base import DoesNotFit, Operator, restrict, scaled_like
+from lwdc.geometry import Pad, Support, own_support, pads_for
+from lwdc.sites import Site
+
+Factorise = Callable[[Tensor], Sequence[Tensor]]  # (C_out, C_in / site.groups, *support.count) -> one weight a layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One convolution of a chain: the axes on which it carries the site's taps, stride and padding."""
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    axes: tuple[bool, ...]
+
+
+class Chain(Operator):
+    """Convolutions one after another with nothing between: linear, so also one kernel.
+
+    Every axis belongs to exactly one layer, which carries stride, padding and dilation there; inner
+    layers have no bias. ``factorise`` gives the layers' best weights for a kernel on ``support``;
+    a single layer needs none: the blocks that it keeps are the best.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        layers: Sequence[Layer],
+        *,
+        support: Support | None = None,
+        factorise: Factorise | None = None,
+    ) -> None:
+        groups = math.gcd(*(layer.groups for layer in layers))
+        support = support or own_support(site)
+        super().__init__(site, support, groups)
+        for layer in layers:
+            if layer.in_channels % layer.groups or layer.out_channels % layer.groups:
+                raise DoesNotFit(
+                    f"groups={layer.groups} does not divide {layer.in_channels} -> {layer.out_channels} channels"
+                )
+        if groups % site.groups:
+            raise DoesNotFit(f"groups={groups} is no multiple of the site's own {site.groups}")
+        _check_padding(site, support)
+        self.layers = nn.Sequential(*(module for layer in layers for module in convolution(site, support, layer)))
+        self._specs = tuple(layers)
+        self._factorise = factorise
+
+    @property
+    def convolutions(self) -> list[nn.Conv1d | nn.Conv2d]:
+        """The chain's convolutions in order."""
+        return [m for m in self.layers if isinstance(m, (nn.Conv1d, nn.Conv2d))]
+
+    @property
+    def product_rank(self) -> int:
+        if len(self._specs) == 1 or any(_is_depthwise(spec) for spec in self._specs):
+            return 0
+        return max(spec.out_channels // self.groups for spec in self._specs[:-1])
+
+    def compact_kernel(self) -> Tensor:
+        kernel, groups = self.convolutions[0].weight, self._specs[0].groups
+        for conv, spec in zip(self.convolutions[1:], self._specs[1:], strict=True):
+            kernel, groups = compose(kernel, groups, conv.weight, spec.groups)
+        return kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+    def inherit(self, weight: Tensor) -> float:
+        assert self.support is not None
+        target = restrict(weight, self.site, self.support)
+        factors = self._factorise(target) if self._factorise else [diagonal_blocks(target, self.site.groups, self.groups)]
+        with torch.no_grad():
+            for conv, factor in zip(self.convolutions, factors, strict=True):
+                conv.weight.copy_(factor.reshape(conv.weight.shape))
+        return self._error(weight)
+
+    def reset(self, norm: float) -> None:
+        for conv in self.convolutions:
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
+        with torch.no_grad():
+            self.convolutions[-1].weight.mul_(scaled_like(self.compact_kernel(), norm))
+
+    def release(self, bias: Tensor | None) -> nn.Module:
+        if bias is not None:
+            self.convolutions[-1].bias = nn.Parameter(bias.detach().clone())
+        return self.layers[0] if len(self.layers) == 1 else self.layers
+
+
+def convolution(site: Site, support: Support, layer: Layer) -> list[nn.Module]:
+    """The modules of one layer: a convolution, with a ``Pad`` before it where its own padding cannot serve."""
+
+    def on(values: Sequence[int], otherwise: int) -> tuple[int, ...]:
+        return tuple(v if axis else otherwise for v, axis in zip(values, layer.axes, strict=True))
+
+    pads = [p if axis else (0, 0) for p, axis in zip(_static_pads(site, support), layer.axes, strict=True)]
+    plain = not (site.same and any(layer.axes)) and all(a == b >= 0 for a, b in pads)
+    conv_class = nn.Conv2d if site.dims == 2 else nn.Conv1d
+    conv = conv_class(
+        layer.in_channels,
+        layer.out_channels,
+        on(support.count, 1),  # type: ignore[arg-type]
+        stride=on(site.stride, 1),  # type: ignore[arg-type]
+        padding=tuple(a for a, _ in pads) if plain else 0,  # type: ignore[arg-type]
+        dilation=on(support.step, 1),  # type: ignore[arg-type]
+        groups=layer.groups,
+        bias=False,
+        padding_mode=site.padding_mode if plain and any(a for a, _ in pads) else "zeros",
+    )
+    return [conv] if plain else [Pad(site, support, layer.axes), conv]
+
+
+def compose(first: Tensor, first_groups: int, second: Tensor, second_groups: int) -> tuple[Tensor, int]:
+    """The weight and groups of one convolution that equals ``first`` and then ``second``.
+
+    ``first`` is ``(M, I / first_groups, *a)``, ``second`` ``(O, M / second_groups, *b)``; on each axis at
+    most one of ``a`` and ``b`` is longer than 1.
+    """
+    middle, out = first.shape[0], second.shape[0]
+    if first_groups == middle and first.shape[1] == 1:  # depthwise, then dense: scale each input channel
+        per_group = first.view(second_groups, 1, middle // second_groups, *first.shape[2:])
+        blocks = second.view(second_groups, out // second_groups, middle // second_groups, *second.shape[2:])
+        return (blocks * per_group).flatten(0, 1), second_groups
+    if second_groups == middle == out:  # dense, then depthwise: scale each output channel
+        return first * second, first_groups
+    groups = math.gcd(first_groups, second_groups)
+    a = ungroup(first, first_groups, groups)  # (M, I / groups, *a)
+    b = ungroup(second, second_groups, groups)  # (O, M / groups, *b)
+    inner = a.view(groups, middle // groups, -1)  # (g, M / g, I / g * taps)
+    outer = b.view(groups, out // groups, middle // groups, *b.shape[2:]).movedim(2, -1)
+    product = outer.flatten(1, -2) @ inner  # (g, O / g * taps_b, I / g * taps_a)
+    dims = a.dim() - 2
+    product = product.view(out, *b.shape[2:], a.shape[1], *a.shape[2:])
+    order = [0, 1 + dims] + [axis for j in range(dims) for axis in (1 + j, 2 + dims + j)]
+    taps = [x * y for x, y in zip(a.shape[2:], b.shape[2:], strict=True)]
+    return product.permute(order).reshape(out, a.shape[1], *taps), groups
+
+
+def ungroup(weight: Tensor, groups: int, fewer: int) -> Tensor:
+    """A grouped weight ``(O, I / groups, *k)`` written with ``fewer`` groups: block-diagonal, zeros between."""
+    if groups == fewer:
+        return weight
+    ratio = groups // fewer
+    out, into, *taps = weight.shape
+    dense = weight.new_zeros(fewer, ratio, out // groups, ratio, into, *taps)
+    blocks = weight.view(fewer, ratio, out // groups, into, *taps)
+    dense.diagonal(dim1=1, dim2=3).copy_(blocks.movedim(1, -1))
+    return dense.view(out, ratio * into, *taps)
+
+
+def diagonal_blocks(weight: Tensor, groups: int, more: int) -> Tensor:
+    """The blocks of a weight ``(O, I / groups, *k)`` that a convolution with ``more`` groups keeps."""
+    ratio = more // groups
+    out, into, *taps = weight.shape
+    blocks = weight.reshape(groups, ratio, out // more, ratio, into // ratio, *taps)
+    return blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1).reshape(out, into // ratio, *taps)
+
+
+def _is_depthwise(spec: Layer) -> bool:
+    return spec.groups == spec.in_channels == spec.out_channels
+
+
+def _static_pads(site: Site, support: Support) -> tuple[tuple[int, int], ...]:
+    return pads_for(site, support, site.input_shape[1:])
+
+
+def _check_padding(site: Site, support: Support) -> None:
+    if site.padding_mode in ("zeros", "replicate"):
+        return
+    for _, (shape, pads) in enumerate((shape, pads_for(site, support, shape[1:])) for shape, _ in site.calls):
+        for size, (before, after) in zip(shape[1:], pads, strict=True):
+            limit = size if site.padding_mode == "circular" else size - 1
+            if max(before, after) > limit:
+                raise DoesNotFit(f"{site.padding_mode} padding of {max(before, after)} on a map of {size}")

@@ -1,0 +1,49 @@
+"""The original layer, as one candidate among the others."""
+
+import torch.nn.functional as F
+from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame
+from torch import Tensor, nn
+
+from lwdc.candidates.base import Operator
+from lwdc.candidates.registry import register_candidate
+from lwdc.geometry import own_support
+from lwdc.sites import STANDARDISING, Site
+
+
+@register_candidate("original")
+class Original(Operator):
+    """The site's own convolution. The selection operator holds it and lends it through ``own``."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site, own_support(site), site.groups)
+        self._conv: tuple[nn.Module, ...] = ()  # in a tuple: registered by the selection operator alone
+
+    def own(self, conv: nn.Module) -> None:
+        """Use ``conv`` from now on."""
+        self._conv = (conv,)
+
+    def compact_kernel(self) -> Tensor:
+        return effective_weight(self._conv[0])
+
+    def inherit(self, weight: Tensor) -> float:
+        del weight  # It is the trained weight already.
+        return 0.0
+
+    def reset(self, norm: float) -> None:
+        del norm  # The weight is the network's own.
+
+    def release(self, bias: Tensor | None) -> nn.Module:
+        del bias  # It is the convolution's own.
+        return self._conv[0]
+
+
+def effective_weight(conv: nn.Module) -> Tensor:
+    """The weight that a convolution really applies: standardised where its class does that."""
+    weight = conv.weight
+    assert isinstance(weight, Tensor)
+    if not isinstance(conv, STANDARDISING):
+        return weight
+    scale = (conv.gain * conv.scale).view(-1) if isinstance(conv, (ScaledStdConv2d, ScaledStdConv2dSame)) else None
+    rows = weight.reshape(1, conv.out_channels, -1)
+    rows = F.batch_norm(rows, None, None, weight=scale, training=True, momentum=0.0, eps=conv.eps)
+    return rows.reshape_as(weight)

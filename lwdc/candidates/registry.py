@@ -1,0 +1,77 @@
+"""The registry of operators: from a candidate, which is plain data, to the operator at a site."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lwdc.candidates.base import DoesNotFit, Operator
+from lwdc.errors import SpaceError, unknown_name
+from lwdc.sites import Site
+
+Candidate = Mapping[str, Any]  # {"op": name, **options}
+Builder = Callable[..., Operator]  # (site, **options) -> Operator, or raises DoesNotFit
+
+_BUILDERS: dict[str, Builder] = {}
+
+
+def register_candidate(name: str) -> Callable[[Builder], Builder]:
+    """Make ``{"op": name, **options}`` build an operator by the decorated class or function.
+
+    It is called as ``builder(site, **options)`` and raises ``DoesNotFit`` where it cannot stand.
+    """
+
+    def register(builder: Builder) -> Builder:
+        taken = _BUILDERS.get(name)
+        if taken is not None and (taken.__module__, taken.__qualname__) != (builder.__module__, builder.__qualname__):
+            raise SpaceError(f"operator {name!r} is already registered by {taken.__module__}; choose another name.")
+        _BUILDERS[name] = builder
+        return builder
+
+    return register
+
+
+def candidate_names() -> list[str]:
+    """Names of all registered operators, sorted."""
+    return sorted(_BUILDERS)
+
+
+def origin(name: str) -> str:
+    """The module that registered the operator: what to import before loading a package that uses it."""
+    return _BUILDERS[name].__module__
+
+
+def check(candidate: Candidate) -> None:
+    """Raise ``SpaceError`` if the operator is unknown or does not take the options given."""
+    if not isinstance(candidate, Mapping) or "op" not in candidate:
+        raise SpaceError(f"a candidate is written {{op: name, option: value}}, found {candidate!r}.")
+    name, options = candidate["op"], _options(candidate)
+    if name not in _BUILDERS:
+        raise SpaceError(unknown_name("operator", str(name), _BUILDERS))
+    signature = inspect.signature(_BUILDERS[name])
+    try:
+        signature.bind(None, **options)
+    except TypeError as error:
+        accepted = list(signature.parameters)[1:]
+        takes = f"it takes {', '.join(accepted)}" if accepted else "it takes no options"
+        raise SpaceError(f"operator {name!r} cannot be built from {options}: {error}; {takes}.") from error
+
+
+def build(candidate: Candidate, site: Site) -> Operator:
+    """The operator at ``site``, with weights not yet set. Raises ``DoesNotFit`` or ``SpaceError``."""
+    check(candidate)
+    try:
+        operator = _BUILDERS[candidate["op"]](site, **_options(candidate))
+    except DoesNotFit:
+        raise
+    except TypeError as error:
+        raise SpaceError(f"operator {candidate['op']!r} cannot be built from {_options(candidate)}: {error}.") from error
+    return operator
+
+
+def label(candidate: Candidate) -> str:
+    """A short name for tables and logs: the operator's name and its option values, like ``grouped_4``."""
+    return "_".join([str(candidate["op"]), *(str(v) for v in _options(candidate).values())])
+
+
+def _options(candidate: Candidate) -> dict[str, Any]:
+    return {key: value for key, value in candidate.items() if key != "op"}

@@ -1,0 +1,27 @@
+"""Data: labelled images, split, augmented and batched as a function of (seed, epoch, step)."""
+
+from lwdc.data.base import Batch, DataModule
+from lwdc.data.cifar import Cifar10, Cifar100
+from lwdc.data.digits import Digits
+from lwdc.data.image_folder import ImageFolder
+from lwdc.data.in_memory import InMemory, Labelled
+from lwdc.data.mnist import FashionMnist, Mnist
+from lwdc.data.preprocessing import Preprocessing
+from lwdc.data.svhn import Svhn
+from lwdc.data.torchvision_set import TorchvisionSet
+
+__all__ = [
+    "Batch",
+    "Cifar10",
+    "Cifar100",
+    "DataModule",
+    "Digits",
+    "FashionMnist",
+    "ImageFolder",
+    "InMemory",
+    "Labelled",
+    "Mnist",
+    "Preprocessing",
+    "Svhn",
+    "TorchvisionSet",
+]

@@ -1,0 +1,78 @@
+"""DataModule: what training asks of a data set."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lwdc.data.preprocessing import Preprocessing
+from lwdc.errors import DataError
+
+Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float32 normalised, labels (B,) int64; both on the device
+
+SPLITS = ("train", "valid", "test")
+
+
+class DataModule(ABC):
+    """A data set in three splits. ``prepare`` comes first, once for a device."""
+
+    name: str
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        return self.preprocessing.input_size
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def steps(self, batch_size: int) -> int:
+        """Full training batches an epoch; a last smaller one is left out. ``DataError`` if there is none."""
+        if batch_size < 1:
+            raise DataError(f"the batch size is {batch_size}; it must be at least 1.")
+        if batch_size > self.num_train():
+            raise DataError(
+                f"the batch size is {batch_size}, {self.name} has {self.num_train()} training images; "
+                "make the batches smaller."
+            )
+        return self.num_train() // batch_size
+
+    @abstractmethod
+    def prepare(self, device: torch.device) -> None:
+        """Reads, splits and checks the data, in place. ``DataError`` for whatever would fail later."""
+
+    @abstractmethod
+    def num_train(self) -> int:
+        """Training images, without those held out for validation."""
+
+    @abstractmethod
+    def train(self, *, seed: int, epoch: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
+        """Augmented batches of one epoch, from step ``start`` on.
+
+        Step ``s`` depends on ``(seed, epoch, s)`` only, whatever ``start`` and the number of workers.
+        """
+
+    @abstractmethod
+    def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+        """All images of ``"train"``, ``"valid"`` or ``"test"``, in a fixed order, not augmented."""
+
+
+def check_split(split: str) -> None:
+    """Raises ``DataError`` for a name that is no split."""
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}. Known: {', '.join(SPLITS)}.")
+
+
+def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
+    """Raises ``DataError`` for labels outside ``[0, num_classes)``, or if there are none at all."""
+    if len(labels) == 0:
+        raise DataError(f"{where} holds no images; check that it is complete.")
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= num_classes:
+        raise DataError(
+            f"{where} has labels from {lowest} to {highest}, its classes are 0 to {num_classes - 1}; "
+            "check that the file belongs to this data set."
+        )

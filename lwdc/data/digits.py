@@ -1,0 +1,47 @@
+"""Digits: scikit-learn's 1,797 handwritten digits of 8x8 grey pixels, which need no download."""
+
+from collections.abc import Sequence
+
+import torch
+
+from lwdc.data.in_memory import InMemory, Labelled
+from lwdc.data.preprocessing import Preprocessing
+from lwdc.data.splits import split_off
+
+TEST_IMAGES = 360  # 20%; with as many for validation, 60% are left for training
+
+
+class Digits(InMemory):
+    """Test images are the same for every ``split_seed``, which only draws the validation images."""
+
+    name = "digits"
+    class_names = tuple("0123456789")
+
+    def __init__(
+        self,
+        *,
+        crop_padding: int = 0,
+        flip: bool = False,
+        valid: int = 360,
+        limit_train: int | None = None,
+        split_seed: int = 0,
+        mean: Sequence[float] = (0.3053,),
+        std: Sequence[float] = (0.3760,),
+    ) -> None:
+        super().__init__(
+            Preprocessing((1, 8, 8), channel_order="L", scale=1 / 16, mean=tuple(mean), std=tuple(std)),
+            crop_padding=crop_padding,
+            flip=flip,
+            valid=valid,
+            limit_train=limit_train,
+            split_seed=split_seed,
+        )
+
+    def read(self) -> tuple[Labelled, Labelled]:
+        from sklearn.datasets import load_digits  # here: it takes a second to import
+
+        digits = load_digits()
+        images = torch.from_numpy(digits.images).to(torch.uint8)[:, None]  # values 0 to 16
+        full = Labelled(images, torch.from_numpy(digits.target).long())
+        test, rest = split_off(full.labels, TEST_IMAGES, seed=0)
+        return full[rest], full[test]

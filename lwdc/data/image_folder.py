@@ -1,0 +1,234 @@
+"""ImageFolder: image files in one folder a class, as ImageNet's, read by worker processes through timm."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data.readers.reader_factory import create_reader
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lwdc.data.base import SPLITS, Batch, DataModule, check_split
+from lwdc.data.preprocessing import Preprocessing
+from lwdc.data.seeding import derive_seed, generator, seeded
+from lwdc.data.splits import hold_out, keep_at_most
+from lwdc.errors import DataError
+
+Sample = tuple[str, int]  # file, label
+
+
+class ImageFolder(DataModule):
+    """``root`` with a folder a split and in it a folder a class; class names are known after ``prepare``.
+
+    Without a ``valid`` folder, ``valid_share`` of the training images are held out. Images are resized so
+    that the centre crop of ``image_size`` holds ``crop_pct`` of the shorter side; ``augment`` holds further
+    arguments of ``timm.data.create_transform`` for training images (``scale``, ``auto_augment`` ...).
+    ``workers`` processes read files, 0 for none; their number changes no batch. ``prepare`` decodes one image
+    a class, or every one if ``check_all``; an unreadable one met later raises a ``DataError`` that names it.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        train: str = "train",
+        valid: str | None = None,
+        test: str = "val",
+        valid_share: float = 0.1,
+        limit_train: int | None = None,
+        split_seed: int = 0,
+        image_size: int = 224,
+        crop_pct: float = 0.875,
+        interpolation: str = "bicubic",
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        augment: Mapping[str, Any] | None = None,
+        workers: int = 2,
+        check_all: bool = False,
+    ) -> None:
+        self.root = Path(root)
+        self.name = self.root.resolve().name
+        self.class_names = ()
+        self.folders = {"train": train, "valid": valid, "test": test}
+        self.valid_share = valid_share
+        self.limit_train = limit_train
+        self.split_seed = split_seed
+        self.preprocessing = Preprocessing(
+            (3, image_size, image_size),
+            channel_order="RGB",
+            scale=1 / 255,
+            mean=tuple(mean),
+            std=tuple(std),
+            resize=int(image_size / crop_pct),
+            crop=(image_size, image_size),
+            interpolation=interpolation,
+        )
+        common: dict[str, Any] = {"input_size": self.input_size, "interpolation": interpolation}
+        common |= {"mean": tuple(mean), "std": tuple(std)}
+        try:
+            self.augmentation = create_transform(**{**common, "is_training": True, **(augment or {})})
+        except (TypeError, ValueError, AssertionError) as error:
+            raise DataError(
+                f"data.augment={dict(augment or {})} is refused by timm.data.create_transform: {error}."
+            ) from error
+        self.transform = create_transform(**common, crop_pct=crop_pct)
+        self.workers = workers
+        self.check_all = check_all
+        self.device = torch.device("cpu")
+        self._splits: dict[str, list[Sample]] = {}
+
+    def prepare(self, device: torch.device) -> None:
+        self.device = device
+        if self._splits:
+            return
+        self._splits = self._list_splits()
+        self._check_readable()
+
+    def num_train(self) -> int:
+        return len(self._split("train"))
+
+    def train(self, *, seed: int, epoch: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
+        samples, steps = self._split("train"), self.steps(batch_size)
+        order = torch.randperm(len(samples), generator=generator(seed, epoch))
+        images = _Images(samples, self.augmentation, (seed, epoch))
+        return self._load(images, order[start * batch_size : steps * batch_size], batch_size)
+
+    def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+        images = _Images(self._split(split), self.transform)
+        return self._load(images, torch.arange(len(images)), batch_size)
+
+    def _load(self, images: "_Images", order: Tensor, batch_size: int) -> Iterator[Batch]:
+        loader = DataLoader(
+            images,
+            batch_size,
+            sampler=order.tolist(),
+            num_workers=self.workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+            # A loader draws a number from its generator; without one of its own, from the training's.
+            generator=torch.Generator(),
+        )
+        for batch in loader:
+            if isinstance(batch, DataError):
+                raise batch
+            pixels, labels = batch
+            yield pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _split(self, name: str) -> list[Sample]:
+        check_split(name)
+        if not self._splits:
+            raise DataError(f"{self.name} has not been read yet; call prepare(device) first.")
+        return self._splits[name]
+
+    def _list_splits(self) -> dict[str, list[Sample]]:
+        folders = {split: self.root / name for split, name in self.folders.items() if name is not None}
+        scans = {split: _scan(folder) for split, folder in folders.items()}
+        classes = scans["train"][0]
+        if len(classes) < 2:
+            raise DataError(f"{folders['train']} has the one class {classes[0]!r}; at least 2 are needed.")
+        splits = {
+            split: _renumber(samples, found, classes, folders[split])
+            for split, (found, samples) in scans.items()
+        }
+        if "valid" not in splits:
+            labels = _labels(splits["train"])
+            train, valid = hold_out(labels, round(self.valid_share * len(labels)), seed=self.split_seed)
+            splits |= {"train": _choose(splits["train"], train), "valid": _choose(splits["train"], valid)}
+        kept = keep_at_most(_labels(splits["train"]), self.limit_train, seed=self.split_seed)
+        splits["train"] = _choose(splits["train"], kept)
+        self.class_names = tuple(classes)
+        return splits
+
+    def _check_readable(self) -> None:
+        for split in SPLITS:
+            if self.check_all:
+                for _ in self.batches(split, 64):
+                    pass
+                continue
+            first_of_class = {label: file for file, label in reversed(self._splits[split])}
+            for file in first_of_class.values():
+                _open(file)
+
+
+class _Images(Dataset[tuple[Tensor, int] | DataError]):
+    """Images by their place in ``samples``; random transforms are a function of ``seed`` and that place."""
+
+    def __init__(self, samples: list[Sample], transform: Any, seed: tuple[int, ...] | None = None) -> None:
+        self.samples = samples
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
+        file, label = self.samples[index]
+        try:
+            image = _open(file)
+        except DataError as error:
+            return error  # raised by the reader of the batch: a worker would wrap it into its traceback
+        if self.seed is None:
+            return self.transform(image), label
+        with seeded(derive_seed(*self.seed, index)):
+            return self.transform(image), label
+
+
+def _collate(samples: list[tuple[Tensor, int] | DataError]) -> Batch | DataError:
+    images, labels = [], []
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+        images.append(sample[0])
+        labels.append(sample[1])
+    return torch.stack(images), torch.tensor(labels)
+
+
+def _open(file: str) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:  # PIL's PNG reader raises SyntaxError
+        raise DataError(
+            f"{file} cannot be read as an image ({error}); replace it, or remove it from the data."
+        ) from error
+
+
+def _scan(folder: Path) -> tuple[list[str], list[Sample]]:
+    """Class folders in natural order, as timm numbers them, and the files with their class's number."""
+    if not folder.is_dir():
+        raise DataError(
+            f"no folder {folder}; set data.root to the folder that holds the splits, "
+            "or data.train, data.valid and data.test to the names used there."
+        )
+    try:
+        reader = create_reader("", root=str(folder))
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"{folder} cannot be used: {error}; one folder a class, with images in it, is needed."
+        ) from error
+    if "" in reader.class_to_idx:
+        raise DataError(f"{folder} has images outside class folders; move them into a folder of their class.")
+    return list(reader.class_to_idx), reader.samples
+
+
+def _renumber(samples: list[Sample], found: list[str], classes: list[str], folder: Path) -> list[Sample]:
+    """The samples with their class's number among the training classes, instead of in their own folder."""
+    if strangers := sorted(set(found) - set(classes)):
+        raise DataError(
+            f"{folder} has classes that are not among the {len(classes)} training ones: "
+            f"{', '.join(strangers[:5])}{', ...' if len(strangers) > 5 else ''}; "
+            "remove them, or add them to the training images."
+        )
+    numbers = [classes.index(name) for name in found]
+    return [(file, numbers[label]) for file, label in samples]
+
+
+def _labels(samples: list[Sample]) -> Tensor:
+    return torch.tensor([label for _, label in samples])
+
+
+def _choose(samples: list[Sample], indices: Tensor) -> list[Sample]:
+    return [samples[i] for i in indices.tolist()]

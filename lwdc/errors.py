@@ -1,0 +1,49 @@
+"""Errors that people read: what was found, what is accepted, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LwdcError(ValueError):
+    """Base of every error that lwdc raises about its input; the command line prints it as one line."""
+
+
+class SpaceError(LwdcError):
+    """A search space, candidate or gate that cannot be used as asked."""
+
+
+class ArchitectureError(LwdcError):
+    """An architecture that does not fit the network it is replayed on."""
+
+
+class BackboneError(LwdcError):
+    """An unknown network, or weights that do not fit it."""
+
+
+class DataError(LwdcError):
+    """A data set that is missing, truncated or of the wrong shape."""
+
+
+class CostError(LwdcError):
+    """A budget or factor that is malformed or cannot be reached."""
+
+
+class TrainingError(LwdcError):
+    """Training that cannot go on, such as a loss that is not finite."""
+
+
+class CheckpointError(LwdcError):
+    """A checkpoint that is corrupted, foreign, or of another configuration."""
+
+
+class ExportError(LwdcError):
+    """An artefact that could not be written or does not compute what the network does."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line saying that ``name`` is no known ``kind``, with the nearest valid names first."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+    listed = ", ".join(names) if len(names) <= 40 else f"{len(names)} names"
+    return f"unknown {kind} {name!r}.{hint} Known: {listed}."

@@ -1,0 +1,119 @@
+"""What every gate promises: mixing weights from logits, under a schedule that ends decided."""
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+from lwdc.errors import SpaceError
+
+
+class Gate(nn.Module, abc.ABC):
+    """Turns ``num_candidates`` logits into mixing weights that sum to 1.
+
+    In training ``forward`` samples the weights of one step; in evaluation mode nothing is random. The
+    schedule is ours: for the share ``warmup`` of a search the weights are uniform, so that every
+    operator trains; then the temperature falls geometrically from ``temperature`` to
+    ``final_temperature``, which it reaches at the share ``annealed``. All of it is in ``state_dict()``.
+
+    A subclass gives ``sample`` and, where evaluation or expectation is not the tempered softmax, those.
+    """
+
+    logits: Tensor
+    uniform: Tensor
+    temperature: Tensor
+    average: Tensor
+
+    def __init__(
+        self,
+        num_candidates: int,
+        *,
+        warmup: float = 0.15,
+        temperature: float = 1.0,
+        final_temperature: float = 0.05,
+        annealed: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if num_candidates < 1:
+            raise SpaceError(f"a gate needs at least one candidate, found {num_candidates}.")
+        if not 0 <= warmup <= annealed <= 1:
+            raise SpaceError(f"a gate needs 0 <= warmup <= annealed <= 1, found {warmup=} and {annealed=}.")
+        if min(temperature, final_temperature) <= 0:
+            raise SpaceError(f"temperatures must be positive, found {temperature} and {final_temperature}.")
+        self.warmup, self.annealed = warmup, annealed
+        self.temperatures = (temperature, final_temperature)
+        self.logits = nn.Parameter(torch.zeros(num_candidates))  # the papers' alpha of one layer
+        # Buffers and not attributes: a copy, a checkpoint or an average must carry the schedule's position.
+        self.register_buffer("uniform", torch.zeros(()))  # 1 during the warm-up
+        self.register_buffer("temperature", torch.tensor(float(temperature)))
+        self.register_buffer("average", torch.full((num_candidates,), 1.0 / num_candidates))
+
+    def forward(self) -> Tensor:
+        """Mixing weights ``(num_candidates,)`` of this step."""
+        weights = self.sample() if self.training else self.evaluation()
+        return self._blend(weights)
+
+    def expected(self) -> Tensor:
+        """The expectation under the schedule, never random, differentiable: ``(num_candidates,)``."""
+        return self._blend(self.expectation())
+
+    @abc.abstractmethod
+    def sample(self) -> Tensor:
+        """Mixing weights of one training step; may be random, may be one-hot."""
+
+    def expectation(self) -> Tensor:
+        """What a cost should multiply: never random. The default is the tempered softmax."""
+        return self.soft()
+
+    def evaluation(self) -> Tensor:
+        """What the supernet mixes in evaluation mode: never random. The default is ``expectation``."""
+        return self.expectation()
+
+    def soft(self) -> Tensor:
+        """The softmax of the logits at the present temperature."""
+        return torch.softmax(self.logits / self.temperature, dim=0)
+
+    def advance(self, progress: float) -> None:
+        """Set the schedule, in place, to the share ``progress`` in [0, 1] of the search."""
+        warm = progress < self.warmup
+        span = max(self.annealed - self.warmup, 1e-12)
+        share = min(max((progress - self.warmup) / span, 0.0), 1.0)
+        start, end = self.temperatures
+        self.uniform.fill_(float(warm))
+        self.temperature.fill_(start * (end / start) ** share)
+        if not warm:
+            self.average.lerp_(torch.softmax(self.logits.detach(), dim=0), _AVERAGE_RATE)
+
+    def probabilities(self) -> Tensor:
+        """How decided the gate is: the tempered softmax, without gradient, sums to 1."""
+        return self._blend(self.soft()).detach()
+
+    def scores(self) -> Tensor:
+        """Log-probability of each candidate for the final choice, from the running average: choices flicker."""
+        return self.average.clamp_min(1e-12).log()
+
+    def point_at(self, index: int) -> None:
+        """Choose a candidate for good, in place: every form of the gate becomes exactly one-hot."""
+        with torch.no_grad():
+            self.logits.fill_(-1e4).index_fill_(0, torch.tensor([index], device=self.logits.device), 1e4)
+            self.average.zero_()
+            self.average[index] = 1.0
+        self.uniform.fill_(0.0)
+
+    def _blend(self, weights: Tensor) -> Tensor:
+        # With `uniform` at 0 this is exactly `weights`: x * 1 + 0.
+        return weights * (1 - self.uniform) + self.uniform / self.logits.numel()
+
+
+_AVERAGE_RATE = 0.02  # the running average looks back about 50 steps
+
+
+def one_hot_of(scores: Tensor) -> Tensor:
+    """1 at the first largest entry, 0 elsewhere; carries no gradient."""
+    return torch.zeros_like(scores).index_fill_(0, scores.argmax(), 1.0)
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """Exactly ``hard`` forward, the gradient of ``soft`` backward."""
+    # In this order the bracket is exactly zero, so a one-hot stays one.
+    return (soft - soft.detach()) + hard

@@ -1,0 +1,144 @@
+"""Records of a run: frozen plain data that strategies yield, sinks write and reports read."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class GateRecord:
+    """Probabilities of the candidates at one site, in candidate order, summing to 1."""
+
+    site: str
+    candidates: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchState:
+    """What a search adds to an epoch's record."""
+
+    expected_cost: float  # of the whole network under the gates, as a share of the original's
+    bound: float | None  # what a budget holds the cost to at this moment; None without a budget
+    factor: float  # the weight of the cost in the objective at this moment
+    decided: float  # mean over sites of the largest probability: 1 = every gate has chosen
+    gates: tuple[GateRecord, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochRecord:
+    """One epoch of one phase. Accuracies are top-1 shares in [0, 1]."""
+
+    phase: str  # "baseline", "search" or "finetune"
+    epoch: int  # counted from 1
+    epochs: int
+    step: int  # optimiser steps done in this phase
+    loss: float  # mean over the epoch's training batches
+    train_accuracy: float  # on augmented batches, while training
+    valid_accuracy: float
+    learning_rate: float
+    seconds: float
+    search: SearchState | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """A sentence worth keeping: a phase that begins, a candidate dropped, a warning."""
+
+    text: str
+    level: str = "info"  # or "warning"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """Size and speed of one whole network."""
+
+    macs: int  # multiply-accumulates of convolutions and matrix products, one image
+    params: int
+    bytes: int  # of the safetensors file
+    latency_ms: dict[str, float]  # batch size (as text, for json) -> median milliseconds
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteResult:
+    """What became of one site. Milliseconds are medians at batch 1; None where not measured."""
+
+    site: str
+    operator: str
+    probability: float  # of the chosen operator, under the final gates
+    macs_before: int
+    macs_after: int
+    params_before: int
+    params_after: int
+    ms_before: float | None
+    ms_after: float | None
+
+    @property
+    def cheaper_but_slower(self) -> bool:
+        """Fewer multiply-accumulates, yet more milliseconds on this machine (beyond 5% noise)."""
+        if self.ms_before is None or self.ms_after is None:
+            return False
+        return self.macs_after < self.macs_before and self.ms_after > 1.05 * self.ms_before
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracies:
+    """Top-1 accuracy of the four networks of a run, on one split; None where a phase did not run."""
+
+    baseline: float | None
+    supernet: float | None
+    discretised: float | None
+    finetuned: float | None
+
+    @property
+    def discretisation_gap(self) -> float | None:
+        """Supernet minus discretised network, in accuracy."""
+        if self.supernet is None or self.discretised is None:
+            return None
+        return self.supernet - self.discretised
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportRecord:
+    """One exported file and how it compared with the module on fresh inputs."""
+
+    format: str  # "safetensors", "torch_export" or "onnx"
+    file: str  # relative to the run's folder
+    bytes: int
+    max_difference: float  # largest absolute difference of the outputs, over all batch sizes tried
+    tolerance: float
+    top1_agrees: bool  # wherever the module's margin exceeds the tolerance
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The last record of a run; ``summary.json`` holds it."""
+
+    name: str  # backbone on data set
+    seed: int
+    cost: str  # name of the cost that was searched under
+    factor: float | None
+    budget: str | None
+    before: Measures
+    after: Measures
+    valid: Accuracies
+    test: Accuracies
+    sites: tuple[SiteResult, ...]
+    exports: tuple[ExportRecord, ...]
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]  # phase -> wall time
+    environment: dict[str, Any]
+    folder: str
+
+
+Record = EpochRecord | Note | Result
+
+
+def as_dict(record: Record) -> dict[str, Any]:
+    """The record as json-ready data, with its kind under ``"record"`` and derived figures included."""
+    data = {"record": type(record).__name__, **dataclasses.asdict(record)}
+    if isinstance(record, Result):
+        data["discretisation_gap"] = {
+            "valid": record.valid.discretisation_gap,
+            "test": record.test.discretisation_gap,
+        }
+    return data

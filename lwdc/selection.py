@@ -1,0 +1,229 @@
+"""The selection operator: every candidate of one site, mixed by a gate."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from lwdc.candidates import Candidate, Operator, label
+from lwdc.candidates.base import as_blocks, block_view, kernel_shape
+from lwdc.candidates.original import Original
+from lwdc.gates import Gate
+from lwdc.geometry import Support, convolve, union
+from lwdc.sites import Site
+
+Mixing = Literal["auto", "branches"]
+
+
+class SelectionOp(nn.Module):
+    """Stands at ``site`` in place of ``conv`` and mixes ``operators`` by ``gate``.
+
+    Linear operators are mixed as kernels: one convolution, whatever their number. The others, and
+    matrix-product kernels where forming them costs more than running them, run as branches and are
+    added. With ``mixing="branches"`` every operator runs as a branch, for comparison.
+
+    Attributes of the convolution can be read through this module, because networks do so; ``weight`` is
+    the mixed kernel.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        conv: nn.Module,
+        candidates: tuple[Candidate, ...],
+        operators: tuple[Operator, ...],
+        gate: Gate,
+        *,
+        mixing: Mixing = "auto",
+        errors: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.site = site
+        self.candidates = candidates
+        self.conv = conv
+        self.operators = nn.ModuleList(operators)
+        self.gate = gate
+        self.mixing = mixing
+        self.errors = dict(errors or {})  # relative inheritance error by label
+        self.mixture: Tensor | None = None  # weights of the forward pass now running, else None
+        supports = [op.support for op in operators if op.support is not None]
+        self._support = union(supports) if any(all(s.count) for s in supports) else None
+        for operator in operators:
+            if isinstance(operator, Original):
+                operator.own(conv)
+        if not any(isinstance(op, Original) for op in operators):
+            self.original_weight().requires_grad_(False)  # It only lends its bias.
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Short names of the candidates, in gate order."""
+        return tuple(label(c) for c in self.candidates)
+
+    @property
+    def chosen(self) -> int:
+        """Index of the candidate with the largest final score."""
+        return int(self.gate.scores().argmax())
+
+    def original_weight(self) -> nn.Parameter:
+        """The weight parameter of the convolution that stood here."""
+        weight = self.conv._parameters["weight"]
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The site's bias, shared by its linear operators."""
+        return self.conv._parameters["bias"]
+
+    @property
+    def weight(self) -> Tensor:
+        """The mixed kernel of all linear operators, ``(C_out, C_in / groups, *support.count)``."""
+        kernel = self.mixed_kernel(self.weights(), [i for i, op in enumerate(self.operators) if op.support])
+        assert kernel is not None
+        return kernel
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            modules = self.__dict__.get("_modules", {})
+            if name.startswith("_") or "conv" not in modules:
+                raise
+            return getattr(modules["conv"], name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The mixture belongs to a running forward pass and hangs in its graph: no copy wants it.
+        return {**self.__dict__, "mixture": None}
+
+    def weights(self) -> Tensor:
+        """Mixing weights of this step: those sampled at the supernet, or the gate's own outside of it."""
+        return self.gate() if self.mixture is None else self.mixture
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C_in, *sizes)`` to ``(B, C_out, *sizes)``, as the convolution that stood here."""
+        weights = self.weights()
+        in_kernel = [i for i, op in enumerate(self.operators) if self._mixes_as_kernel(op, x)]
+        linear = [i for i, op in enumerate(self.operators) if op.support is not None]
+        bias = self._bias(weights, linear)
+        total: Tensor | None = None
+        if in_kernel and self._support is not None:
+            kernel = self.mixed_kernel(weights, in_kernel)
+            total = convolve(x, kernel, bias, self.site, self._support, self.site.groups)
+            bias = None
+        for i, operator in enumerate(self.operators):
+            if i not in in_kernel:
+                branch = operator(x) * weights[i].to(x.dtype)
+                total = branch if total is None else total + branch
+        assert total is not None
+        return total if bias is None else total + bias.view(-1, *(1,) * self.site.dims)
+
+    def mixed_kernel(self, weights: Tensor, chosen: list[int]) -> Tensor:
+        """The weighted sum of the kernels of the operators at ``chosen``, on their joint support, in float32 or wider."""
+        assert self._support is not None
+        with _full_precision(weights.device):
+            operators = [self.operators[i] for i in chosen]
+            compact = [op.compact_kernel() for op in operators]
+            blocks = tuple((op.support, op.groups) for op in operators)
+            picked = weights if len(chosen) == len(weights) else weights[chosen]
+            return _MixKernels.apply(
+                picked.to(compact[0].dtype), kernel_shape(self.site, self._support), self._support, self.site.groups,
+                blocks, *compact,
+            )  # fmt: skip
+
+    def _mixes_as_kernel(self, operator: Operator, x: Tensor) -> bool:
+        if operator.support is None or self.mixing == "branches":
+            return False
+        if operator.product_rank == 0:
+            return True
+        # Forming a rank-r product costs r per weight, running it r per weight and output pixel shared by
+        # C_out: kernel space wins where a batch has more output pixels than the site has filters.
+        pixels = x.shape[0]
+        for size, stride in zip(x.shape[2:], self.site.stride, strict=True):
+            pixels *= -(-size // stride)
+        return bool(pixels > self.site.out_channels)
+
+    def _bias(self, weights: Tensor, linear: list[int]) -> Tensor | None:
+        if self.bias is None or len(linear) == len(self.operators):
+            return self.bias  # The weights of all sum to 1.
+        return self.bias * weights[linear].sum() if linear else None
+
+    def extra_repr(self) -> str:
+        return f"{', '.join(self.labels)}; mixing={self.mixing}"
+
+
+class _MixKernels(torch.autograd.Function):
+    """``sum_i p_i embed(kernel_i)``, keeping only the compact kernels for the backward pass."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        weights: Tensor,
+        shape: tuple[int, ...],
+        support: Support,
+        groups: int,
+        blocks: tuple[tuple[Support, int], ...],
+        *kernels: Tensor,
+    ) -> Tensor:
+        mixed: Tensor | None = None
+        scales = weights.unbind()
+        rest = []
+        for i, (kernel, block) in enumerate(zip(kernels, blocks, strict=True)):
+            if mixed is None and tuple(kernel.shape) == shape and block == (support, groups):
+                mixed = kernel * scales[i]  # fills the buffer: spares zeros and an addition
+            else:
+                rest.append(i)
+        mixed = kernels[0].new_zeros(shape) if mixed is None else mixed
+        for i in rest:
+            inner, more = blocks[i]
+            block_view(mixed, support, inner, groups, more).addcmul_(as_blocks(kernels[i], groups, more), scales[i])
+        ctx.save_for_backward(weights, *kernels)
+        ctx.geometry = (support, groups, blocks)
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        weights, *kernels = ctx.saved_tensors
+        support, groups, blocks = ctx.geometry
+        weight_grads: list[Tensor] = []
+        kernel_grads: list[Tensor | None] = []
+        scales = weights.unbind()
+        for i, (kernel, (inner, more)) in enumerate(zip(kernels, blocks, strict=True)):
+            view = block_view(gradient, support, inner, groups, more)
+            weight_grads.append((view * as_blocks(kernel, groups, more)).sum())
+            wanted = ctx.needs_input_grad[5 + i]
+            kernel_grads.append(_compact(view * scales[i], kernel, groups, more) if wanted else None)
+        return (torch.stack(weight_grads), None, None, None, None, *kernel_grads)
+
+
+def _compact(blocks: Tensor, kernel: Tensor, outer_groups: int, groups: int) -> Tensor:
+    """Undo ``as_blocks``: the gradient in the shape of the compact kernel."""
+    if groups == outer_groups:
+        return blocks
+    return blocks.movedim(-1, 1).reshape(kernel.shape)
+
+
+def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def selection_ops(supernet: nn.Module) -> dict[str, SelectionOp]:
+    """The selection operators of a supernet by site name, in forward order."""
+    found = {m.site.name: m for m in supernet.modules() if isinstance(m, SelectionOp)}
+    return dict(sorted(found.items(), key=lambda item: item[1].site.index))
+
+
+def gates(supernet: nn.Module) -> Iterator[Gate]:
+    """Every gate once, also where sites share one."""
+    return (m for m in supernet.modules() if isinstance(m, Gate))
+
+
+def advance(supernet: nn.Module, progress: float) -> None:
+    """Set every gate's schedule, in place, to the share ``progress`` in [0, 1] of the search."""
+    for gate in gates(supernet):
+        gate.advance(progress)

@@ -1,0 +1,177 @@
+"""Sites: the places in a network where one operator may stand in for another."""
+
+import dataclasses
+import math
+
+import torch
+from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lwdc.errors import SpaceError
+
+Shape = tuple[int, ...]  # (channels, height, width) or (channels, length): one image, no batch axis
+
+STANDARDISING = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
+_KNOWN_FORWARDS = (nn.Conv1d, nn.Conv2d, Conv2dSame, *STANDARDISING)
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One convolution of a network, as plain data: its arithmetic and where it stands.
+
+    Sizes are one number per spatial axis. ``padding`` is ``(before, after)`` per axis; with ``same``
+    it is what the traced input gave, and is computed from each input's own size at run time.
+    """
+
+    name: str
+    index: int  # in order of first use
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    groups: int
+    bias: bool
+    same: bool = False
+    padding_mode: str = "zeros"
+    calls: tuple[tuple[Shape, Shape], ...] = ()  # (input, output) shape of every use in one forward pass
+    aliases: tuple[str, ...] = ()  # further names under which the same module is held
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial axes."""
+        return len(self.kernel_size)
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of what the first use reads."""
+        return self.calls[0][0]
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of what the first use returns."""
+        return self.calls[0][1]
+
+    def __str__(self) -> str:
+        return f"{self.name!r} {self.input_shape} -> {self.output_shape}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The sites of a network in forward order, and the layers that cannot be sites, each with the reason."""
+
+    sites: tuple[Site, ...]
+    left_alone: tuple[tuple[str, str], ...]
+
+
+def find_sites(model: nn.Module, input_size: Shape) -> Layout:
+    """Every convolution that could be replaced, found by a trace of shapes without computing anything.
+
+    ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an image of ``input_size``.
+    """
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.modules.conv._ConvNd):
+            names.setdefault(module, []).append(name)
+    calls = _trace(model, tuple(names), input_size)
+
+    left_alone, sites = [], []
+    for module, held_as in names.items():
+        reason = _unusable(module) or ("" if module in calls else _NEVER_CALLED)
+        if reason:
+            left_alone.append((held_as[0], reason))
+    for module, shapes in calls.items():
+        if not _unusable(module):
+            sites.append(_site(module, names[module], len(sites), tuple(shapes)))
+    return Layout(tuple(sites), tuple(left_alone))
+
+
+_NEVER_CALLED = "not called in a forward pass: it is unused, or its weight is read without a call"
+
+
+def _unusable(module: nn.Module) -> str:
+    kind = type(module)
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        return f"{kind.__name__} is not supported as a site"
+    for known in _KNOWN_FORWARDS:
+        if isinstance(module, known) and kind.forward is known.forward:
+            return "" if kind._conv_forward is known._conv_forward else f"{kind.__name__} convolves in its own way"
+    return f"{kind.__name__} has a forward of its own"
+
+
+def _trace(
+    model: nn.Module, modules: tuple[nn.Module, ...], input_size: Shape
+) -> dict[nn.Module, list[tuple[Shape, Shape]]]:
+    calls: dict[nn.Module, list[tuple[Shape, Shape]]] = {}
+
+    def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.setdefault(module, []).append((tuple(args[0].shape[1:]), tuple(output.shape[1:])))
+
+    hooks = [module.register_forward_hook(record) for module in modules]
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            model(_image(model, input_size))
+    except Exception as fake_error:  # some forwards look at values: those need real numbers
+        calls.clear()
+        try:
+            with torch.no_grad():
+                model(_image(model, input_size))
+        except Exception as error:
+            raise SpaceError(
+                f"the network does not accept an image of shape {tuple(input_size)}: {error or fake_error}. "
+                "Give the input_size (channels, height, width) that it was made for."
+            ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    return calls
+
+
+def _image(model: nn.Module, input_size: Shape) -> Tensor:
+    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    return torch.zeros(1, *input_size, dtype=reference.dtype, device=reference.device)
+
+
+def _site(module: nn.Module, names: list[str], index: int, calls: tuple[tuple[Shape, Shape], ...]) -> Site:
+    assert isinstance(module, (nn.Conv1d, nn.Conv2d))
+    same = isinstance(module, Conv2dSame) or bool(getattr(module, "same_pad", False))
+    return Site(
+        name=names[0],
+        index=index,
+        in_channels=module.in_channels,
+        out_channels=module.out_channels,
+        kernel_size=tuple(module.kernel_size),
+        stride=tuple(module.stride),
+        dilation=tuple(module.dilation),
+        padding=same_padding(module, calls[0][0][1:]) if same else _fixed_padding(module),
+        groups=module.groups,
+        bias=module.bias is not None,
+        same=same,
+        padding_mode=module.padding_mode,
+        calls=calls,
+        aliases=tuple(names[1:]),
+    )
+
+
+def _fixed_padding(module: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], ...]:
+    if module.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    if module.padding == "valid":
+        return ((0, 0),) * len(module.kernel_size)
+    return tuple((int(p), int(p)) for p in module.padding)
+
+
+def same_padding(conv: "nn.Conv1d | nn.Conv2d | Site", sizes: Shape) -> tuple[tuple[int, int], ...]:
+    """TensorFlow's "SAME" padding ``(before, after)`` per axis for an input of these spatial sizes."""
+    pads = []
+    for size, k, s, d in zip(sizes, conv.kernel_size, conv.stride, conv.dilation, strict=True):
+        total = max((math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        pads.append((total // 2, total - total // 2))
+    return tuple(pads)

@@ -1,0 +1,237 @@
+"""Search spaces: which sites may change, and the candidates at each."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from lwdc.candidates import Candidate, DoesNotFit, build, check, label
+from lwdc.counting import count_macs, count_params
+from lwdc.errors import SpaceError
+from lwdc.sites import Shape, Site, find_sites
+
+LEAN: tuple[Candidate, ...] = (
+    {"op": "original"},
+    {"op": "grouped", "groups": 2},
+    {"op": "grouped", "groups": 4},
+    {"op": "grouped", "groups": 8},
+    {"op": "separable"},
+    {"op": "pointwise"},
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpace:
+    """Sites by glob patterns on their names, and candidates for them.
+
+    ``per_site`` maps patterns to candidate lists of their own; the last match wins. All sites that one
+    ``tie`` pattern matches share one choice. The stem and the classifier (as timm's ``pretrained_cfg``
+    names them; else the layer that reads the image) and 1x1 shortcuts stay as they are unless asked
+    for. A candidate with more multiply-accumulates or parameters than the original is dropped unless
+    ``costlier``.
+    """
+
+    candidates: Sequence[Candidate] = LEAN
+    include: Sequence[str] = ("*",)
+    exclude: Sequence[str] = ()
+    per_site: Mapping[str, Sequence[Candidate]] = dataclasses.field(default_factory=dict)
+    tie: Sequence[str] = ()
+    stem: bool = False
+    classifier: bool = False
+    shortcuts: bool = False
+    costlier: bool = False
+
+    def __post_init__(self) -> None:
+        for candidates in (self.candidates, *self.per_site.values()):
+            for candidate in candidates:
+                check(candidate)
+            labels = [label(candidate) for candidate in candidates]
+            twice = {name for name in labels if labels.count(name) > 1}
+            if twice:
+                raise SpaceError(f"candidate {sorted(twice)[0]!r} is listed twice; remove one.")
+
+    def candidates_at(self, site: str) -> Sequence[Candidate]:
+        """The candidates asked for at a site, whether they fit or not."""
+        matching = [listed for pattern, listed in self.per_site.items() if fnmatch.fnmatchcase(site, pattern)]
+        return matching[-1] if matching else self.candidates
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a search decides at one site: the candidates that fit, and those dropped, each with the reason."""
+
+    site: Site
+    candidates: tuple[Candidate, ...]
+    dropped: tuple[tuple[str, str], ...]
+    group: str  # sites of one group share a gate; the group has the first site's name
+    macs: tuple[int, ...]  # per candidate, over all calls of the site
+    params: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A search space laid on a network: the choices in forward order, and every layer left alone, with the reason."""
+
+    choices: tuple[Choice, ...]
+    left_alone: tuple[tuple[str, str], ...]
+
+
+def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
+    """Lay ``space`` on ``model``, which is left as it was.
+
+    Raises ``SpaceError`` if no site matches, or none has two candidates that fit.
+    """
+    layout = find_sites(model, input_size)
+    left_alone = list(layout.left_alone)
+    reserved = _reserved(model, space, layout.sites, input_size)
+    wanted = []
+    for site in layout.sites:
+        reason = reserved.get(site.name) or _outside(space, site)
+        if reason:
+            left_alone.append((site.name, reason))
+        else:
+            wanted.append(site)
+    if not wanted:
+        raise SpaceError(
+            f"no site matches include={list(space.include)} exclude={list(space.exclude)}; "
+            f"this network has {_listed([site.name for site in layout.sites])}."
+        )
+    measured: dict[Any, tuple[int, int] | str] = {}
+    choices = []
+    for site in wanted:
+        choice = _choice(site, space, measured)
+        if len(choice.candidates) < 2:
+            fitting = ", ".join(label(c) for c in choice.candidates) or "none"
+            left_alone.append((site.name, f"fewer than two candidates fit ({fitting})"))
+        else:
+            choices.append(choice)
+    if not choices:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in _choice(wanted[0], space, measured).dropped)
+        raise SpaceError(
+            f"no site has two candidates that fit. At {wanted[0]}: {reasons or 'only one was listed'}. "
+            "Add candidates that fit, or allow costlier ones with costlier=true."
+        )
+    return Plan(_tied(choices, space), tuple(left_alone))
+
+
+def _choice(site: Site, space: SearchSpace, measured: dict[Any, tuple[int, int] | str]) -> Choice:
+    kept, dropped = [], []
+    original = _measure({"op": "original"}, site, measured)
+    assert not isinstance(original, str)
+    for candidate in space.candidates_at(site.name):
+        found = _measure(candidate, site, measured)
+        if isinstance(found, str):
+            dropped.append((label(candidate), found))
+        elif not space.costlier and (found[0] > original[0] or found[1] > original[1]):
+            dropped.append((label(candidate), f"costs more than the original: {_versus(found, original)}"))
+        else:
+            kept.append((candidate, found))
+    return Choice(
+        site=site,
+        candidates=tuple(candidate for candidate, _ in kept),
+        dropped=tuple(dropped),
+        group=site.name,
+        macs=tuple(macs for _, (macs, _) in kept),
+        params=tuple(params for _, (_, params) in kept),
+    )
+
+
+def _measure(candidate: Candidate, site: Site, measured: dict[Any, tuple[int, int] | str]) -> tuple[int, int] | str:
+    """MACs and parameters of a candidate at a site, or why it does not fit; equal sites are measured once."""
+    key = (dataclasses.replace(site, name="", index=0, aliases=()), repr(sorted(candidate.items(), key=str)))
+    if key not in measured:
+        try:
+            module = released_on_meta(candidate, site)
+        except DoesNotFit as reason:
+            measured[key] = str(reason)
+        else:
+            measured[key] = (count_macs(module, [shape for shape, _ in site.calls]), count_params(module))
+    return measured[key]
+
+
+def released_on_meta(candidate: Candidate, site: Site) -> nn.Module:
+    """The module a candidate would leave at a site, on the meta device: shapes without numbers."""
+    with torch.device("meta"):
+        bias = torch.empty(site.out_channels) if site.bias else None
+        if candidate["op"] == "original":
+            return _plain(site)
+        return build(candidate, site).release(bias)
+
+
+def _plain(site: Site) -> nn.Module:
+    conv_class = nn.Conv2d if site.dims == 2 else nn.Conv1d
+    pads = [max(pair) for pair in site.padding]
+    return conv_class(
+        site.in_channels, site.out_channels, site.kernel_size, site.stride, tuple(pads), site.dilation,  # type: ignore[arg-type]
+        site.groups, site.bias,
+    )  # fmt: skip
+
+
+def _reserved(model: nn.Module, space: SearchSpace, sites: Sequence[Site], input_size: Shape) -> dict[str, str]:
+    config = getattr(model, "pretrained_cfg", None) or {}
+    config = config if isinstance(config, Mapping) else getattr(config, "to_dict", dict)()
+    stem, classifier = _names(config.get("first_conv")), _names(config.get("classifier"))
+    if not stem and sites and sites[0].input_shape == tuple(input_size):
+        stem = (sites[0].name,)
+    found = {}
+    for site in sites:
+        names = {site.name, *site.aliases}
+        if not space.stem and names & set(stem):
+            found[site.name] = "the stem (stem=true includes it)"
+        elif not space.classifier and names & set(classifier):
+            found[site.name] = "the classifier (classifier=true includes it)"
+        elif not space.shortcuts and all(k == 1 for k in site.kernel_size) and _is_shortcut(site.name):
+            found[site.name] = "a 1x1 shortcut (shortcuts=true includes it)"
+    return found
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
+def _is_shortcut(name: str) -> bool:
+    return any(part in ("downsample", "shortcut") for part in name.split("."))
+
+
+def _outside(space: SearchSpace, site: Site) -> str:
+    names = (site.name, *site.aliases)
+    if not any(fnmatch.fnmatchcase(name, pattern) for pattern in space.include for name in names):
+        return "not included"
+    for pattern in space.exclude:
+        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            return f"excluded by {pattern!r}"
+    return ""
+
+
+def _tied(choices: Sequence[Choice], space: SearchSpace) -> tuple[Choice, ...]:
+    groups: dict[str, str] = {}
+    for pattern in space.tie:
+        matching = [c for c in choices if fnmatch.fnmatchcase(c.site.name, pattern)]
+        if len(matching) < 2:
+            raise SpaceError(
+                f"tie pattern {pattern!r} matches {len(matching)} site(s), it needs at least two; "
+                f"the sites are {_listed([c.site.name for c in choices])}."
+            )
+        labels = {tuple(label(candidate) for candidate in c.candidates) for c in matching}
+        if len(labels) > 1:
+            raise SpaceError(
+                f"sites tied by {pattern!r} have different candidates: {sorted(labels)}; "
+                "give them one list that fits all, through per_site."
+            )
+        for choice in matching:
+            if choice.site.name in groups:
+                raise SpaceError(f"site {choice.site.name!r} is tied twice, the second time by {pattern!r}.")
+            groups[choice.site.name] = matching[0].site.name
+    return tuple(dataclasses.replace(c, group=groups.get(c.site.name, c.site.name)) for c in choices)
+
+
+def _versus(found: tuple[int, int], original: tuple[int, int]) -> str:
+    return f"{found[0]:,} MACs and {found[1]:,} parameters against {original[0]:,} and {original[1]:,}"
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown or "no convolution"

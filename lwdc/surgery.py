@@ -1,0 +1,182 @@
+"""Surgery: a network into a supernet, and a supernet into an ordinary network again."""
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from lwdc.architecture import Architecture
+from lwdc.candidates import Candidate, Operator, build, label
+from lwdc.errors import ArchitectureError, SpaceError
+from lwdc.gates import Gate, Softmax
+from lwdc.selection import Mixing, SelectionOp, selection_ops
+from lwdc.sites import Shape, Site, find_sites
+from lwdc.space import Choice, Plan, SearchSpace, make_plan
+
+
+def wrap(
+    model: nn.Module,
+    space: SearchSpace | None = None,
+    gate: Callable[[int], Gate] = Softmax,
+    input_size: Shape | None = None,
+    *,
+    inherit: bool = True,
+    mixing: Mixing = "auto",
+    plan: Plan | None = None,
+) -> nn.Module:
+    """A copy of ``model`` with a selection operator at every site of ``space``; ``model`` is not changed.
+
+    ``input_size`` is ``(channels, height, width)``; timm networks know theirs. With ``inherit`` every
+    operator starts from the best closed-form approximation of the trained weight, else from fresh
+    weights of the same output variance. ``plan`` is a space already laid on this very network.
+    """
+    plan = plan or make_plan(model, space or SearchSpace(), input_size or default_input_size(model))
+    supernet = copy.deepcopy(model)
+    modules = dict(supernet.named_modules(remove_duplicate=False))
+    shared: dict[str, Gate] = {}
+    replacements: dict[nn.Module, nn.Module] = {}
+    for choice in plan.choices:
+        conv = modules[choice.site.name]
+        if choice.group not in shared:
+            shared[choice.group] = gate(len(choice.candidates)).to(conv.weight.device)  # type: ignore[arg-type]
+        replacements[conv] = _selection_op(choice, conv, shared[choice.group], inherit, mixing)
+    _swap(supernet, replacements)
+    supernet.register_forward_pre_hook(_sample_gates)
+    supernet.register_forward_hook(_forget_gates, always_call=True)
+    return supernet
+
+
+def default_input_size(model: nn.Module) -> Shape:
+    """The image shape that a timm network was made for. Raises ``SpaceError`` for other networks."""
+    config = getattr(model, "pretrained_cfg", None)
+    size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
+    if size is None:
+        raise SpaceError("this network does not say what images it takes: give input_size=(channels, height, width).")
+    return tuple(size)
+
+
+def discretise(supernet: nn.Module, architecture: Architecture | None = None) -> tuple[nn.Module, Architecture]:
+    """Keep one operator per site, as plain PyTorch modules; ``supernet`` is not changed.
+
+    The default architecture takes every gate's best candidate. Returns the network and its architecture.
+    """
+    architecture = architecture or chosen_architecture(supernet)
+    network = copy.deepcopy(supernet)
+    replacements: dict[nn.Module, nn.Module] = {}
+    for name, op in selection_ops(network).items():
+        operator = op.operators[candidate_index(op, architecture)]
+        assert isinstance(operator, Operator)
+        released = operator.release(op.bias).train(op.training)
+        released.requires_grad_(True)
+        replacements[op] = released
+        del name
+    _swap(network, replacements)
+    _remove_hooks(network)
+    return network, architecture
+
+
+def chosen_architecture(supernet: nn.Module) -> Architecture:
+    """Every gate's best candidate by its final score."""
+    return Architecture({name: op.candidates[op.chosen] for name, op in selection_ops(supernet).items()})
+
+
+def point_at(supernet: nn.Module, architecture: Architecture) -> None:
+    """Make every gate one-hot at the architecture's choice, in place."""
+    for op in selection_ops(supernet).values():
+        op.gate.point_at(candidate_index(op, architecture))
+
+
+def candidate_index(op: SelectionOp, architecture: Architecture) -> int:
+    """Where the architecture's choice stands among the site's candidates. Raises ``ArchitectureError``."""
+    candidate = architecture.choices.get(op.site.name)
+    if candidate is None:
+        raise ArchitectureError(f"the architecture says nothing of {op.site}.")
+    if candidate not in op.candidates:
+        raise ArchitectureError(f"{op.site} has candidates {', '.join(op.labels)}, not {label(candidate)!r}.")
+    return op.candidates.index(candidate)
+
+
+def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | None = None) -> nn.Module:
+    """A copy of ``model`` with the architecture's operators in it, freshly initialised; ``model`` is not changed."""
+    network = copy.deepcopy(model)
+    sites = find_sites(network, input_size or default_input_size(model)).sites
+    by_name = {name: site for site in sites for name in (site.name, *site.aliases)}
+    missing = [name for name in architecture.choices if name not in by_name]
+    if missing:
+        raise ArchitectureError(
+            f"the architecture replaces {missing[:5]}, which this network lacks; it has {list(by_name)[:10]}, ..."
+        )
+    modules = dict(network.named_modules(remove_duplicate=False))
+    replacements: dict[nn.Module, nn.Module] = {}
+    for name, candidate in architecture.choices.items():
+        if candidate["op"] != "original":
+            replacements[modules[name]] = _fresh(candidate, by_name[name], modules[name])
+    _swap(network, replacements)
+    return network
+
+
+def _fresh(candidate: Candidate, site: Site, conv: nn.Module) -> nn.Module:
+    weight, bias = conv._parameters["weight"], conv._parameters["bias"]
+    assert weight is not None
+    try:
+        operator = build(candidate, site).to(weight.device, weight.dtype)
+    except SpaceError as error:
+        raise ArchitectureError(f"{label(candidate)!r} does not fit {site}: {error}") from error
+    operator.reset(float(weight.detach().norm()))
+    return operator.release(bias).train(conv.training)
+
+
+def _selection_op(choice: Choice, conv: nn.Module, gate: Gate, inherit: bool, mixing: Mixing) -> SelectionOp:
+    from lwdc.candidates.original import effective_weight
+
+    weight = effective_weight(conv).detach()
+    operators, errors = [], {}
+    for candidate in choice.candidates:
+        operator = build(candidate, choice.site).to(weight.device, weight.dtype)
+        if inherit:
+            errors[label(candidate)] = operator.inherit(weight)
+        else:
+            operator.reset(float(weight.norm()))
+        operators.append(operator)
+    return SelectionOp(
+        choice.site, conv, choice.candidates, tuple(operators), gate, mixing=mixing, errors=errors
+    ).train(conv.training)
+
+
+def _swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Replace modules in every parent that holds them, in place."""
+    for parent in list(model.modules()):
+        if parent in replacements or isinstance(parent, SelectionOp) and parent not in replacements:
+            continue  # A new selection operator holds the convolution that it replaces.
+        # `_modules` and not `named_children()`: the latter hides a module that one parent holds twice.
+        for key, child in parent._modules.items():
+            if child is not None and child in replacements:
+                parent._modules[key] = replacements[child]
+
+
+def _sample_gates(supernet: nn.Module, args: Any) -> None:
+    """Before a forward pass: one sample per gate for all its sites and calls."""
+    del args
+    sampled: dict[Gate, Any] = {}
+    for op in supernet.modules():
+        if isinstance(op, SelectionOp):
+            if op.gate not in sampled:
+                sampled[op.gate] = op.gate()
+            op.mixture = sampled[op.gate]
+
+
+def _forget_gates(supernet: nn.Module, args: Any, output: Any) -> None:
+    """After a forward pass, also a failed one: the sample must not outlive it."""
+    del args, output
+    for op in supernet.modules():
+        if isinstance(op, SelectionOp):
+            op.mixture = None
+
+
+def _remove_hooks(network: nn.Module) -> None:
+    for hooks in (network._forward_pre_hooks, network._forward_hooks):
+        for key in [key for key, hook in hooks.items() if hook in (_sample_gates, _forget_gates)]:
+            del hooks[key]
+    for key in [k for k in network._forward_hooks_always_called if k not in network._forward_hooks]:
+        del network._forward_hooks_always_called[key]

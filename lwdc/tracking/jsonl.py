@@ -1,0 +1,132 @@
+"""Records in a file, one json line each: what a resumed run and the report read back."""
+
+import dataclasses
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lwdc import records
+from lwdc.errors import CheckpointError
+from lwdc.files import replacing
+from lwdc.records import Record
+
+_KINDS: dict[str, type] = {kind.__name__: kind for kind in typing.get_args(Record)}
+
+
+class JsonlSink:
+    """Appends to ``path``; every line is on the disk before ``write`` returns.
+
+    ``keep`` cuts an existing file back to its first ``keep`` lines, so that a run resumed from a checkpoint
+    leaves neither gaps nor repeats; None keeps every whole line. A half-written last line is always dropped.
+
+    Raises:
+        CheckpointError: the file has fewer than ``keep`` whole lines.
+    """
+
+    def __init__(self, path: Path, *, keep: int | None = None) -> None:
+        lines = _whole_lines(path)
+        if keep is not None and keep > len(lines):
+            raise CheckpointError(
+                f"{path} has {len(lines)} whole lines, but the checkpoint was written after {keep}: "
+                "resume in the folder that the run itself wrote."
+            )
+        self._count = len(lines) if keep is None else keep
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join(lines[: self._count]))
+        self._file = path.open("ab")
+
+    @property
+    def count(self) -> int:
+        """Lines in the file now; a checkpoint remembers it as the ``keep`` of a resumed run."""
+        return self._count
+
+    def write(self, record: Record) -> None:
+        line = json.dumps(_finite(records.as_dict(record)), allow_nan=False, ensure_ascii=False)
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._count += 1
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a records file, as ``records.as_dict`` made them, without a half-written last one.
+
+    Raises:
+        CheckpointError: there is no such file, or a line is not json.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no records at {path}: name the folder of a run, which holds records.jsonl.")
+    return [_parse_line(path, number, line) for number, line in enumerate(_whole_lines(path), start=1)]
+
+
+def parse_record(data: Mapping[str, Any]) -> Record:
+    """The record that ``records.as_dict`` made ``data`` from; a figure that was not finite comes back as nan.
+
+    Raises:
+        CheckpointError: ``data`` names no kind of record, or lacks one of its fields.
+    """
+    kind = _KINDS.get(data.get("record", ""))
+    if kind is None:
+        raise CheckpointError(
+            f"unknown kind of record {data.get('record')!r}; known: {', '.join(_KINDS)}. "
+            "The file is not a run's records.jsonl, or is of another version of lwdc."
+        )
+    record: Record = _restore(kind, data)
+    return record
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    if not path.is_file():
+        return []
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def _parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise CheckpointError(f"line {number} of {path} is not json: {error}.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"line {number} of {path} holds no record, but {type(data).__name__}.")
+    return data
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None for every float that json cannot hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _restore(hint: Any, value: Any) -> Any:
+    """``value``, as json holds it, in the type that ``hint`` names."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _restore_fields(hint, value)
+    if origin is types.UnionType:  # only `X | None` occurs
+        return None if value is None else _restore(arguments[0], value)
+    if origin is tuple:
+        return tuple(_restore(arguments[0], item) for item in value)
+    if origin is dict:
+        return {key: _restore(arguments[1], item) for key, item in value.items()}
+    return math.nan if hint is float and value is None else value
+
+
+def _restore_fields(kind: type, value: Mapping[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    missing = [name for name in hints if name not in value]
+    if missing:
+        raise CheckpointError(f"a {kind.__name__} record lacks {missing}: it is of another version of lwdc.")
+    return kind(**{name: _restore(hint, value[name]) for name, hint in hints.items()})

@@ -1,0 +1,137 @@
+"""The closing tables: what a run made of the network, site by site and in total."""
+
+from collections.abc import Iterable
+
+from rich.table import Table
+from rich.text import Text
+
+from lwdc.records import Accuracies, ExportRecord, Measures, Result, SiteResult
+from lwdc.tracking.text import duration, percent, points, si, significant
+
+SLOWER_MARK = "*"
+_WARN = "bold yellow"
+
+
+def site_table(sites: Iterable[SiteResult]) -> Table:
+    """A row per site: its operator, how decided the gate was, and its cost before and after."""
+    table = _table("Sites", "site", "operator")
+    for name in ("prob.", "MACs\nbefore", "\nafter", "params\nbefore", "\nafter", "ms\nbefore", "\nafter"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", style=_WARN)
+    for site in sites:
+        table.add_row(
+            site.site,
+            site.operator,
+            f"{site.probability:.2f}",
+            si(site.macs_before),
+            si(site.macs_after),
+            si(site.params_before),
+            si(site.params_after),
+            _milliseconds(site.ms_before),
+            _milliseconds(site.ms_after),
+            SLOWER_MARK if site.cheaper_but_slower else "",
+            style="dim" if site.operator == "original" else "",
+        )
+    return table
+
+
+def slower_legend(sites: Iterable[SiteResult]) -> str | None:
+    """What the mark in the table of sites means; None where no site carries it."""
+    marked = sum(site.cheaper_but_slower for site in sites)
+    if not marked:
+        return None
+    return (
+        f"{SLOWER_MARK} {marked} of the operators: fewer MACs than the original, yet slower on this machine"
+    )
+
+
+def accuracy_table(result: Result) -> Table:
+    """Top-1 accuracy of the four networks; the gap is supernet minus discretised, in points."""
+    table = _table("Top-1 accuracy", "split")
+    for name in ("baseline", "supernet", "discretised", "fine-tuned", "discretisation gap"):
+        table.add_column(name, justify="right", no_wrap=True)
+    splits: tuple[tuple[str, Accuracies], ...] = (("validation", result.valid), ("test", result.test))
+    for split, accuracies in splits:
+        table.add_row(
+            split,
+            percent(accuracies.baseline),
+            percent(accuracies.supernet),
+            percent(accuracies.discretised),
+            percent(accuracies.finetuned),
+            points(accuracies.discretisation_gap),
+        )
+    return table
+
+
+def totals_table(before: Measures, after: Measures) -> Table:
+    """Size and speed of the whole network; the last column is after / before."""
+    table = _table("Whole network", "")
+    for name in ("before", "after", "after / before"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, old, new in (
+        ("MACs", before.macs, after.macs),
+        ("params", before.params, after.params),
+        ("bytes", before.bytes, after.bytes),
+    ):
+        table.add_row(name, si(old), si(new), _ratio(old, new))
+    for batch in sorted(before.latency_ms.keys() & after.latency_ms.keys(), key=int):
+        slow, fast = before.latency_ms[batch], after.latency_ms[batch]
+        table.add_row(f"ms, batch {batch}", _milliseconds(slow), _milliseconds(fast), _ratio(slow, fast))
+    return table
+
+
+def export_table(exports: Iterable[ExportRecord]) -> Table:
+    """A row per exported file and how its outputs compared with the network's."""
+    table = _table("Exports, each run and compared with the network", "format", "file")
+    for name in ("bytes", "max difference", "allowed", "same top-1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for export in exports:
+        table.add_row(
+            export.format,
+            export.file,
+            si(export.bytes),
+            f"{export.max_difference:.1e}",
+            f"{export.tolerance:.1e}",
+            "yes" if export.top1_agrees else Text("no", style=_WARN),
+        )
+    return table
+
+
+def headline(result: Result) -> str:
+    """What was run, under which cost: one line."""
+    bound = f", budget {result.budget}" if result.budget is not None else ""
+    factor = f", factor {significant(result.factor)}" if result.factor is not None else ""
+    return f"{result.name}, seed {result.seed}, searched under {result.cost}{bound}{factor}"
+
+
+def closing_lines(result: Result) -> list[str]:
+    """The verdict on accuracy, where it can be given, and the time that each phase took."""
+    lines = []
+    tuned, baseline = result.test.finetuned, result.test.baseline
+    if tuned is not None and baseline is not None:
+        lines.append(
+            f"test accuracy {points(tuned - baseline)} points against the baseline, "
+            f"at {_ratio(result.before.macs, result.after.macs)} of its MACs"
+        )
+    if result.seconds:
+        spent = ", ".join(f"{phase} {duration(seconds)}" for phase, seconds in result.seconds.items())
+        lines.append(f"time: {spent}")
+    return lines
+
+
+def _table(title: str, *left: str) -> Table:
+    """Without lines: the gap between the columns is left to the one who knows the width at hand."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="cyan", box=None, pad_edge=False
+    )
+    for name in left:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else significant(value, decimals=3)
+
+
+def _ratio(before: float, after: float) -> str:
+    return percent(after / before) if before else "-"

@@ -1,0 +1,154 @@
+"""Records on the terminal: a line an epoch, a bar while it runs, tables at the end."""
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from lwdc.records import EpochRecord, Note, Record, Result, SearchState
+from lwdc.tracking import table as tables
+from lwdc.tracking.text import duration, percent, significant
+
+_PLAIN_WIDTH = 200  # of an output that is no terminal: nothing there forces a line to break
+
+
+class TerminalSink:
+    """Prints records to ``console``; in plain lines, with no control codes, where it is not a terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        console = console or Console()
+        self._live = console.is_terminal and not console.is_dumb_terminal
+        self._console = console if self._live else _plain(console)
+        self._phase: str | None = None
+        self._seconds: list[float] = []  # of the epochs seen in this phase
+        self._bar: Progress | None = None
+
+    def write(self, record: Record) -> None:
+        match record:
+            case EpochRecord():
+                self._epoch(record)
+            case Note():
+                self._line(_note(record))
+            case Result():
+                self._result(record)
+
+    def progress(
+        self, phase: str, epoch: int, epochs: int, step: int, steps: int, loss: float | None
+    ) -> None:
+        """Move the bar of the phase, from 1 to ``epochs`` times ``steps``; in plain mode nothing happens."""
+        if not self._live:
+            return
+        label = f"{phase} {epoch}/{epochs}" + (f"  loss {significant(loss)}" if loss is not None else "")
+        done, total = (epoch - 1) * steps + step, epochs * steps
+        if self._bar is not None and phase != self._phase:
+            self._stop_bar()
+        self._start_phase(phase)
+        if self._bar is None:
+            self._bar = _start_bar(self._console, label, done, total)
+        else:
+            self._bar.update(self._bar.task_ids[0], description=label, completed=done, total=total)
+
+    def close(self) -> None:
+        self._stop_bar()
+
+    def _epoch(self, record: EpochRecord) -> None:
+        if self._start_phase(record.phase) or not self._seconds:
+            self._line(Text(_header(record), style="bold"))
+        self._seconds.append(record.seconds)
+        left = (record.epochs - record.epoch) * sum(self._seconds) / len(self._seconds)
+        if record.epoch == record.epochs:
+            self._stop_bar()
+        self._line(Text(_row(record, left)))
+
+    def _result(self, result: Result) -> None:
+        self._stop_bar()
+        self._line(Text())
+        self._line(Text(tables.headline(result), style="bold"))
+        self._table(tables.site_table(result.sites))
+        legend = tables.slower_legend(result.sites)
+        if legend is not None:
+            self._line(Text(legend, style="yellow"))
+        self._table(tables.accuracy_table(result))
+        self._table(tables.totals_table(result.before, result.after))
+        if result.exports:
+            self._table(tables.export_table(result.exports))
+        for line in tables.closing_lines(result):
+            self._line(Text(line))
+        for warning in result.warnings:
+            self._line(_note(Note(warning, level="warning")))
+        self._line(Text(f"everything lies in {result.folder}"))
+
+    def _start_phase(self, phase: str) -> bool:
+        if phase == self._phase:
+            return False
+        self._phase, self._seconds = phase, []
+        return True
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def _table(self, table: Table) -> None:
+        table.padding = (0, 1 if self._console.width < 100 else 2, 0, 0)
+        with self._console.capture() as captured:
+            self._console.print(table)
+        self._line(Text())
+        for line in captured.get().splitlines():
+            self._line(Text.from_ansi(line.rstrip()))
+
+
+def _plain(console: Console) -> Console:
+    """A console on the same file that neither colours nor wraps."""
+    width = max(console.width, _PLAIN_WIDTH)
+    return Console(file=console.file, width=width, force_terminal=False, color_system=None)
+
+
+def _start_bar(console: Console, label: str, done: int, total: int) -> Progress:
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+        expand=True,
+        refresh_per_second=4,  # the thread that draws shares the cores with the training
+        speed_estimate_period=120,  # seconds: long enough to hold a validation
+    )
+    bar.start()
+    bar.add_task(label, completed=done, total=total)
+    return bar
+
+
+def _header(record: EpochRecord) -> str:
+    search = f"{'cost':>7}{'bound':>7}{'factor':>7}{'decided':>8}" if record.search is not None else ""
+    return f"{'phase':8}{'epoch':>8}{'loss':>7}{'train':>7}{'valid':>7}{search}{'time':>7}{'left':>7}"
+
+
+def _row(record: EpochRecord, left: float) -> str:
+    """79 columns at most, so that a terminal of 80 shows it on one line."""
+    return (
+        f"{record.phase:8}{f'{record.epoch}/{record.epochs}':>8}{significant(record.loss, digits=4):>7}"
+        f"{percent(record.train_accuracy):>7}{percent(record.valid_accuracy):>7}"
+        f"{_search_cells(record.search)}{duration(record.seconds):>7}{duration(left) if left else '':>7}"
+    ).rstrip()
+
+
+def _search_cells(search: SearchState | None) -> str:
+    if search is None:
+        return ""
+    return (
+        f"{percent(search.expected_cost):>7}{percent(search.bound):>7}"
+        f"{significant(search.factor, decimals=4):>7}{search.decided:>8.2f}"
+    )
+
+
+def _note(note: Note) -> Text:
+    if note.level == "warning":
+        return Text.assemble(("warning: ", "bold yellow"), note.text)
+    return Text(note.text)

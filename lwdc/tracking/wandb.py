@@ -1,0 +1,242 @@
+"""Records in Weights & Biases: curves, a probability chart per site, the table of sites, the architecture."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lwdc.errors import LwdcError
+from lwdc.records import EpochRecord, GateRecord, Measures, Record, Result
+
+if TYPE_CHECKING:
+    import wandb
+
+MODES = ("offline", "online")
+STEP = "step"  # optimiser steps over all phases: the x axis of every curve
+
+
+class WandbSink:
+    """One W&B run under ``directory``; offline it needs no account and no network.
+
+    A resumed run passes the ``run_id`` of the first and replays its records. Offline, where W&B writes a file
+    a process, the new file then holds the whole run.
+
+    Raises:
+        LwdcError: ``wandb`` is not installed, ``mode`` is unknown, or W&B refuses to start.
+    """
+
+    _run: wandb.Run
+
+    def __init__(
+        self,
+        project: str,
+        *,
+        mode: str = "offline",
+        directory: Path,
+        name: str | None = None,
+        group: str | None = None,
+        config: Mapping[str, Any],
+        tags: Sequence[str] = (),
+        run_id: str | None = None,
+    ) -> None:
+        if mode not in MODES:
+            raise LwdcError(f"tracking.mode is {mode!r}; it can be {' or '.join(MODES)}.")
+        wandb = _import_wandb()
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._run = wandb.init(
+                project=project,
+                mode=mode,
+                dir=directory,
+                name=name,
+                group=group,
+                config=dict(config),
+                tags=list(tags),
+                id=run_id,
+                resume=None if run_id is None or mode == "offline" else "allow",
+                reinit="create_new",
+                # Its own lines on the terminal, and its hold on stdout, would tear the progress bar.
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except (wandb.Error, OSError) as error:
+            raise LwdcError(
+                f"W&B could not start ({error}): log in with `wandb login`, or use tracking.mode=offline."
+            ) from error
+        self._run.define_metric(STEP, hidden=True)
+        self._run.define_metric("*", step_metric=STEP)
+        self._axis = _StepAxis()
+        self._gates: list[tuple[int, tuple[GateRecord, ...]]] = []
+
+    @property
+    def run_id(self) -> str:
+        """What a resumed run passes to go on in this one."""
+        return str(self._run.id)
+
+    @property
+    def location(self) -> str:
+        """Where the run can be seen: its page, or offline the folder that ``wandb sync`` uploads."""
+        return str(self._run.url or Path(self._run.dir).parent)
+
+    def write(self, record: Record) -> None:
+        if isinstance(record, EpochRecord):
+            step = self._follow(record)
+            self._run.log({STEP: step, **_curves(record)})
+        elif isinstance(record, Result):
+            self._finish_gates()
+            self._result(record)
+
+    def replay(self, records: Sequence[Record]) -> None:
+        """Take up a run where these records left it; online W&B has their curves already."""
+        for record in records:
+            if not isinstance(record, EpochRecord):
+                continue
+            if self._run.offline:
+                self.write(record)
+            else:
+                self._follow(record)
+
+    def close(self) -> None:
+        self._finish_gates()
+        self._run.finish()
+
+    def _follow(self, record: EpochRecord) -> int:
+        """Where ``record`` lies on the axis; its gates are kept for the charts."""
+        step = self._axis.place(record)
+        if record.search is not None:
+            self._gates.append((step, record.search.gates))
+        return step
+
+    def _finish_gates(self) -> None:
+        """One chart per site: the probability of each candidate over the whole search."""
+        import wandb
+
+        if not self._gates:
+            return
+        steps = [step for step, _ in self._gates]
+        charts = {}
+        for number, gate in enumerate(self._gates[-1][1]):
+            rows = [gates[number].probabilities for _, gates in self._gates]
+            charts[f"probabilities/{gate.site}"] = wandb.plot.line_series(
+                steps,
+                [list(series) for series in zip(*rows, strict=True)],
+                keys=list(gate.candidates),
+                title=gate.site,
+                xname=STEP,
+                split_table=True,  # keeps the tables behind the charts out of their section
+            )
+        self._run.log(charts)
+        self._gates = []
+
+    def _result(self, result: Result) -> None:
+        import wandb
+
+        table = wandb.Table(columns=[*_SITE_COLUMNS], data=_site_rows(result))
+        self._run.log({"sites": table})
+        self._run.summary.update(_summary(result))
+        architecture = Path(result.folder) / "architecture.json"
+        if architecture.is_file():
+            artifact = wandb.Artifact(
+                f"architecture-{self.run_id}",
+                type="architecture",
+                description=result.name,
+                metadata={"cost": result.cost, "budget": result.budget, **_shares(result)},
+            )
+            artifact.add_file(str(architecture))
+            self._run.log_artifact(artifact)
+
+
+class _StepAxis:
+    """Steps counted through all phases, from records that count within theirs."""
+
+    def __init__(self) -> None:
+        self._phase: str | None = None
+        self._before = 0  # steps of the phases that are over
+        self._last = 0
+
+    def place(self, record: EpochRecord) -> int:
+        if record.phase != self._phase:
+            self._phase, self._before = record.phase, self._last
+        self._last = self._before + record.step
+        return self._last
+
+
+_SITE_COLUMNS = [
+    "site",
+    "operator",
+    "probability",
+    "macs_before",
+    "macs_after",
+    "params_before",
+    "params_after",
+    "ms_before",
+    "ms_after",
+    "cheaper_but_slower",
+]
+
+
+def _import_wandb() -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise LwdcError(
+            "tracking=wandb needs wandb, which is not installed: pip install wandb, or use tracking=none."
+        ) from error
+    return wandb
+
+
+def _curves(record: EpochRecord) -> dict[str, float]:
+    phase = record.phase
+    curves = {
+        f"{phase}/loss": record.loss,
+        f"{phase}/train_accuracy": record.train_accuracy,
+        f"{phase}/valid_accuracy": record.valid_accuracy,
+        f"{phase}/learning_rate": record.learning_rate,
+        f"{phase}/seconds": record.seconds,
+    }
+    search = record.search
+    if search is None:
+        return curves
+    curves |= {
+        f"{phase}/expected_cost": search.expected_cost,
+        f"{phase}/factor": search.factor,
+        f"{phase}/decided": search.decided,
+    }
+    if search.bound is not None:
+        curves[f"{phase}/bound"] = search.bound
+    for gate in search.gates:
+        for candidate, probability in zip(gate.candidates, gate.probabilities, strict=True):
+            curves[f"gates/{gate.site}/{candidate}"] = probability
+    return curves
+
+
+def _site_rows(result: Result) -> list[list[Any]]:
+    return [[getattr(site, column) for column in _SITE_COLUMNS] for site in result.sites]
+
+
+def _shares(result: Result) -> dict[str, float]:
+    """What is left of each size, after / before."""
+    before, after = result.before, result.after
+    sizes = {"macs": (before.macs, after.macs), "params": (before.params, after.params)}
+    sizes["bytes"] = (before.bytes, after.bytes)
+    return {f"share/{name}": new / old for name, (old, new) in sizes.items() if old}
+
+
+def _summary(result: Result) -> dict[str, Any]:
+    summary: dict[str, Any] = {"name": result.name, "seed": result.seed, "cost": result.cost}
+    for split, accuracies in (("valid", result.valid), ("test", result.test)):
+        figures = dataclasses.asdict(accuracies) | {"discretisation_gap": accuracies.discretisation_gap}
+        summary |= {f"{split}/{name}": figure for name, figure in figures.items() if figure is not None}
+    summary |= _measures("before", result.before) | _measures("after", result.after) | _shares(result)
+    summary |= {f"seconds/{phase}": seconds for phase, seconds in result.seconds.items()}
+    return summary | {"warnings": list(result.warnings)}
+
+
+def _measures(when: str, measures: Measures) -> dict[str, float]:
+    latency = {f"{when}/ms_batch_{batch}": value for batch, value in measures.latency_ms.items()}
+    return {
+        f"{when}/macs": measures.macs,
+        f"{when}/params": measures.params,
+        f"{when}/bytes": measures.bytes,
+    } | latency

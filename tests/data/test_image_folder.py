@@ -1,0 +1,198 @@
+"""Image folders: listing, reading by workers, and what is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lwdc.data import ImageFolder
+from lwdc.errors import DataError
+
+CPU = torch.device("cpu")
+
+# Python 3.12 warns of forking while torch's threads run; the workers only read files.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    write_tree(root, {"train": 12, "val": 3})
+    return root
+
+
+def write_tree(root: Path, counts: dict[str, int], classes: tuple[str, ...] = ("cat", "dog", "emu")) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in counts.items():
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (40, 30 + i, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+
+
+def prepared(root: Path, **options: Any) -> ImageFolder:
+    data = ImageFolder(root, **{"image_size": 16, "workers": 0} | options)
+    data.prepare(CPU)
+    return data
+
+
+def same(a: Iterator[tuple[Tensor, Tensor]], b: Iterator[tuple[Tensor, Tensor]]) -> bool:
+    return all(
+        torch.equal(x, y) and torch.equal(s, t) for (x, s), (y, t) in zip(list(a), list(b), strict=True)
+    )
+
+
+def test_classes_are_the_folders_and_every_split_is_stratified(tree: Path) -> None:
+    data = prepared(tree, valid_share=0.25)
+    assert data.class_names == ("cat", "dog", "emu") and data.num_classes == 3
+    assert data.name == tree.name
+    counts = {s: torch.cat([y for _, y in data.batches(s, 7)]).bincount().tolist() for s in data.folders}
+    assert counts == {"train": [9] * 3, "valid": [3] * 3, "test": [3] * 3}
+
+
+def test_images_are_resized_and_cropped_as_the_preprocessing_says(tree: Path) -> None:
+    data = prepared(tree, crop_pct=0.8)
+    assert data.preprocessing.resize == 20 and data.preprocessing.crop == (16, 16)
+    images, _ = next(data.batches("test", 1))
+    with Image.open(data._split("test")[0][0]) as image:
+        width, height = image.size
+        scale = 20 / min(width, height)
+        resized = image.resize((int(width * scale), int(height * scale)), Image.Resampling.BICUBIC)
+    left, top = round((resized.width - 16) / 2), round((resized.height - 16) / 2)
+    cropped = np.asarray(resized.crop((left, top, left + 16, top + 16)))
+    stored = torch.from_numpy(cropped.copy()).permute(2, 0, 1)[None]
+    torch.testing.assert_close(images, data.preprocessing.normalise(stored), rtol=0, atol=1e-5)
+
+
+def test_a_validation_folder_is_used_where_there_is_one(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"training": 4, "validation": 2, "held_out": 3})
+    data = prepared(tmp_path, train="training", valid="validation", test="held_out")
+    assert [len(data._split(split)) for split in ("train", "valid", "test")] == [12, 6, 9]
+
+
+def test_training_images_can_be_limited_by_class(tree: Path) -> None:
+    data = prepared(tree, limit_train=6)
+    assert data.num_train() == 6
+    assert torch.cat([y for _, y in data.batches("train", 4)]).bincount().tolist() == [2] * 3
+
+
+def test_labels_follow_the_training_classes(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4})
+    write_tree(tmp_path, {"val": 2}, classes=("dog", "emu"))
+    data = prepared(tmp_path)
+    assert torch.cat([y for _, y in data.batches("test", 9)]).tolist() == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("augment", [{}, {"auto_augment": "rand-m9-mstd0.5", "re_prob": 0.5}])
+def test_batches_do_not_depend_on_workers_or_start(tree: Path, augment: dict[str, Any]) -> None:
+    alone, helped = (prepared(tree, workers=workers, augment=augment) for workers in (0, 2))
+    whole = list(alone.train(seed=1, epoch=2, batch_size=4))
+    assert len(whole) == alone.steps(4)
+    for data in (alone, helped):
+        assert same(iter(whole), data.train(seed=1, epoch=2, batch_size=4))
+        assert same(iter(whole[3:]), data.train(seed=1, epoch=2, batch_size=4, start=3))
+    assert same(alone.batches("valid", 2), helped.batches("valid", 2))
+
+
+def test_epochs_and_seeds_differ(tree: Path) -> None:
+    data = prepared(tree)
+    first = next(data.train(seed=0, epoch=0, batch_size=8))[0]
+    for other in ({"seed": 0, "epoch": 1}, {"seed": 1, "epoch": 0}):
+        assert not torch.equal(first, next(data.train(**other, batch_size=8))[0])
+
+
+def test_reading_leaves_the_trainings_randomness_alone(tree: Path) -> None:
+    data = prepared(tree, augment={"re_prob": 0.5})
+    state = torch.get_rng_state()
+    next(data.train(seed=0, epoch=0, batch_size=4))
+    next(data.batches("test", 4))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.needs("imagenette/train", "imagenette/val")
+def test_an_imagenet_like_tree_is_read(data_root: Path) -> None:
+    data = prepared(data_root / "imagenette", workers=1, image_size=64)
+    assert data.num_classes == 10 and data.num_train() == 1350
+    images, labels = next(data.train(seed=0, epoch=0, batch_size=32))
+    assert images.shape == (32, 3, 64, 64) and len(labels.unique()) > 4
+
+
+def refusal(root: Path, **options: Any) -> str:
+    with pytest.raises(DataError) as raised:
+        prepared(root, **options)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_a_missing_folder_is_named(tree: Path, tmp_path: Path) -> None:
+    assert f"no folder {tmp_path / 'train'}; set data.root" in refusal(tmp_path)
+    assert f"no folder {tree / 'valid'}; set data.root" in refusal(tree, valid="valid")
+
+
+def test_a_folder_without_images_or_classes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    assert f"{tmp_path / 'train'} cannot be used: Found 0 images" in refusal(tmp_path)
+
+
+def test_images_outside_class_folders_are_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4, "val": 1})
+    (tmp_path / "train" / "cat" / "0.png").rename(tmp_path / "train" / "0.png")
+    assert "images outside class folders" in refusal(tmp_path)
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4, "val": 1}, classes=("cat",))
+    assert "has the one class 'cat'; at least 2 are needed" in refusal(tmp_path)
+
+
+def test_classes_that_training_lacks_are_named(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4, "val": 1})
+    write_tree(tmp_path / "val", {"": 1}, classes=("fox",))
+    message = refusal(tmp_path)
+    assert "val has classes that are not among the 3 training ones: fox; remove them" in message
+
+
+def test_too_few_images_for_validation_are_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 1, "val": 1})
+    assert "0 of 3 training images were asked for validation" in refusal(tmp_path)
+
+
+def test_an_unreadable_image_is_found_before_training_if_asked(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4, "val": 2})
+    last = tmp_path / "val" / "emu" / "1.png"
+    last.write_bytes(last.read_bytes()[:200])
+    for workers in (0, 2):
+        assert f"{last} cannot be read as an image" in refusal(tmp_path, check_all=True, workers=workers)
+
+
+def test_an_unreadable_image_met_while_training_is_named_in_one_line(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4, "val": 2})
+    (tmp_path / "val" / "emu" / "1.png").write_bytes(b"")
+    for workers in (0, 2):
+        data = prepared(tmp_path, workers=workers)
+        with pytest.raises(DataError, match=r"emu/1.png cannot be read as an image .*; replace it") as raised:
+            list(data.batches("test", 2))
+        assert "\n" not in str(raised.value)
+
+
+def test_the_first_image_of_each_class_is_checked_at_once(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4, "val": 2})
+    (tmp_path / "val" / "emu" / "0.png").write_bytes(b"no image")
+    assert "emu/0.png cannot be read as an image" in refusal(tmp_path)
+
+
+def test_an_unknown_augmentation_is_refused(tree: Path) -> None:
+    assert "data.augment={'hflop': 1} is refused by timm.data.create_transform" in refusal(
+        tree, augment={"hflop": 1}
+    )
+
+
+def test_a_batch_larger_than_the_training_set_is_refused(tree: Path) -> None:
+    with pytest.raises(DataError, match="the batch size is 64, .* has 32 training images"):
+        prepared(tree).train(seed=0, epoch=0, batch_size=64)

@@ -1,0 +1,244 @@
+"""Batches formed on the device: right images, right labels, and a function of (seed, epoch, step)."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lwdc.data import Digits, InMemory, Labelled, Preprocessing
+from lwdc.data.in_memory import crop_and_flip
+from lwdc.errors import DataError
+
+CPU = torch.device("cpu")
+
+
+class Counted(InMemory):
+    """40 + 8 images of 2 channels; image number ``i`` holds the value ``i`` and no other, label ``i % 4``."""
+
+    name = "counted"
+    class_names = ("a", "b", "c", "d")
+
+    def __init__(
+        self, *, train: Labelled | None = None, test: Labelled | None = None, **options: Any
+    ) -> None:
+        usual = {"crop_padding": 0, "flip": False, "valid": 8, "limit_train": None, "split_seed": 0}
+        super().__init__(Preprocessing((2, 4, 4), "LA", 1.0, (0.0, 0.0), (1.0, 1.0)), **usual | options)
+        self.parts = train or counted(range(40)), test or counted(range(40, 48))
+
+    def read(self) -> tuple[Labelled, Labelled]:
+        return self.parts
+
+
+def counted(values: range) -> Labelled:
+    numbers = torch.tensor(values)
+    images = numbers.to(torch.uint8)[:, None, None, None].expand(-1, 2, 4, 4).contiguous()
+    return Labelled(images, numbers % 4)
+
+
+def prepared(**options: Any) -> Counted:
+    data = Counted(**options)
+    data.prepare(CPU)
+    return data
+
+
+def values(batches: Any) -> list[int]:
+    """The images' numbers in order of appearance; their labels must have come along."""
+    numbers = []
+    for images, labels in batches:
+        assert images.dtype == torch.float32 and labels.dtype == torch.int64
+        assert torch.equal(images.amax((1, 2, 3)).long() % 4, labels)
+        numbers += images.amax((1, 2, 3)).int().tolist()
+    return numbers
+
+
+def test_the_three_splits_share_no_image() -> None:
+    data = prepared()
+    splits = [values(data.batches(split, 5)) for split in ("train", "valid", "test")]
+    assert [len(split) for split in splits] == [32, 8, 8]
+    assert sorted(sum(splits, [])) == list(range(48))
+    assert splits[2] == list(range(40, 48))
+
+
+def test_evaluation_keeps_the_last_small_batch_and_the_order() -> None:
+    data = prepared()
+    assert [len(labels) for _, labels in data.batches("valid", 5)] == [5, 3]
+    assert values(data.batches("train", 5)) == values(data.batches("train", 32))
+
+
+def test_an_epoch_shows_every_image_at_most_once_and_drops_the_rest() -> None:
+    data = prepared()
+    shown = values(data.train(seed=0, epoch=1, batch_size=5))
+    assert data.steps(5) == 6 and len(shown) == len(set(shown)) == 30
+    assert set(shown) <= set(values(data.batches("train", 5)))
+
+
+@pytest.mark.parametrize("other", [{"seed": 1, "epoch": 1}, {"seed": 0, "epoch": 2}])
+def test_seeds_and_epochs_are_shown_in_orders_of_their_own(other: dict[str, int]) -> None:
+    data = prepared()
+    first = values(data.train(seed=0, epoch=1, batch_size=4))
+    assert first == values(data.train(seed=0, epoch=1, batch_size=4))
+    assert first != values(data.train(**other, batch_size=4))
+
+
+@given(seed=st.integers(0, 9), epoch=st.integers(0, 9), start=st.integers(0, 15), size=st.integers(1, 200))
+def test_starting_late_gives_the_rest_of_the_epoch_bit_for_bit(
+    seed: int, epoch: int, start: int, size: int
+) -> None:
+    data = DIGITS
+    whole = list(data.train(seed=seed, epoch=epoch, batch_size=size))
+    tail = list(data.train(seed=seed, epoch=epoch, batch_size=size, start=start))
+    assert len(whole) == data.steps(size) and len(tail) == max(0, len(whole) - start)
+    for (images, labels), (same_images, same_labels) in zip(whole[start:], tail, strict=True):
+        assert torch.equal(images, same_images) and torch.equal(labels, same_labels)
+
+
+DIGITS = Digits(crop_padding=1, flip=True, limit_train=300)
+DIGITS.prepare(CPU)
+
+
+def test_the_global_random_state_plays_no_part() -> None:
+    state = torch.get_rng_state()
+    first = [images for images, _ in DIGITS.train(seed=0, epoch=0, batch_size=50)]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(7)
+    again = [images for images, _ in DIGITS.train(seed=0, epoch=0, batch_size=50)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@given(
+    padding=st.integers(0, 3),
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    data=st.data(),
+)
+def test_crops_and_flips_are_those_of_padding_slicing_and_mirroring(
+    padding: int, size: tuple[int, int], data: st.DataObject
+) -> None:
+    height, width = size
+    images = torch.randint(0, 256, (3, 2, height, width), dtype=torch.uint8)
+    corners = torch.tensor(
+        data.draw(st.lists(st.tuples(*[st.integers(0, 2 * padding)] * 2), min_size=3, max_size=3))
+    )
+    flipped = torch.tensor(data.draw(st.lists(st.booleans(), min_size=3, max_size=3)))
+    result = crop_and_flip(images, padding, corners, flipped)
+    for i, (top, left) in enumerate(corners.tolist()):
+        window = F.pad(images[i], (padding,) * 4)[:, top : top + height, left : left + width]
+        assert torch.equal(result[i], window.flip(-1) if flipped[i] else window)
+
+
+def shifts(batches: Any) -> Tensor:
+    """How far black borders reach into each image: (images, 4), for top, bottom, left and right."""
+    images = torch.cat([images for images, _ in batches])[:, 0] != 0
+    rows, columns = images.any(2), images.any(1)
+    return torch.stack([~rows[:, 0], ~rows[:, -1], ~columns[:, 0], ~columns[:, -1]], dim=1)
+
+
+def test_training_images_are_shifted_to_every_side_and_others_not() -> None:
+    data = prepared(crop_padding=1, train=counted(range(4, 44)))
+    assert shifts(data.train(seed=0, epoch=0, batch_size=32)).any(0).all()
+    assert not shifts(data.batches("train", 32)).any()
+
+
+def test_half_of_the_training_images_are_mirrored() -> None:
+    ramp = torch.arange(4, dtype=torch.uint8).expand(4000, 2, 4, 4).contiguous()
+    data = prepared(flip=True, train=Labelled(ramp, torch.arange(4000) % 4))
+    images = torch.cat([images for images, _ in data.train(seed=0, epoch=0, batch_size=100)])
+    mirrored = images[:, 0, 0, 0] == 3
+    assert 0.45 < float(mirrored.float().mean()) < 0.55
+    assert torch.equal(
+        images[mirrored].flip(-1), images[~mirrored][:1].expand(int(mirrored.sum()), -1, -1, -1)
+    )
+
+
+def test_without_augmentation_images_are_only_shuffled() -> None:
+    data = prepared()
+    assert not shifts(data.train(seed=0, epoch=0, batch_size=32)).any(1).sum() > 1  # number 0 is black
+
+
+def test_training_images_can_be_limited_by_class() -> None:
+    data = prepared(limit_train=12)
+    assert data.num_train() == 12
+    (_, labels), *rest = data.batches("train", 32)
+    assert labels.bincount().tolist() == [3] * 4 and not rest
+    full = prepared()
+    assert values(data.batches("valid", 5)) == values(full.batches("valid", 5))
+
+
+def test_prepare_twice_reads_once() -> None:
+    data = prepared()
+    data.parts = ()  # type: ignore[assignment]
+    data.prepare(CPU)
+    assert data.num_train() == 32
+
+
+def test_classes_and_size_are_known_before_anything_is_read() -> None:
+    data = Counted()
+    assert data.num_classes == 4 and data.input_size == (2, 4, 4)
+
+
+@pytest.mark.gpu
+def test_a_gpu_sees_the_same_batches() -> None:
+    digits = Digits(crop_padding=1, flip=True)
+    digits.prepare(CPU)
+    here = list(digits.train(seed=0, epoch=0, batch_size=64))
+    digits.prepare(torch.device("cuda"))
+    for (images, labels), (theirs, their_labels) in zip(
+        here, digits.train(seed=0, epoch=0, batch_size=64), strict=True
+    ):
+        assert theirs.device.type == their_labels.device.type == "cuda"
+        assert torch.equal(labels, their_labels.cpu())
+        torch.testing.assert_close(images, theirs.cpu())
+
+
+def refusal(**options: Any) -> str:
+    with pytest.raises(DataError) as raised:
+        prepared(**options)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_labels_outside_the_classes_are_refused() -> None:
+    data = counted(range(8))
+    assert refusal(test=Labelled(data.images, torch.arange(8))).startswith(
+        "the test set of counted has labels from 0 to 7, its classes are 0 to 3"
+    )
+    assert "labels from -1 to 6" in refusal(train=Labelled(data.images, torch.arange(8) - 1))
+
+
+def test_images_of_another_size_or_channel_count_are_refused() -> None:
+    labels = torch.arange(8) % 4
+    for shape in ((2, 4, 5), (1, 4, 4), (3, 4, 4)):
+        images = torch.zeros(8, *shape, dtype=torch.uint8)
+        assert f"images of {shape}, (2, 4, 4) were expected" in refusal(train=Labelled(images, labels))
+
+
+def test_images_without_labels_are_refused() -> None:
+    data = counted(range(8))
+    assert "has 8 images and 7 labels" in refusal(train=Labelled(data.images, data.labels[:7]))
+
+
+def test_an_empty_set_is_refused() -> None:
+    assert "the test set of counted holds no images" in refusal(test=counted(range(0)))
+
+
+def test_a_negative_padding_is_refused() -> None:
+    assert "crop_padding is -1" in refusal(crop_padding=-1)
+
+
+@pytest.mark.parametrize(("size", "said"), [(33, "is 33, counted has 32 training images"), (0, "at least 1")])
+def test_impossible_batch_sizes_are_refused_at_once(size: int, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        prepared().train(seed=0, epoch=0, batch_size=size)
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(DataError, match="unknown split 'validation'. Known: train, valid, test"):
+        next(prepared().batches("validation", 4))
+
+
+def test_data_that_was_not_prepared_says_so() -> None:
+    with pytest.raises(DataError, match=r"counted has not been read yet; call prepare\(device\) first"):
+        Counted().steps(4)

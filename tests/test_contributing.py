@@ -1,0 +1,93 @@
+"""CONTRIBUTING.md: its examples work as they stand, from outside the package."""
+
+import importlib
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from lwdc.backbones import Backbone
+from lwdc.candidates import build, registry
+from lwdc.data import DataModule
+from lwdc.errors import DataError
+from lwdc.gates import Gate
+from lwdc.sites import find_sites
+from lwdc.space import SearchSpace
+from lwdc.surgery import discretise, wrap
+
+PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+
+
+def example(subject: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The first Python block below the heading "... ``subject``", imported as a module of its own."""
+    section = PAGE.partition(f"### ... {subject}\n")[2].partition("\n### ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    assert blocks, f"no example of {subject}"
+    name = f"example_{subject.split()[-1]}"
+    (folder / f"{name}.py").write_text(blocks[0])
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module(name)
+
+
+@pytest.fixture
+def narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example's operator, registered for one test."""
+    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+    example("an operator", tmp_path, monkeypatch)
+
+
+def test_the_operator_is_the_same_as_kernel_branch_and_released_module(narrow: None) -> None:
+    conv = nn.Conv2d(8, 6, 3, stride=2, padding=1, bias=False).double()
+    site = find_sites(nn.Sequential(conv), (8, 9, 9)).sites[0]
+    operator = build({"op": "narrow", "ratio": 0.5}, site).double()
+    error = operator.inherit(conv.weight)
+    x = torch.randn(2, 8, 9, 9, dtype=torch.float64)
+    expected = nn.functional.conv2d(x, operator.kernel(), stride=2, padding=1)
+    assert torch.allclose(operator(x), expected, rtol=1e-10)
+    assert torch.allclose(operator.release(None)(x), expected, rtol=1e-10)
+    assert error == pytest.approx(float((conv.weight - operator.kernel()).norm() / conv.weight.norm()))
+
+
+def test_a_space_can_name_the_operator(narrow: None) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+    space = SearchSpace(candidates=[{"op": "original"}, {"op": "narrow", "ratio": 0.25}])
+    _, architecture = discretise(wrap(model, space, input_size=(3, 8, 8)))
+    assert set(architecture.choices) == {"2"}
+
+
+def test_the_gate_gives_a_distribution_and_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate: Gate = example("a gate", tmp_path, monkeypatch).Powered(3, power=3.0, warmup=0.0)
+    weights = gate()
+    assert float(weights.sum()) == pytest.approx(1.0)
+    weights[0].backward()
+    assert gate.logits.grad is not None and gate.logits.grad.abs().min() > 0
+
+
+def test_the_backbone_can_be_created_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example("a backbone", tmp_path, monkeypatch)
+    network = Backbone("cifar_plain", num_classes=7, in_chans=1, options={"width": 8}).create()
+    assert timm.is_model("cifar_plain")
+    assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+
+
+@pytest.mark.needs("usps")
+def test_the_data_set_is_read_and_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_root: Path
+) -> None:
+    data: DataModule = example("a data set", tmp_path, monkeypatch).Usps(data_root)
+    data.prepare(torch.device("cpu"))
+    images, labels = next(data.batches("test", 100))
+    assert data.num_train() == 7291 - 1000
+    assert images.shape == (100, 1, 16, 16) and labels.dtype == torch.int64
+
+
+def test_the_data_set_says_what_file_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data: DataModule = example("a data set", tmp_path, monkeypatch).Usps(tmp_path)
+    with pytest.raises(DataError, match=r"usps\.npz cannot be read .* set data\.root"):
+        data.prepare(torch.device("cpu"))

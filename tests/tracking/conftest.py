@@ -1,0 +1,121 @@
+"""A short run's records, as realistic as a fake can be."""
+
+import pytest
+
+from lwdc.records import (
+    Accuracies,
+    EpochRecord,
+    ExportRecord,
+    GateRecord,
+    Measures,
+    Note,
+    Record,
+    Result,
+    SearchState,
+    SiteResult,
+)
+
+CANDIDATES = ("original", "grouped_4", "separable", "low_rank_0.25")
+
+
+def _gate(site: str, sharpness: float) -> GateRecord:
+    rest = (1 - sharpness) / 3
+    return GateRecord(site, CANDIDATES, (rest, sharpness, rest, rest))
+
+
+def _epoch(phase: str, epoch: int, epochs: int, search: SearchState | None = None) -> EpochRecord:
+    return EpochRecord(
+        phase=phase,
+        epoch=epoch,
+        epochs=epochs,
+        step=20 * epoch,
+        loss=2.0 / epoch,
+        train_accuracy=0.5 + 0.1 * epoch,
+        valid_accuracy=0.6 + 0.1 * epoch,
+        learning_rate=0.01,
+        seconds=3.0 + epoch,
+        search=search,
+    )
+
+
+def _search(epoch: int, epochs: int) -> EpochRecord:
+    decided = 0.25 + 0.2 * epoch
+    gates = tuple(_gate(f"layer{n}.0.conv1", decided) for n in (1, 2))
+    state = SearchState(
+        expected_cost=1.0 - 0.2 * epoch,
+        bound=1.0 - 0.22 * epoch,
+        factor=0.5 * epoch,
+        decided=decided,
+        gates=gates,
+    )
+    return _epoch("search", epoch, epochs, state)
+
+
+def _sites() -> tuple[SiteResult, ...]:
+    names = [
+        f"layer{stage}.{block}.conv{conv}"
+        for stage, block in ((1, 0), (2, 0), (3, 0), (3, 1))
+        for conv in (1, 2)
+    ]
+    rows = []
+    for number, name in enumerate(names):
+        width = 16 * 2 ** (number // 2)
+        params, pixels = 9 * width * width, 64 // 2 ** (number // 2)
+        divisor, operator = ((1, "original"), (4, "grouped_4"), (8, "separable"))[number % 3]
+        rows.append(
+            SiteResult(
+                site=name,
+                operator=operator,
+                probability=0.97 - 0.05 * number,
+                macs_before=params * pixels,
+                macs_after=params * pixels // divisor,
+                params_before=params,
+                params_after=params // divisor,
+                ms_before=0.1234 + 0.02 * number,
+                ms_after=0.0871 if number != 4 else 0.4321,
+            )
+        )
+    rows.append(
+        SiteResult(
+            "layer4.1.downsample.conv", "low_rank_0.25", 0.5, 2_359_296, 600_000, 36_864, 9_500, None, None
+        )
+    )
+    return tuple(rows)
+
+
+@pytest.fixture
+def result(tmp_path) -> Result:
+    return Result(
+        name="resnet8 on digits",
+        seed=0,
+        cost="macs",
+        factor=1.875,
+        budget="0.33",
+        before=Measures(12_345_678, 272_474, 1_101_234, {"1": 1.234, "64": 23.45}),
+        after=Measures(4_012_345, 98_765, 412_345, {"64": 14.2, "1": 1.301}),
+        valid=Accuracies(0.9889, 0.9833, 0.9722, 0.9861),
+        test=Accuracies(0.9861, 0.9806, 0.9694, 0.9833),
+        sites=_sites(),
+        exports=(
+            ExportRecord("safetensors", "model.safetensors", 412_345, 0.0, 1e-4, True),
+            ExportRecord("torch_export", "model.pt2", 512_345, 1.2e-7, 1.3e-4, True),
+            ExportRecord("onnx", "model.onnx", 455_000, 3.4e-6, 1.3e-4, True),
+        ),
+        warnings=("2 of 9 sites were left original: the budget was met without them.",),
+        seconds={"baseline": 41.2, "search": 63.0, "finetune": 30.4},
+        environment={"torch": "2.15.0", "threads": 2},
+        folder=str(tmp_path),
+    )
+
+
+@pytest.fixture
+def records(result: Result) -> list[Record]:
+    """Two epochs of each phase, a note between, the result last."""
+    return [
+        Note("baseline: resnet8 [78k] on digits"),
+        *(_epoch("baseline", epoch, 2) for epoch in (1, 2)),
+        Note("layer4.1.downsample.conv: grouped_8 does not divide 36 channels, dropped", level="warning"),
+        *(_search(epoch, 2) for epoch in (1, 2)),
+        *(_epoch("finetune", epoch, 2) for epoch in (1, 2)),
+        result,
+    ]

@@ -1,0 +1,220 @@
+"""A real offline W&B run, read back from its own file."""
+
+import inspect
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lwdc.errors import LwdcError
+from lwdc.tracking import ReplaySink, WandbSink
+
+CONFIG = {"seed": 0, "cost": {"name": "macs", "budget": "0.33"}}
+CONF = Path(__file__).parents[2] / "conf" / "tracking"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline(tmp_path_factory):
+    """W&B without network, account, or files outside the test's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        patch.setenv("WANDB_SILENT", "true")
+        for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
+        yield
+
+
+def wandb_records(directory: Path) -> Iterator:
+    """The records of the one offline run under ``directory``, from W&B's own file of them."""
+    from wandb.proto import wandb_internal_pb2
+
+    (file,) = directory.glob("wandb/offline-run-*/run-*.wandb")
+    for message in _messages(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(message)
+        yield record
+
+
+def _messages(log: bytes) -> Iterator[bytes]:
+    """The entries of a log in LevelDB's format: 32 KiB blocks of (checksum, length, kind, data)."""
+    position, parts = 7, []  # W&B's own header comes first
+    while position < len(log):
+        room = 32768 - position % 32768
+        _, length, kind = struct.unpack_from("<IHB", log, position) if room >= 7 else (0, 0, 0)
+        if kind == 0:  # padding up to the next block
+            position += room
+            continue
+        parts.append(log[position + 7 : position + 7 + length])
+        position += 7 + length
+        if kind in (1, 4):  # a whole entry, or the last part of one
+            yield b"".join(parts)
+            parts = []
+
+
+def keyed(items) -> dict:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def history(directory: Path) -> list[dict]:
+    found = (record for record in wandb_records(directory) if record.HasField("history"))
+    return [keyed(record.history.item) for record in found]
+
+
+def _has(row: dict, part: str) -> bool:
+    return any(part in key for key in row)
+
+
+def _table(directory: Path, key: str) -> dict:
+    (path,) = [row[f"{key}/path"] for row in history(directory) if f"{key}/path" in row]
+    (file,) = directory.glob(f"wandb/offline-run-*/files/{path}")
+    return json.loads(file.read_text())
+
+
+def config(directory: Path) -> dict:
+    found: dict = {}
+    for record in wandb_records(directory):
+        found |= keyed(record.run.config.update) | keyed(record.config.update)
+    return found
+
+
+def summary(directory: Path) -> dict:
+    found: dict = {}
+    for record in wandb_records(directory):
+        found |= keyed(record.summary.update)
+    return found
+
+
+def finish(sink: WandbSink) -> None:
+    """Close the run, and end W&B's own process, which else writes the last records a little later."""
+    import wandb
+
+    sink.close()
+    wandb.teardown()
+
+
+@pytest.fixture
+def run(tmp_path, records, result):
+    """The folder of a real offline run that all records went through."""
+    (Path(result.folder) / "architecture.json").write_text('{"layer1.0.conv1": {"op": "original"}}')
+    sink = WandbSink(
+        "lwdc-test",
+        directory=tmp_path / "run",
+        name="demo",
+        group="seeds",
+        tags=["fast"],
+        config=CONFIG,
+        run_id="abc",
+    )
+    for record in records:
+        sink.write(record)
+    assert sink.run_id == "abc"
+    assert Path(sink.location).is_dir()
+    finish(sink)
+    return tmp_path / "run"
+
+
+def test_a_real_offline_run_holds_all_that_was_tracked(run, result):
+    _holds_curves_against_all_steps(history(run))
+    _holds_a_chart_per_site(run)
+    _holds_the_configuration(run)
+    _holds_the_result(run, result)
+    _holds_the_architecture(run, result)
+
+
+def _holds_curves_against_all_steps(rows):
+    curves = {row["step"]: row for row in rows if _has(row, "/loss")}
+    assert list(curves) == [20, 40, 60, 80, 100, 120]
+    assert curves[20]["baseline/loss"] == 2.0
+    assert curves[40]["baseline/valid_accuracy"] == pytest.approx(0.8)
+    assert curves[60]["search/expected_cost"] == pytest.approx(0.8)
+    assert curves[80]["search/bound"] == pytest.approx(0.56)
+    assert curves[80]["search/factor"] == 1.0
+    assert curves[80]["search/decided"] == pytest.approx(0.65)
+    assert curves[80]["gates/layer2.0.conv1/grouped_4"] == pytest.approx(0.65)
+    assert curves[120]["finetune/train_accuracy"] == pytest.approx(0.7)
+
+
+def _holds_a_chart_per_site(run):
+    charts = config(run)
+    for site in ("layer1.0.conv1", "layer2.0.conv1"):
+        assert f"_wandb/visualize/probabilities/{site}" in charts
+        table = _table(run, f"Custom Chart Tables/probabilities/{site}_table")
+        assert table["columns"] == ["step", "lineKey", "lineVal"]
+        assert [60, "grouped_4", pytest.approx(0.45)] in table["data"]
+        assert len(table["data"]) == 2 * 4  # epochs, candidates
+
+
+def _holds_the_configuration(run):
+    found = config(run)
+    assert found["seed"] == 0
+    assert found["cost"] == CONFIG["cost"]
+    (started,) = [record.run for record in wandb_records(run) if record.HasField("run")]
+    assert (started.run_id, started.project, started.display_name) == ("abc", "lwdc-test", "demo")
+    assert (started.run_group, list(started.tags)) == ("seeds", ["fast"])
+
+
+def _holds_the_result(run, result):
+    found = summary(run)
+    assert found["test/finetuned"] == result.test.finetuned
+    assert found["test/discretisation_gap"] == pytest.approx(result.test.discretisation_gap)
+    assert found["after/macs"] == result.after.macs
+    assert found["after/ms_batch_64"] == 14.2
+    assert found["share/macs"] == pytest.approx(0.325, abs=1e-3)
+    table = _table(run, "sites")
+    assert [row[:2] for row in table["data"]] == [[site.site, site.operator] for site in result.sites]
+    assert table["data"][4][-1] is True
+
+
+def _holds_the_architecture(run, result):
+    artifacts = [record.artifact for record in wandb_records(run) if record.HasField("artifact")]
+    (artifact,) = [artifact for artifact in artifacts if artifact.type == "architecture"]
+    (entry,) = artifact.manifest.contents
+    assert entry.path == "architecture.json"
+    assert entry.size == (Path(result.folder) / "architecture.json").stat().st_size
+
+
+def test_a_resumed_run_goes_on_where_its_records_ended(tmp_path, records):
+    sink = WandbSink("lwdc-test", directory=tmp_path / "run", config=CONFIG, run_id="abc")
+    assert isinstance(sink, ReplaySink)
+    sink.replay(records[:5])
+    sink.write(records[5])
+    finish(sink)
+    rows = history(tmp_path / "run")
+    assert [row["step"] for row in rows if _has(row, "/loss")] == [20, 40, 60, 80]
+    assert any(_has(row, "probabilities/") for row in rows)
+
+
+def test_an_unknown_mode_is_refused(tmp_path):
+    with pytest.raises(LwdcError, match=r"tracking.mode is 'of'; it can be offline or online"):
+        WandbSink("lwdc-test", mode="of", directory=tmp_path, config={})
+
+
+def test_a_missing_wandb_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(
+        LwdcError, match="tracking=wandb needs wandb, which is not installed: pip install wandb"
+    ):
+        WandbSink("lwdc-test", directory=tmp_path, config={})
+
+
+def test_tracking_can_be_imported_without_wandb():
+    program = "import sys; sys.modules['wandb'] = None; import lwdc.tracking"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_configured_sink_takes_every_key_of_its_yaml():
+    choice = yaml.safe_load((CONF / "wandb.yaml").read_text())
+    assert choice.pop("_target_") == f"{WandbSink.__module__}.{WandbSink.__qualname__}"
+    assert choice.pop("_partial_")
+    assert choice.pop("_convert_") == "all"
+    inspect.signature(WandbSink).bind(**choice, directory=Path(), config={}, run_id=None)
+    assert choice["mode"] == "offline"
+
+
+def test_no_tracking_is_an_empty_choice():
+    assert yaml.safe_load((CONF / "none.yaml").read_text()) is None
