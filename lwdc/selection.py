@@ -49,6 +49,7 @@ class SelectionOp(nn.Module):
         self.mixing = mixing
         self.errors = dict(errors or {})  # relative inheritance error by label
         self.mixture: Tensor | None = None  # weights of the forward pass now running, else None
+        self.sampled: Tensor | None = None  # those of the last one, without gradient
         supports = [op.support for op in operators if op.support is not None]
         self._support = union(supports) if any(all(s.count) for s in supports) else None
         for operator in operators:
@@ -96,7 +97,7 @@ class SelectionOp(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # The mixture belongs to a running forward pass and hangs in its graph: no copy wants it.
-        return {**self.__dict__, "mixture": None}
+        return {**self.__dict__, "mixture": None, "sampled": None}
 
     def weights(self) -> Tensor:
         """Mixing weights of this step: those sampled at the supernet, or the gate's own outside of it."""

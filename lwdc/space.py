@@ -77,6 +77,7 @@ class Plan:
 
     choices: tuple[Choice, ...]
     left_alone: tuple[tuple[str, str], ...]
+    input_size: Shape
 
 
 def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
@@ -114,7 +115,7 @@ def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
             f"no site has two candidates that fit. At {wanted[0]}: {reasons or 'only one was listed'}. "
             "Add candidates that fit, or allow costlier ones with costlier=true."
         )
-    return Plan(_tied(choices, space), tuple(left_alone))
+    return Plan(_tied(choices, space), tuple(left_alone), tuple(input_size))
 
 
 def _choice(site: Site, space: SearchSpace, measured: dict[Any, tuple[int, int] | str]) -> Choice:

@@ -8,6 +8,7 @@ from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.candidates import Candidate, Operator, build, label
+from lwdc.candidates.original import effective_weight
 from lwdc.errors import ArchitectureError, SpaceError
 from lwdc.gates import Gate, Softmax
 from lwdc.selection import Mixing, SelectionOp, selection_ops
@@ -42,6 +43,7 @@ def wrap(
             shared[choice.group] = gate(len(choice.candidates)).to(conv.weight.device)  # type: ignore[arg-type]
         replacements[conv] = _selection_op(choice, conv, shared[choice.group], inherit, mixing)
     _swap(supernet, replacements)
+    supernet.lwdc_input_size = plan.input_size  # type: ignore[assignment]
     supernet.register_forward_pre_hook(_sample_gates)
     supernet.register_forward_hook(_forget_gates, always_call=True)
     return supernet
@@ -64,16 +66,26 @@ def discretise(supernet: nn.Module, architecture: Architecture | None = None) ->
     architecture = architecture or chosen_architecture(supernet)
     network = copy.deepcopy(supernet)
     replacements: dict[nn.Module, nn.Module] = {}
-    for name, op in selection_ops(network).items():
+    for op in selection_ops(network).values():
         operator = op.operators[candidate_index(op, architecture)]
         assert isinstance(operator, Operator)
         released = operator.release(op.bias).train(op.training)
         released.requires_grad_(True)
         replacements[op] = released
-        del name
-    _swap(network, replacements)
-    _remove_hooks(network)
+    _unwrap(network, replacements)
     return network, architecture
+
+
+def original_network(supernet: nn.Module) -> nn.Module:
+    """A copy with every site's own convolution back in place; ``supernet`` is not changed."""
+    network = copy.deepcopy(supernet)
+    _unwrap(network, {op: op.conv for op in selection_ops(network).values()})
+    return network
+
+
+def input_size_of(supernet: nn.Module) -> Shape:
+    """The image shape that the supernet was wrapped for."""
+    return supernet.lwdc_input_size  # type: ignore[return-value]
 
 
 def chosen_architecture(supernet: nn.Module) -> Architecture:
@@ -128,8 +140,6 @@ def _fresh(candidate: Candidate, site: Site, conv: nn.Module) -> nn.Module:
 
 
 def _selection_op(choice: Choice, conv: nn.Module, gate: Gate, inherit: bool, mixing: Mixing) -> SelectionOp:
-    from lwdc.candidates.original import effective_weight
-
     weight = effective_weight(conv).detach()
     operators, errors = [], {}
     for candidate in choice.candidates:
@@ -164,6 +174,7 @@ def _sample_gates(supernet: nn.Module, args: Any) -> None:
             if op.gate not in sampled:
                 sampled[op.gate] = op.gate()
             op.mixture = sampled[op.gate]
+            op.sampled = sampled[op.gate].detach()
 
 
 def _forget_gates(supernet: nn.Module, args: Any, output: Any) -> None:
@@ -174,7 +185,10 @@ def _forget_gates(supernet: nn.Module, args: Any, output: Any) -> None:
             op.mixture = None
 
 
-def _remove_hooks(network: nn.Module) -> None:
+def _unwrap(network: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Put modules in place of the selection operators and remove what ``wrap`` added, in place."""
+    _swap(network, replacements)
+    del network.lwdc_input_size
     for hooks in (network._forward_pre_hooks, network._forward_hooks):
         for key in [key for key, hook in hooks.items() if hook in (_sample_gates, _forget_gates)]:
             del hooks[key]

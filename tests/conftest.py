@@ -13,6 +13,9 @@ import torch
 hypothesis.settings.register_profile("lwdc", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("lwdc")
 
+# Warnings are errors here. PyTorch gives some only once a process, which would fail whichever test ran first.
+torch.set_warn_always(True)
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:

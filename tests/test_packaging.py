@@ -8,8 +8,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 CONFIGS = {path.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
 
@@ -28,7 +26,6 @@ def test_the_configs_are_found_inside_the_package() -> None:
     assert all(folder.joinpath(name).is_file() for name in CONFIGS)
 
 
-@pytest.mark.long
 def test_a_wheel_holds_modules_configs_and_the_command(tmp_path: Path) -> None:
     # Built from a copy: a build/ folder left in the checkout would end up in the wheel.
     for folder in ("lwdc", "conf"):

@@ -4,7 +4,7 @@
 from lwdc.backbones import cifar_resnet as _cifar_resnet
 from lwdc.backbones import cifar_vgg as _cifar_vgg
 from lwdc.backbones.backbone import Backbone
-from lwdc.backbones.create import create
+from lwdc.backbones.creation import create
 from lwdc.backbones.fits import check_fits
 from lwdc.backbones.weights import load_weights
 

@@ -194,5 +194,5 @@ def test_an_unknown_augmentation_is_refused(tree: Path) -> None:
 
 
 def test_a_batch_larger_than_the_training_set_is_refused(tree: Path) -> None:
-    with pytest.raises(DataError, match="the batch size is 64, .* has 32 training images"):
+    with pytest.raises(DataError, match=r"the batch size is 64, .* has 32 training images"):
         prepared(tree).train(seed=0, epoch=0, batch_size=64)

@@ -59,7 +59,7 @@ def test_the_three_splits_share_no_image() -> None:
     data = prepared()
     splits = [values(data.batches(split, 5)) for split in ("train", "valid", "test")]
     assert [len(split) for split in splits] == [32, 8, 8]
-    assert sorted(sum(splits, [])) == list(range(48))
+    assert sorted(number for split in splits for number in split) == list(range(48))
     assert splits[2] == list(range(40, 48))
 
 
@@ -180,6 +180,7 @@ def test_classes_and_size_are_known_before_anything_is_read() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_gpu_sees_the_same_batches() -> None:
     digits = Digits(crop_padding=1, flip=True)
     digits.prepare(CPU)
@@ -235,7 +236,7 @@ def test_impossible_batch_sizes_are_refused_at_once(size: int, said: str) -> Non
 
 
 def test_an_unknown_split_is_refused() -> None:
-    with pytest.raises(DataError, match="unknown split 'validation'. Known: train, valid, test"):
+    with pytest.raises(DataError, match=r"unknown split 'validation'\. Known: train, valid, test"):
         next(prepared().batches("validation", 4))
 
 

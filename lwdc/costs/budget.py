@@ -1,0 +1,156 @@
+"""Budgets: what the user may write, the factor that holds it, and the choice that keeps it exactly."""
+
+import dataclasses
+import math
+import re
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import Tensor, nn
+
+from lwdc.architecture import Architecture
+from lwdc.costs.table import CostTable
+from lwdc.errors import CostError
+from lwdc.selection import selection_ops
+
+_PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def parse_budget(budget: float | str, table: CostTable) -> int:
+    """The bound in the table's unit: from a share (``0.5``, ``50%``) or an amount (``40MMAC``, ``300kparams``).
+
+    Raises ``CostError`` if it is malformed, of another unit, or below what any architecture reaches.
+    """
+    text = str(budget).strip()
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[a-zA-Z]*)", text)
+    if match is None:
+        raise CostError(f"budget {text!r} cannot be read; write a share like 0.5 or an amount like {_example(table)}.")
+    number, suffix = Fraction(match[1]), match[2]
+    if suffix in ("", "%"):
+        share = number / 100 if suffix == "%" else number
+        if not 0 < share <= 1:
+            raise CostError(
+                f"budget {text!r} is a share of the original and must lie in (0, 1]; "
+                f"an amount needs its unit, like {_example(table)}."
+            )
+        bound = math.floor(share * table.total)
+    else:
+        bound = math.floor(number * _scale(suffix, text, table))
+    if bound < table.smallest:
+        raise CostError(
+            f"budget {text!r} ({bound:,} {table.unit}) cannot be reached: the smallest {table.name} of this space is "
+            f"{table.smallest:,} ({table.smallest / table.total:.3f} of the original). Raise it, or add cheaper candidates."
+        )
+    return bound
+
+
+def _scale(suffix: str, text: str, table: CostTable) -> int:
+    unit = table.unit.lower()
+    stem = suffix.lower()
+    for ending in (unit + "s", unit, unit.rstrip("s")):
+        if stem.endswith(ending) and stem.removesuffix(ending) in _PREFIXES:
+            return _PREFIXES[stem.removesuffix(ending)]
+    raise CostError(
+        f"budget {text!r} has the unit {suffix!r}, the cost is counted in {table.unit}; "
+        f"write a share like 0.5 or an amount like {_example(table)}."
+    )
+
+
+def _example(table: CostTable) -> str:
+    half = table.total / 2
+    prefix, scale = next(((p, s) for p, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if half >= s), ("", 1.0))
+    return f"{half / scale:.3g}{prefix}{table.unit}"
+
+
+def choose(supernet: nn.Module, table: CostTable, bound: int | None = None) -> Architecture:
+    """The architecture with the largest sum of log-probabilities whose cost is at most ``bound``.
+
+    Exact: a multiple-choice knapsack, solved as a mixed-integer program. Sites that share a gate choose once.
+    """
+    ops = selection_ops(supernet)
+    costs = table.group_costs()
+    scores = {group: ops[group].gate.scores().double().cpu().numpy() for group in costs}
+    if bound is None:
+        picked = {group: int(scores[group].argmax()) for group in costs}
+    else:
+        picked = _knapsack(scores, {g: np.array(c, dtype=np.int64) for g, c in costs.items()}, bound - table.rest)
+    return Architecture({name: op.candidates[picked[table.groups[name]]] for name, op in ops.items()})
+
+
+def _knapsack(scores: dict[str, Any], costs: dict[str, Any], capacity: int) -> dict[str, int]:
+    sizes = [len(scores[group]) for group in scores]
+    flat_cost = np.concatenate([costs[group] for group in scores])
+    one_each = np.zeros((len(sizes), sum(sizes)))
+    for row, (start, size) in enumerate(zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True)):
+        one_each[row, start : start + size] = 1
+    scale = max(int(flat_cost.max()), 1)
+    room = capacity
+    # The solver works with tolerances; whole numbers decide. An overshoot shrinks the room it is given.
+    while room >= sum(int(costs[group].min()) for group in scores):
+        solution = milp(
+            -np.concatenate([scores[group] for group in scores]),
+            integrality=np.ones(sum(sizes)),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(flat_cost[None] / scale, -np.inf, room / scale),
+            ],
+        )
+        if solution.x is None:
+            break
+        chosen, start = {}, 0
+        for group, size in zip(scores, sizes, strict=True):
+            chosen[group] = int(solution.x[start : start + size].argmax())
+            start += size
+        spent = sum(int(costs[group][index]) for group, index in chosen.items())
+        if spent <= capacity:
+            return chosen
+        room -= spent - capacity
+    return {group: int(costs[group].argmin()) for group in scores}
+
+
+@dataclasses.dataclass
+class BudgetController:
+    """Drives the factor of the cost so that the expected cost comes down to a bound: augmented Lagrangian.
+
+    The bound falls from the whole original cost to ``target`` (a share) between the shares ``begin``
+    and ``end`` of the search. ``stiffness`` weighs the squared excess, ``rate`` is how much the
+    multiplier would grow over a whole search with an excess of 1.
+    """
+
+    target: float
+    begin: float = 0.15
+    end: float = 0.6
+    stiffness: float = 20.0
+    rate: float = 100.0
+    multiplier: float = 0.0
+    bound: float = 1.0
+
+    def advance(self, progress: float) -> None:
+        """Set the bound, in place, for the share ``progress`` in [0, 1] of the search."""
+        share = min(max((progress - self.begin) / max(self.end - self.begin, 1e-12), 0.0), 1.0)
+        self.bound = self.target**share  # geometric: every halving takes as long
+
+    def term(self, expected: Tensor) -> Tensor:
+        """What the objective gains: a scalar, differentiable in the expected share."""
+        excess = expected - self.bound + self.multiplier / self.stiffness
+        return 0.5 * self.stiffness * torch.relu(excess) ** 2
+
+    def update(self, expected: float, step_share: float) -> None:
+        """Move the multiplier, in place, after a step that is ``step_share`` of the whole search."""
+        self.multiplier = max(0.0, self.multiplier + self.rate * step_share * (expected - self.bound))
+
+    def factor(self, expected: float) -> float:
+        """The weight that the cost has at this moment: the slope of ``term``."""
+        return self.stiffness * max(expected - self.bound + self.multiplier / self.stiffness, 0.0)
+
+    def state_dict(self) -> dict[str, float]:
+        """What ``load_state_dict`` needs to go on."""
+        return {"multiplier": self.multiplier, "bound": self.bound}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from a saved state, in place."""
+        self.multiplier, self.bound = state["multiplier"], state["bound"]

@@ -1,0 +1,59 @@
+"""Latency of a module, measured on this machine."""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from lwdc.sites import Shape
+
+
+def measure_ms(
+    module: nn.Module, input_shapes: Sequence[Shape], *, batch: int = 1, repeats: int = 15, budget_s: float = 1.0
+) -> float:
+    """Median milliseconds of a forward pass in evaluation mode, summed over the inputs given.
+
+    After a warm-up, at most ``repeats`` rounds or ``budget_s`` seconds. The module runs where its
+    parameters lie; on a GPU, events are timed. Its mode is restored.
+    """
+    reference = next(module.parameters(), torch.zeros(()))
+    device, dtype = reference.device, reference.dtype
+    inputs = [torch.randn(batch, *shape, device=device, dtype=dtype) for shape in input_shapes]
+    training = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with torch.inference_mode():
+            return _median(module, inputs, device, repeats, budget_s)
+    finally:
+        for m, mode in training.items():
+            m.training = mode
+
+
+def _median(
+    module: nn.Module, inputs: Sequence[torch.Tensor], device: torch.device, repeats: int, budget_s: float
+) -> float:
+    rounds: list[float] = []
+    deadline = time.perf_counter() + budget_s
+    for index in range(repeats + _WARMUP):
+        start = time.perf_counter()
+        if device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()  # type: ignore[no-untyped-call]
+        for x in inputs:
+            module(x)
+        if device.type == "cuda":
+            end.record()  # type: ignore[no-untyped-call]
+            end.synchronize()  # type: ignore[no-untyped-call]
+            elapsed = begin.elapsed_time(end)  # type: ignore[no-untyped-call]
+        else:
+            elapsed = (time.perf_counter() - start) * 1000
+        if index >= _WARMUP:
+            rounds.append(elapsed)
+            if time.perf_counter() > deadline:
+                break
+    return statistics.median(rounds)
+
+
+_WARMUP = 3

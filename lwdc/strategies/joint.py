@@ -1,0 +1,152 @@
+"""Joint search (LWDC-style): weights and selections in one pass, under the pressure of a cost."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from lwdc.architecture import Architecture
+from lwdc.costs import BudgetController, CostTable, choose, expected_cost
+from lwdc.data import DataModule
+from lwdc.errors import CostError
+from lwdc.records import EpochRecord, GateRecord, SearchState
+from lwdc.selection import advance, gates, selection_ops
+from lwdc.training import Fit, OptimiserFactory, Recipe, StepRecord
+
+
+class JointLesson:
+    """Adds the cost to the objective, drives the gates' schedule and trains their logits.
+
+    Either ``factor`` is given, and the pressure ramps up to it while the gates warm up and half as long
+    again, or ``budget``, a controller that finds the factor.
+    """
+
+    def __init__(
+        self,
+        supernet: nn.Module,
+        table: CostTable,
+        optim: OptimiserFactory,
+        *,
+        factor: float | None = None,
+        budget: BudgetController | None = None,
+        shape: Callable[[Tensor], Tensor],
+        ramp: float = 0.3,
+    ) -> None:
+        if factor is not None and factor < 0:
+            raise CostError(f"cost.factor must not be negative, found {factor}: it would reward cost.")
+        if (factor is None) == (budget is None):
+            raise CostError("give either cost.factor or cost.budget, not both and not neither.")
+        self.supernet, self.table, self.shape, self.ramp = supernet, table, shape, ramp
+        self.factor, self.budget = factor, budget
+        self._optimiser = optim([gate.logits for gate in gates(supernet)])
+        self._hard = any(bool((gate.sample().detach() == 0).any()) for gate in gates(supernet))
+        self._progress = 0.0
+        self._expected = 1.0
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        return [self._optimiser]
+
+    def begin(self, progress: float) -> None:
+        self._progress = progress
+        advance(self.supernet, progress)
+        if self.budget is not None:
+            self.budget.advance(progress)
+
+    def extra_loss(self) -> Tensor | None:
+        expected = expected_cost(self.supernet, self.table)
+        self._expected = float(expected.detach())
+        if self.budget is not None:
+            return self.budget.term(expected)
+        assert self.factor is not None
+        return self.factor * self._ramped() * self.shape(expected)
+
+    def _ramped(self) -> float:
+        return min(1.0, self._progress / self.ramp) if self.ramp > 0 else 1.0
+
+    def after_backward(self) -> None:
+        """An operator that took no part has a zero gradient; without this, momentum and decay would move it."""
+        if not self._hard:
+            return
+        for op in selection_ops(self.supernet).values():
+            if op.sampled is None:
+                continue
+            for operator, weight in zip(op.operators, op.sampled.tolist(), strict=True):
+                if weight == 0:
+                    for parameter in operator.parameters():
+                        parameter.grad = None
+
+    def end(self, step_share: float) -> None:
+        if self.budget is not None:
+            self.budget.update(self._expected, step_share)
+
+    def state(self) -> SearchState | None:
+        ops = selection_ops(self.supernet)
+        records = tuple(
+            GateRecord(name, op.labels, tuple(op.gate.probabilities().tolist())) for name, op in ops.items()
+        )
+        expected = float(expected_cost(self.supernet, self.table).detach())
+        factor = self.budget.factor(self._expected) if self.budget else (self.factor or 0.0) * self._ramped()
+        return SearchState(
+            expected_cost=expected,
+            bound=self.budget.bound if self.budget else None,
+            factor=factor,
+            decided=sum(max(r.probabilities) for r in records) / len(records),
+            gates=records,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "expected": self._expected,
+            "progress": self._progress,
+            "budget": self.budget.state_dict() if self.budget else {},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._expected, self._progress = state["expected"], state["progress"]
+        if self.budget is not None:
+            self.budget.load_state_dict(state["budget"])
+
+
+def weight_parameters(supernet: nn.Module) -> list[nn.Parameter]:
+    """Everything that is trained but the gates' logits."""
+    logits = {gate.logits for gate in gates(supernet)}
+    return [p for p in supernet.parameters() if p not in logits]
+
+
+def joint_search(
+    supernet: nn.Module,
+    data: DataModule,
+    recipe: Recipe,
+    lesson: JointLesson,
+    *,
+    bound: int | None = None,
+    seed: int,
+    fabric: Fabric,
+    teacher: nn.Module | None = None,
+) -> Iterator[StepRecord | EpochRecord | Architecture]:
+    """One pass over weights and logits, in place; yields records and at last the architecture.
+
+    ``bound`` is a cost in the table's unit that the architecture keeps exactly.
+    """
+    fit = search_fit(supernet, data, recipe, lesson, seed=seed, fabric=fabric, teacher=teacher)
+    yield from fit.run()
+    yield choose(supernet, lesson.table, bound)
+
+
+def search_fit(
+    supernet: nn.Module,
+    data: DataModule,
+    recipe: Recipe,
+    lesson: JointLesson,
+    *,
+    seed: int,
+    fabric: Fabric,
+    teacher: nn.Module | None = None,
+) -> Fit:
+    """The search as a ``Fit``, for whoever saves and resumes it."""
+    return Fit(
+        "search", supernet, data, recipe, seed=seed, fabric=fabric, teacher=teacher, lesson=lesson,
+        parameters=weight_parameters(supernet),
+    )  # fmt: skip

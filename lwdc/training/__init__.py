@@ -1,0 +1,20 @@
+"""Training: one fit loop, its recipes, evaluation and checkpoints."""
+
+from lwdc.training.checkpoint import load_checkpoint, save_checkpoint
+from lwdc.training.evaluate import accuracy, recalibrate
+from lwdc.training.fit import Fit, Lesson, Plain, StepRecord
+from lwdc.training.recipe import Objective, OptimiserFactory, Recipe
+
+__all__ = [
+    "Fit",
+    "Lesson",
+    "Objective",
+    "OptimiserFactory",
+    "Plain",
+    "Recipe",
+    "StepRecord",
+    "accuracy",
+    "load_checkpoint",
+    "recalibrate",
+    "save_checkpoint",
+]

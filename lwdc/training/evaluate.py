@@ -1,0 +1,39 @@
+"""Evaluation: accuracy, and batch-norm statistics re-estimated."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from lwdc.data import Batch
+
+
+def accuracy(model: nn.Module, batches: Iterable[Batch], fabric: Fabric | None = None) -> float:
+    """Top-1 accuracy in [0, 1]; the model is left in evaluation mode."""
+    fabric = fabric or _plain()
+    model.eval()
+    right = torch.zeros((), dtype=torch.int64)
+    seen = 0
+    with torch.no_grad(), fabric.autocast():
+        for images, labels in batches:
+            right = right.to(labels.device) + (model(images).argmax(dim=1) == labels).sum()
+            seen += len(labels)
+    return float(right) / max(seen, 1)
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Batch], most: int, fabric: Fabric | None = None) -> None:
+    """Re-estimate every batch norm's statistics from up to ``most`` batches, in place.
+
+    The statistics of a network change when its operators do. The model is left in evaluation mode.
+    """
+    fabric = fabric or _plain()
+    with torch.no_grad(), fabric.autocast():
+        update_bn((images for images, _ in islice(batches, most)), model)
+    model.eval()
+
+
+def _plain() -> Fabric:
+    return Fabric(accelerator="cpu", devices=1)

@@ -1,0 +1,257 @@
+"""The fit loop: one for the baseline, the search and the fine-tuning."""
+
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from lwdc.data import DataModule
+from lwdc.errors import CheckpointError, TrainingError
+from lwdc.records import EpochRecord, SearchState
+from lwdc.training.evaluate import accuracy
+from lwdc.training.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class StepRecord:
+    """One optimiser step. After it a checkpoint may be taken."""
+
+    phase: str
+    epoch: int  # counted from 1
+    epochs: int
+    step: int  # within the epoch, counted from 1
+    steps: int
+    loss: float | None  # None between the steps whose loss was looked at
+
+
+class Lesson(Protocol):
+    """What a phase adds to plain training. The default, ``Plain``, adds nothing."""
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """Optimisers beside that of the weights, stepped with it."""
+
+    def begin(self, progress: float) -> None:
+        """Before a step, at the share ``progress`` in [0, 1] of the phase."""
+
+    def extra_loss(self) -> Tensor | None:
+        """A scalar added to the objective."""
+
+    def after_backward(self) -> None:
+        """Between the backward pass and the optimisers' step."""
+
+    def end(self, step_share: float) -> None:
+        """After a step, which is ``step_share`` of the phase."""
+
+    def state(self) -> SearchState | None:
+        """What to say at the end of an epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict`` needs to go on."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state, in place."""
+
+
+class Plain:
+    """Nothing beside the objective."""
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        return []
+
+    def begin(self, progress: float) -> None:
+        del progress
+
+    def extra_loss(self) -> Tensor | None:
+        return None
+
+    def after_backward(self) -> None:
+        return
+
+    def end(self, step_share: float) -> None:
+        del step_share
+
+    def state(self) -> SearchState | None:
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        del state
+
+
+class Fit:
+    """Trains ``model`` in place, as a generator: whoever iterates may log, save or stop after any step.
+
+    Everything random in a step is a function of ``(seed, phase, step)``, so that going on from a saved
+    state repeats what would have happened, bit for bit on the same machine.
+    """
+
+    def __init__(
+        self,
+        phase: str,
+        model: nn.Module,
+        data: DataModule,
+        recipe: Recipe,
+        *,
+        seed: int,
+        fabric: Fabric,
+        parameters: list[nn.Parameter] | None = None,
+        teacher: nn.Module | None = None,
+        lesson: Lesson | None = None,
+    ) -> None:
+        self.phase, self.data, self.recipe, self.seed, self.fabric = phase, data, recipe, seed, fabric
+        self.model, self.teacher = model, teacher
+        self.lesson: Lesson = lesson or Plain()
+        self.steps = data.steps(recipe.batch_size)
+        self.step = 0  # optimiser steps done
+        self._totals = torch.zeros(2, dtype=torch.float64)  # of this epoch: loss and right answers
+        self._seconds = 0.0  # of this epoch, before an interruption
+        if recipe.objective.needs_teacher and teacher is None:
+            raise TrainingError(f"the objective of phase {phase!r} needs a teacher, and there is none.")
+        trained = parameters if parameters is not None else list(model.parameters())
+        optimiser = recipe.optim([p for p in trained if p.requires_grad])
+        self._module = fabric.setup_module(model)
+        self._optimisers = [fabric.setup_optimizers(o) for o in (optimiser, *self.lesson.optimisers())]
+        self._scheduler = recipe.scheduler(optimiser, self.steps) if recipe.epochs else None
+        if teacher is not None:
+            teacher.to(fabric.device).eval().requires_grad_(False)
+
+    @property
+    def total(self) -> int:
+        """Optimiser steps of the whole phase."""
+        return self.steps * self.recipe.epochs
+
+    def run(self) -> Iterator[StepRecord | EpochRecord]:
+        """Train from where the state stands to the end."""
+        while self.step < self.total or self._at_unfinished_epoch():
+            epoch, start = divmod(self.step, self.steps)
+            if start == 0 and self._at_unfinished_epoch():  # the last step is done, the validation is not
+                yield self._finish(epoch - 1)
+                continue
+            yield from self._train(epoch, start)
+            yield self._finish(epoch)
+
+    def _train(self, epoch: int, start: int) -> Iterator[StepRecord]:
+        clock = time.perf_counter()
+        batches = self.data.train(
+            seed=self.seed, epoch=epoch, batch_size=self.recipe.batch_size, start=start
+        )
+        self.model.train()
+        for index, (images, labels) in enumerate(batches, start=start):
+            loss = self._step(images, labels)
+            now = time.perf_counter()
+            self._seconds, clock = self._seconds + now - clock, now
+            yield StepRecord(self.phase, epoch + 1, self.recipe.epochs, index + 1, self.steps, loss)
+            self.model.train()
+            clock = time.perf_counter()
+
+    def _step(self, images: Tensor, labels: Tensor) -> float | None:
+        torch.manual_seed(derive_seed(self.seed, self.phase, self.step))
+        self.lesson.begin(self.step / self.total)
+        teacher = None
+        if self.teacher is not None and self.recipe.objective.needs_teacher:
+            with torch.no_grad(), self.fabric.autocast():
+                teacher = self.teacher(images).float()
+        logits = self._module(images)
+        loss = self.recipe.objective(logits, labels, teacher)
+        extra = self.lesson.extra_loss()
+        for optimiser in self._optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss if extra is None else loss + extra)
+        self.lesson.after_backward()
+        if self.recipe.clip_norm is not None:
+            self.fabric.clip_gradients(self._module, self._optimisers[0], max_norm=self.recipe.clip_norm)
+        for optimiser in self._optimisers:
+            optimiser.step()
+        self.step += 1
+        if self._scheduler is not None:
+            self._scheduler.step_update(self.step)
+        self.lesson.end(1 / self.total)
+        right = (logits.detach().argmax(dim=1) == labels).sum()
+        self._totals = self._totals.to(loss.device) + torch.stack([loss.detach(), right]).double()
+        return self._look_at_loss(loss)
+
+    def _look_at_loss(self, loss: Tensor) -> float | None:
+        # On a GPU reading the loss waits for it: there, not at every step.
+        if loss.is_cuda and self.step % _LOOK_EVERY and self.step % self.steps:
+            return None
+        value = float(loss.detach()) if not loss.is_cuda else float(self._totals[0])
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss of phase {self.phase!r} is {value} at step {self.step} of {self.total}. "
+                "Lower the learning rate, clip the gradient (clip_norm), or warm up longer."
+            )
+        return float(loss.detach())
+
+    def _finish(self, epoch: int) -> EpochRecord:
+        clock = time.perf_counter()
+        loss, right = (self._totals / self.steps).tolist()
+        record = EpochRecord(
+            phase=self.phase,
+            epoch=epoch + 1,
+            epochs=self.recipe.epochs,
+            step=self.step,
+            loss=loss,
+            train_accuracy=right / self.recipe.batch_size,
+            valid_accuracy=accuracy(
+                self.model, self.data.batches("valid", self.recipe.batch_size), self.fabric
+            ),
+            learning_rate=self._optimisers[0].param_groups[0]["lr"],
+            seconds=self._seconds + time.perf_counter() - clock,
+            search=self.lesson.state(),
+        )
+        self._totals, self._seconds = torch.zeros(2, dtype=torch.float64), 0.0
+        self._finished_epochs = epoch + 1
+        return record
+
+    _finished_epochs = 0
+
+    def _at_unfinished_epoch(self) -> bool:
+        return self.step > 0 and self.step % self.steps == 0 and self._finished_epochs < self.step // self.steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that going on needs, as tensors and plain data."""
+        return {
+            "phase": self.phase,
+            "step": self.step,
+            "finished_epochs": self._finished_epochs,
+            "totals": self._totals.cpu(),
+            "seconds": self._seconds,
+            "model": self.model.state_dict(),
+            "optimisers": [o.state_dict() for o in self._optimisers],
+            "scheduler": self._scheduler.state_dict() if self._scheduler is not None else {},
+            "lesson": self.lesson.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state, in place. Raises ``CheckpointError`` if it belongs to something else."""
+        try:
+            assert state["phase"] == self.phase, f"it is of phase {state['phase']!r}"
+            self.model.load_state_dict(state["model"])
+            for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            if self._scheduler is not None:
+                self._scheduler.load_state_dict(state["scheduler"])
+            self.lesson.load_state_dict(state["lesson"])
+            self.step, self._finished_epochs = state["step"], state["finished_epochs"]
+            self._totals, self._seconds = state["totals"], state["seconds"]
+        except (KeyError, RuntimeError, ValueError, AssertionError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit phase {self.phase!r} of this run: {str(error).splitlines()[0]}"
+            ) from error
+
+
+_LOOK_EVERY = 20
+
+
+def derive_seed(seed: int, phase: str, step: int) -> int:
+    """One number from all three, well mixed."""
+    digest = hashlib.blake2b(f"{seed}/{phase}/{step}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
