@@ -7,7 +7,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lwdc.sites import Shape
+from lwdc.sites import Shape, outline
 
 
 def count_macs(module: nn.Module, input_shapes: Iterable[Shape]) -> int:
@@ -18,16 +18,11 @@ def count_macs(module: nn.Module, input_shapes: Iterable[Shape]) -> int:
     left as it was.
     """
     reference = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
-    training = {m: m.training for m in module.modules()}
-    module.eval()
+    module = outline(module)
     counter = FlopCounterMode(display=False)
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
-            for shape in input_shapes:
-                module(torch.zeros(1, *shape, dtype=reference.dtype, device=reference.device))
-    finally:
-        for m, mode in training.items():
-            m.training = mode
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
+        for shape in input_shapes:
+            module(torch.zeros(1, *shape, dtype=reference.dtype, device=reference.device))
     return int(counter.get_total_flops()) // 2
 
 

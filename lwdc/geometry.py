@@ -89,8 +89,9 @@ def pad(x: Tensor, pads: Pads, mode: str = "zeros", value: float = 0.0) -> Tenso
     grows = [max(p, 0) for pair in reversed(pads) for p in pair]
     if mode == "zeros":
         return F.pad(x, [c + g for c, g in zip(crops, grows, strict=True)], value=value)
-    x = F.pad(x, crops) if any(crops) else x
-    return F.pad(x, grows, mode=mode) if any(grows) else x
+    # In this order: what is mirrored or repeated is the map's own border, not the cropped one's.
+    x = F.pad(x, grows, mode=mode) if any(grows) else x
+    return F.pad(x, crops) if any(crops) else x
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, site: Site, support: Support, groups: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Sites: the places in a network where one operator may stand in for another."""
 
+import copy
 import dataclasses
 import math
 
@@ -36,7 +37,7 @@ class Site:
     bias: bool
     same: bool = False
     padding_mode: str = "zeros"
-    calls: tuple[tuple[Shape, Shape], ...] = ()  # (input, output) shape of every use in one forward pass
+    calls: tuple[tuple[Shape, Shape], ...] = ()  # (input, output) shape of every use for one image
     aliases: tuple[str, ...] = ()  # further names under which the same module is held
 
     @property
@@ -71,30 +72,44 @@ def find_sites(model: nn.Module, input_size: Shape) -> Layout:
 
     ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an image of ``input_size``.
     """
+    # The copy takes the training flags, hooks and caches that a forward pass may leave behind.
+    model = outline(model)
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.modules.conv._ConvNd):
             names.setdefault(module, []).append(name)
+    reasons = {module: _unusable(module, held_as[0]) for module, held_as in names.items()}
     calls = _trace(model, tuple(names), input_size)
 
     left_alone, sites = [], []
     for module, held_as in names.items():
-        reason = _unusable(module) or ("" if module in calls else _NEVER_CALLED)
+        reason = reasons[module] or ("" if module in calls else _NEVER_CALLED)
         if reason:
             left_alone.append((held_as[0], reason))
     for module, shapes in calls.items():
-        if not _unusable(module):
+        if not reasons[module]:
             sites.append(_site(module, names[module], len(sites), tuple(shapes)))
     return Layout(tuple(sites), tuple(left_alone))
+
+
+def outline(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode that shares the parameters of ``model``: nothing done to it reaches ``model``."""
+    return copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
 
 
 _NEVER_CALLED = "not called in a forward pass: it is unused, or its weight is read without a call"
 
 
-def _unusable(module: nn.Module) -> str:
+def _unusable(module: nn.Module, name: str) -> str:
     kind = type(module)
     if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
         return f"{kind.__name__} is not supported as a site"
+    if not name:
+        return "it is the whole network: put it into a container"
+    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+        return "its weight is computed, by weight norm or another parametrisation"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "it has hooks, which its stand-in would not run"
     for known in _KNOWN_FORWARDS:
         if isinstance(module, known) and kind.forward is known.forward:
             return "" if kind._conv_forward is known._conv_forward else f"{kind.__name__} convolves in its own way"
@@ -107,29 +122,26 @@ def _trace(
     calls: dict[nn.Module, list[tuple[Shape, Shape]]] = {}
 
     def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.setdefault(module, []).append((tuple(args[0].shape[1:]), tuple(output.shape[1:])))
+        # Some networks fold heads or windows into the batch: that is so many uses for one image.
+        use = (tuple(args[0].shape[1:]), tuple(output.shape[1:]))
+        calls.setdefault(module, []).extend([use] * args[0].shape[0])
 
-    hooks = [module.register_forward_hook(record) for module in modules]
-    training = {module: module.training for module in model.modules()}
-    model.eval()
+    for module in modules:
+        module.register_forward_hook(record)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             model(_image(model, input_size))
-    except Exception as fake_error:  # some forwards look at values: those need real numbers
+    except Exception:  # some forwards look at values: those need real numbers
         calls.clear()
         try:
             with torch.no_grad():
                 model(_image(model, input_size))
         except Exception as error:
+            cause = next(iter(str(error).splitlines()), type(error).__name__)
             raise SpaceError(
-                f"the network does not accept an image of shape {tuple(input_size)}: {error or fake_error}. "
+                f"the network does not accept an image of shape {tuple(input_size)}: {cause}. "
                 "Give the input_size (channels, height, width) that it was made for."
             ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in training.items():
-            module.training = mode
     return calls
 
 

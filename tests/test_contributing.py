@@ -13,6 +13,7 @@ from torch import nn
 
 from lwdc.backbones import Backbone
 from lwdc.candidates import build, registry
+from lwdc.costs import CostModel, tabulate
 from lwdc.data import DataModule
 from lwdc.errors import DataError
 from lwdc.gates import Gate
@@ -68,6 +69,14 @@ def test_the_gate_gives_a_distribution_and_learns(tmp_path: Path, monkeypatch: p
     assert float(weights.detach().sum()) == pytest.approx(1.0)
     weights[0].backward()
     assert gate.logits.grad is not None and gate.logits.grad.abs().min() > 0
+
+
+def test_the_cost_is_that_of_the_discretised_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cost: CostModel = example("a cost", tmp_path, monkeypatch).Bytes()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1))
+    supernet = wrap(model, input_size=(3, 8, 8))
+    network, architecture = discretise(supernet)
+    assert tabulate(supernet, cost).of(architecture) == cost(network, [(3, 8, 8)])
 
 
 def test_the_backbone_can_be_created_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdc.errors import SpaceError
-from lwdc.geometry import Support, convolve, own_support, union
+from lwdc.geometry import Support, convolve, own_support, pads_for, union
 from lwdc.sites import Site
 
 
@@ -120,6 +120,16 @@ def as_blocks(compact: Tensor, outer_groups: int, groups: int) -> Tensor:
         return compact
     out, into, *taps = compact.shape
     return compact.view(outer_groups, groups // outer_groups, out // groups, into, *taps).movedim(1, -1)
+
+
+def check_padding(site: Site, support: Support) -> None:
+    """Raise ``DoesNotFit`` where a map is too small to be mirrored or repeated as far as ``support`` reaches."""
+    if site.padding_mode in ("zeros", "replicate"):
+        return
+    for shape, _ in site.calls:
+        for size, pair in zip(shape[1:], pads_for(site, support, shape[1:]), strict=True):
+            if max(pair) > (size if site.padding_mode == "circular" else size - 1):
+                raise DoesNotFit(f"{site.padding_mode} padding of {max(pair)} on a map of {size}")
 
 
 def scaled_like(kernel: Tensor, norm: float) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lwdc.candidates.base import DoesNotFit, Operator, restrict, scaled_like
+from lwdc.candidates.base import DoesNotFit, Operator, check_padding, restrict, scaled_like
 from lwdc.geometry import Pad, Support, own_support, pads_for
 from lwdc.sites import Site
 
@@ -50,7 +50,7 @@ class Chain(Operator):
                 )
         if groups % site.groups:
             raise DoesNotFit(f"groups={groups} is no multiple of the site's own {site.groups}")
-        _check_padding(site, support)
+        check_padding(site, support)
         self.layers = nn.Sequential(*(module for layer in layers for module in convolution(site, support, layer)))
         self._specs = tuple(layers)
         self._factorise = factorise
@@ -135,7 +135,7 @@ def compose(first: Tensor, first_groups: int, second: Tensor, second_groups: int
     groups = math.gcd(first_groups, second_groups)
     a = ungroup(first, first_groups, groups)  # (M, I / groups, *a)
     b = ungroup(second, second_groups, groups)  # (O, M / groups, *b)
-    inner = a.view(groups, middle // groups, -1)  # (g, M / g, I / g * taps)
+    inner = a.reshape(groups, middle // groups, -1)  # (g, M / g, I / g * taps)
     outer = b.view(groups, out // groups, middle // groups, *b.shape[2:]).movedim(2, -1)
     product = outer.flatten(1, -2) @ inner  # (g, O / g * taps_b, I / g * taps_a)
     dims = a.dim() - 2
@@ -171,13 +171,3 @@ def _is_depthwise(spec: Layer) -> bool:
 
 def _static_pads(site: Site, support: Support) -> tuple[tuple[int, int], ...]:
     return pads_for(site, support, site.input_shape[1:])
-
-
-def _check_padding(site: Site, support: Support) -> None:
-    if site.padding_mode in ("zeros", "replicate"):
-        return
-    for _, (shape, pads) in enumerate((shape, pads_for(site, support, shape[1:])) for shape, _ in site.calls):
-        for size, (before, after) in zip(shape[1:], pads, strict=True):
-            limit = size if site.padding_mode == "circular" else size - 1
-            if max(before, after) > limit:
-                raise DoesNotFit(f"{site.padding_mode} padding of {max(before, after)} on a map of {size}")

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lwdc.candidates.base import DoesNotFit, Operator
+from lwdc.candidates.base import DoesNotFit, Operator, check_padding
 from lwdc.candidates.registry import register_candidate
 from lwdc.geometry import Pad, Support, centred_support, own_support, pad, pads_for
 from lwdc.sites import Site
@@ -18,6 +18,7 @@ class Fixed(Operator):
 
     def __init__(self, site: Site, support: Support, groups: int, value: float, module: nn.Module) -> None:
         super().__init__(site, support, groups)
+        check_padding(site, support)
         shape = (site.out_channels, site.in_channels // groups, *support.count)
         self.register_buffer("pattern", torch.ones(shape), persistent=False)
         self.value = value  # apart from the pattern, so that no cast rounds it
@@ -51,7 +52,10 @@ class Bias(nn.Module):
 
 
 class Subsample(nn.Module):
-    """The site's input at the taps of a one-tap kernel: cropped or padded, then strided."""
+    """The site's input at the taps of a one-tap kernel: cropped or padded, then strided.
+
+    A copy also where nothing is left out: what follows may write in place, and the input may have other readers.
+    """
 
     def __init__(self, site: Site, support: Support) -> None:
         super().__init__()
@@ -59,7 +63,7 @@ class Subsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad(x, pads_for(self.site, self.support, x.shape[2:]), self.site.padding_mode)
-        return x[(..., *(slice(None, None, s) for s in self.site.stride))]
+        return x[(..., *(slice(None, None, s) for s in self.site.stride))].clone()
 
 
 class Zeros(nn.Module):
@@ -84,10 +88,7 @@ def skip(site: Site) -> Operator:
     """The input itself, strided where the site is (skip_connect in LWDC, Appendix A)."""
     _needs_equal_channels(site)
     support = centred_support(site, (1,) * site.dims, site.dilation)
-    pads = {pads_for(site, support, shape[1:]) for shape, _ in site.calls}
-    idle = all(s == 1 for s in site.stride) and not any(any(p) for entry in pads for p in entry) and not site.same
-    module = nn.Identity() if idle else Subsample(site, support)
-    return Fixed(site, support, site.in_channels, 1.0, module)
+    return Fixed(site, support, site.in_channels, 1.0, Subsample(site, support))
 
 
 @register_candidate("avg_pool")
@@ -110,8 +111,8 @@ def pooling_support(site: Site, size: int | None) -> Support:
     if size is None and any(d != 1 for d, k in zip(site.dilation, site.kernel_size, strict=True) if k > 1):
         raise DoesNotFit("pooling windows are not dilated; give its size")
     taps = site.kernel_size if size is None else (size,) * site.dims
-    if math.prod(taps) < 2:
-        raise DoesNotFit("a window of one pixel pools nothing")
+    if min(taps) < 1 or math.prod(taps) == 1:
+        raise DoesNotFit(f"a window of {taps} pools nothing")
     return centred_support(site, taps, (1,) * site.dims)
 
 

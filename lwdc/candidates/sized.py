@@ -26,8 +26,8 @@ def dilated(site: Site, *, size: int = 3, dilation: int = 2) -> Operator:
 
 
 def _centred(site: Site, size: int, dilation: tuple[int, ...]) -> Operator:
-    if size < 1:
-        raise DoesNotFit(f"a kernel of size {size}")
+    if size < 1 or min(dilation) < 1:
+        raise DoesNotFit(f"there is no kernel of size {size} and dilation {dilation}")
     support = centred_support(site, (size,) * site.dims, dilation)
     if support.count == site.kernel_size and (support.step == site.dilation or size == 1):
         raise DoesNotFit("it is the original")

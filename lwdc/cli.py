@@ -1,0 +1,319 @@
+"""The command line: the only module that knows Hydra."""
+
+import functools
+import hashlib
+import importlib.resources
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+import lwdc
+from lwdc.errors import LwdcError, unknown_name
+from lwdc.pipeline import BackboneSettings, Compute, CostSettings, Interrupted, Settings, compress
+from lwdc.pipeline.inspection import print_plan
+from lwdc.pipeline.packages import evaluate_run, export_run, settings_of
+from lwdc.pipeline.sweep import add_row
+from lwdc.tracking import Sink, TerminalSink
+from lwdc.training import Recipe
+
+COMMANDS = {
+    "compress": "the whole line: baseline, search, discretise, fine-tune, export, verify, measure",
+    "inspect": "sites, candidates and costs of a network, without training: the first thing to run on a new one",
+    "train": "only the baseline",
+    "search": "baseline and search, up to the architecture",
+    "finetune": "go on after `search`: run=FOLDER, with any finetune.* settings",
+    "evaluate": "accuracy of a finished run's network: run=FOLDER",
+    "export": "write and verify a finished run's files again: run=FOLDER, with any export.* settings",
+}
+_UNTIL = {"compress": "export", "train": "baseline", "search": "search", "finetune": "export"}
+_NOT_COMPARED = ("resume", "run", "tracking", "checkpoint", "compute", "export", "latency_batches", "inspect")
+
+
+def main() -> None:
+    """Entry point of the command ``lwdc``."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return
+    if arguments[0] == "--version":
+        print(f"lwdc {lwdc.__version__}")
+        return
+    try:
+        sys.exit(_run(arguments[0], arguments[1:]))
+    except LwdcError as error:
+        sys.exit(_report(error))
+    except KeyboardInterrupt:
+        print("\nstopped at once; what the last checkpoint holds is safe", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(command: str, overrides: list[str]) -> int:
+    if command not in COMMANDS:
+        raise LwdcError(unknown_name("command", command, COMMANDS))
+    if "-h" in overrides or "--help" in overrides:
+        print(_help(command))
+        return 0
+    _check_groups(overrides)
+    overrides = _with_resumed(command, overrides)
+    failures: list[LwdcError] = []
+
+    def task(config: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            _in_sweep(command, config, failures)
+        else:
+            _ACTIONS[command](command, config)
+
+    OmegaConf.register_new_resolver("unless", _unless, replace=True)
+    sys.argv = ["lwdc", *overrides, f"hydra.job.name={command}"]
+    hydra.main(version_base="1.3", config_path="pkg://lwdc.conf", config_name="config")(task)()
+    if failures:
+        print(f"{len(failures)} run(s) of the sweep failed; results.csv says which", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def _unless(given: Any, otherwise: Any) -> Any:
+    """``otherwise``, unless something is given: then nothing."""
+    return None if given is not None else otherwise
+
+
+def _report(error: LwdcError) -> int:
+    if os.environ.get("LWDC_DEBUG") == "1":
+        raise error
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 128 + error.signal_number if isinstance(error, Interrupted) else 2
+
+
+def _in_sweep(command: str, config: DictConfig, failures: list[LwdcError]) -> None:
+    """One run of a sweep: its row is written whatever becomes of it, and the others go on."""
+    hydra_config = HydraConfig.get()
+    table = Path(hydra_config.sweep.dir) / "results.csv"
+    row = {"overrides": " ".join(hydra_config.overrides.task), "seed": config.seed, "folder": hydra_config.runtime.output_dir}
+    try:
+        result = _ACTIONS[command](command, config)
+    except Interrupted as error:
+        add_row(table, row, "interrupted")
+        raise error
+    except LwdcError as error:
+        failures.append(error)
+        _report(error)
+        add_row(table, row, f"failed: {error}")
+    else:
+        add_row(table, row, "done", result)
+
+
+def _compress(command: str, config: DictConfig) -> Any:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    data = _plain(config)
+    sinks: list[Sink] = [TerminalSink()]
+    if config.tracking:
+        run_id = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
+        sinks.append(_build(config.tracking, "tracking")(directory=folder, config=data, run_id=run_id))
+    resume = bool(config.resume or (command == "finetune" and config.run))
+    ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
+    return compress(
+        make_settings(config), folder, data, sinks, until=_UNTIL[command], resume=resume, ignore=ignore
+    )  # fmt: skip
+
+
+def _inspect(command: str, config: DictConfig) -> None:
+    del command
+    size = config.inspect.input_size
+    given = None if size is None else (tuple(size), config.inspect.num_classes or 1000)
+    print_plan(make_settings(config), Console(), given)
+
+
+def _evaluate(command: str, config: DictConfig) -> None:
+    del command
+    folder = _named_run(config)
+    figures = evaluate_run(folder, make_settings(_saved(folder)))
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+
+
+def _export(command: str, config: DictConfig) -> None:
+    del command
+    folder = _named_run(config)
+    for record in export_run(folder, make_settings(_saved(folder)), list(config.export.formats)):
+        print(f"{folder / record.file}: {record.bytes:,} bytes, differs by at most {record.max_difference:.1e}")
+
+
+_ACTIONS: dict[str, Callable[[str, DictConfig], Any]] = {
+    "compress": _compress,
+    "train": _compress,
+    "search": _compress,
+    "finetune": _compress,
+    "inspect": _inspect,
+    "evaluate": _evaluate,
+    "export": _export,
+}
+
+
+def make_settings(config: DictConfig) -> Settings:
+    """The objects that a configuration describes."""
+    backbone, cost = config.backbone, config.cost
+    return Settings(
+        backbone=_checked(BackboneSettings, "backbone", **_plain(backbone)),
+        data=_build(config.data, "data"),
+        cost=_checked(
+            CostSettings, "cost", model=_build(cost.model, "cost.model"), shape=_build(cost.shape, "cost.shape"),
+            **{k: v for k, v in _plain(cost).items() if k not in ("model", "shape")},
+        ),
+        train=_recipe(config, "train"),
+        search=_recipe(config, "strategy"),
+        finetune=_recipe(config, "finetune"),
+        logits_optim=_build(config.strategy.logits_optim, "strategy.logits_optim"),
+        space=_build(config.space, "space"),
+        gate=_build(config.gate, "gate"),
+        mixing=config.strategy.mixing,
+        inherit=config.strategy.inherit,
+        from_scratch=config.finetune.from_scratch,
+        recalibrate_batches=config.strategy.recalibrate_batches,
+        compute=_checked(Compute, "compute", **_plain(config.compute)),
+        formats=list(config.export.formats),
+        latency_batches=list(config.latency_batches),
+        seed=config.seed,
+        baseline=None if config.baseline is None else Path(config.baseline),
+        checkpoint_minutes=config.checkpoint.every_minutes,
+    )  # fmt: skip
+
+
+def _recipe(config: DictConfig, group: str) -> Recipe:
+    node = config[group]
+    return _checked(
+        Recipe, group, epochs=node.epochs, batch_size=node.batch_size,
+        optim=functools.partial(_build(config.optim, "optim"), lr=node.lr),
+        schedule=_plain(node.schedule), objective=_build(node.objective, f"{group}.objective"), clip_norm=node.clip_norm,
+    )  # fmt: skip
+
+
+def _build(node: DictConfig, key: str) -> Any:
+    """The object that a ``_target_`` names. Its own errors pass; others say which key is at fault."""
+    try:
+        return instantiate(_plain(node), _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        while cause is not None and not isinstance(cause, LwdcError):
+            cause = cause.__cause__
+        raise cause or LwdcError(f"{key}: {str(error).splitlines()[0]}") from error
+
+
+def _checked(kind: type, key: str, **arguments: Any) -> Any:
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise LwdcError(f"{key}: {error}") from error
+
+
+def _plain(node: Any) -> Any:
+    try:
+        return OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise LwdcError(f"the configuration cannot be resolved: {error}") from error
+
+
+def _named_run(config: DictConfig) -> Path:
+    if config.run is None:
+        raise LwdcError("name the run's folder: run=outputs/compress/...")
+    return Path(config.run)
+
+
+def _saved(folder: Path) -> DictConfig:
+    config = OmegaConf.create(settings_of(folder))
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def _with_resumed(command: str, overrides: list[str]) -> list[str]:
+    """For resume=FOLDER: the overrides that the run was started with, then those given now, in its folder."""
+    key = "run" if command == "finetune" else "resume"
+    if command == "finetune" and not any(o.startswith("run=") for o in overrides):
+        raise LwdcError("name the run's folder: lwdc finetune run=outputs/search/...")
+    folders = [o.split("=", 1)[1] for o in overrides if o.startswith(f"{key}=") and not o.endswith("=null")]
+    if not folders or command in ("evaluate", "export", "inspect"):
+        return overrides
+    saved = Path(folders[-1]) / ".hydra" / "overrides.yaml"
+    if not saved.is_file():
+        raise LwdcError(f"{key}={folders[-1]} holds no run of lwdc (no {saved.name} in its .hydra folder).")
+    before = [o for o in OmegaConf.load(saved) if not re.match(r"(resume|run)=", o)]
+    return [*before, *(o for o in overrides if o not in before), f"hydra.run.dir={folders[-1]}"]
+
+
+def _groups() -> dict[str, list[str]]:
+    """Config groups and their choices, as the installed package has them."""
+    root = importlib.resources.files("lwdc.conf")
+    return {
+        group.name: sorted(f.name.removesuffix(".yaml") for f in group.iterdir() if f.name.endswith(".yaml"))
+        for group in sorted(root.iterdir(), key=lambda entry: entry.name)
+        if group.is_dir() and not group.name.startswith("_")
+    }
+
+
+def _check_groups(overrides: list[str]) -> None:
+    """A misspelt choice gets the nearest ones before Hydra sees it."""
+    groups = _groups()
+    for override in overrides:
+        match = re.fullmatch(r"\+?(\w+)=([\w,.-]+)", override)
+        if match and match[1] in groups:
+            for choice in match[2].split(","):
+                if choice not in groups[match[1]] and choice != "null":
+                    raise LwdcError(unknown_name(match[1], choice, groups[match[1]]))
+
+
+def _overview() -> str:
+    lines = [
+        "lwdc: layer-wise differentiable compression of PyTorch vision models",
+        "",
+        "usage: lwdc COMMAND [group=choice ...] [key=value ...]",
+        "",
+        *(f"  {name:<10} {text}" for name, text in COMMANDS.items()),
+        "",
+        *_choices(),
+        "",
+        "examples",
+        "  lwdc compress                                          digits, a minute or two",
+        "  lwdc inspect backbone=resnet50 inspect.input_size=[3,224,224]",
+        "  lwdc compress experiment=cifar10_resnet20 data.root=data cost.budget=40%",
+        "  lwdc compress -m cost.factor=0.1,0.3,1,3               a sweep, with results.csv",
+        "  lwdc compress resume=outputs/compress/<run>            go on with an interrupted run",
+        "",
+        "lwdc COMMAND --help lists the settings; LWDC_DEBUG=1 shows tracebacks.",
+    ]
+    return "\n".join(lines)
+
+
+def _help(command: str) -> str:
+    root = importlib.resources.files("lwdc.conf")
+    text = (root / "config.yaml").read_text().split("\nseed:", 1)[1].split("\nhydra:", 1)[0]
+    lines = [
+        f"lwdc {command}: {COMMANDS[command]}",
+        "",
+        f"usage: lwdc {command} [group=choice ...] [group.key=value ...] [key=value ...]",
+        "",
+        *_choices(),
+        "",
+        "settings outside of groups, with their defaults",
+        *(f"  {line}" for line in f"seed:{text}".rstrip().splitlines()),
+        "",
+        f"lwdc {command} --cfg job prints the whole configuration; -m sweeps over comma-separated values.",
+    ]
+    return "\n".join(lines)
+
+
+def _choices() -> list[str]:
+    return ["groups and their choices", *(f"  {name:<10} {', '.join(c)}" for name, c in _groups().items())]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Export: a network as files, each compared with the network before it counts."""
+
+from lwdc.export.deployment import Deployment
+from lwdc.export.formats import FORMATS, export_all
+from lwdc.export.onnx import run_onnx, to_onnx
+from lwdc.export.package import Description, describe, load, save
+from lwdc.export.torch_export import run_torch_export, to_torch_export
+from lwdc.export.verify import Comparison, verify
+
+__all__ = [
+    "FORMATS",
+    "Comparison",
+    "Deployment",
+    "Description",
+    "describe",
+    "export_all",
+    "load",
+    "run_onnx",
+    "run_torch_export",
+    "save",
+    "to_onnx",
+    "to_torch_export",
+    "verify",
+]

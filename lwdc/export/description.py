@@ -1,0 +1,114 @@
+"""Description: what a package says of a network beside its weights, as plain data."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+import lwdc
+from lwdc.architecture import Architecture
+from lwdc.backbones import Backbone
+from lwdc.candidates import candidate_names, check, origin
+from lwdc.data import Preprocessing
+from lwdc.errors import ExportError
+from lwdc.export.deployment import Deployment
+from lwdc.sites import Shape
+from lwdc.surgery import default_input_size
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """The network before compression, what replaced its layers, and how to use the result."""
+
+    architecture: Architecture
+    deployment: Deployment
+    backbone: Backbone | None = None  # None: a network that timm does not know
+
+    def to_dict(self) -> dict[str, Any]:
+        """Json-ready data. Raises ``SpaceError`` for an unknown operator."""
+        for candidate in self.architecture.choices.values():
+            check(candidate)
+        operators = sorted({candidate["op"] for candidate in self.architecture.choices.values()})
+        return {
+            "format": FORMAT,
+            "backbone": dataclasses.asdict(self.backbone) if self.backbone else None,
+            **self.deployment.to_dict(),
+            "architecture": self.architecture.to_dict(),
+            "operators": {name: origin(name) for name in operators},  # and the module that registers it
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Description":
+        """The inverse of ``to_dict``. Raises ``ExportError``, with the reason, on anything else."""
+        if not isinstance(data, dict) or "format" not in data:
+            raise ExportError("it does not describe a package; export the network again.")
+        if data["format"] != FORMAT:
+            raise ExportError(
+                f"it is in format {data['format']!r}, written by lwdc {data.get('lwdc_version', 'unknown')}; "
+                f"this is lwdc {lwdc.__version__}, which reads format {FORMAT}. Use the version that wrote it, "
+                "or export the network again."
+            )
+        try:
+            _check_operators(data["operators"])
+            return cls(
+                Architecture.from_dict(data["architecture"]),
+                Deployment.from_dict(data),
+                None if data["backbone"] is None else Backbone(**data["backbone"]),
+            )
+        except ExportError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise ExportError(f"it is damaged ({reason}); export the network again.") from error
+
+
+def describe(
+    network: nn.Module,
+    architecture: Architecture,
+    *,
+    backbone: Backbone | None = None,
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[str] | None = None,
+    input_size: Shape | None = None,
+) -> Description:
+    """The description of ``network``, checked for contradictions, which are an ``ExportError``.
+
+    ``input_size`` is ``(channels, height, width)`` or ``(channels, length)``; the default is the
+    preprocessing's, else what a timm network was made for.
+    """
+    size = input_size or (preprocessing.input_size if preprocessing else default_input_size(network))
+    names = None if class_names is None else tuple(str(name) for name in class_names)
+    description = Description(architecture, Deployment(tuple(size), preprocessing, names), backbone)
+    if backbone is None:
+        return description
+    if size[0] != backbone.in_chans:
+        raise ExportError(f"images have {size[0]} channel(s), the backbone takes in_chans={backbone.in_chans}.")
+    if names is not None and len(names) != backbone.num_classes:
+        raise ExportError(
+            f"there are {len(names)} class names for num_classes={backbone.num_classes}; give one for each logit."
+        )
+    try:
+        json.dumps(backbone.options)
+    except (TypeError, ValueError) as error:
+        raise ExportError(
+            f"the backbone's options {backbone.options} cannot be written to a package ({error}); use numbers, "
+            "text and lists, or leave backbone out and give lwdc.load the fresh network."
+        ) from error
+    return description
+
+
+def _check_operators(operators: dict[str, str]) -> None:
+    for name, module in operators.items():
+        if name in candidate_names():
+            continue
+        if module.partition(".")[0] == lwdc.__name__:
+            cure = f"a newer lwdc than this {lwdc.__version__} wrote it: update lwdc."
+        elif module == "__main__":
+            cure = "the script that saved the package registers it: do the same before loading."
+        else:
+            cure = f"import {module} before loading, which registers it."
+        raise ExportError(f"the network uses operator {name!r}, which is unknown here; {cure}")

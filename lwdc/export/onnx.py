@@ -1,0 +1,99 @@
+"""ONNX: the network as one file that other runtimes execute, with all that a deployer must know in it."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lwdc.errors import ExportError
+from lwdc.export.deployment import OPSET, Deployment
+from lwdc.export.torch_export import trace
+from lwdc.export.verify import Run
+from lwdc.export.writing import writing
+from lwdc.sites import Shape
+
+# onnx and onnxruntime are imported where they are used: `import lwdc` need not wait for them.
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+MOST_BYTES = 2**31 - 2**20  # of a protobuf message, with some room beside the weights
+
+
+def to_onnx(
+    network: nn.Module, path: Path | str, input_size: Shape, *, deployment: Deployment | None = None
+) -> None:
+    """Write one ONNX file: input ``image`` ``(batch, *input_size)``, output ``logits``, any batch size, float32.
+
+    Its metadata holds ``deployment`` (``Deployment.to_text``). ``network`` is not changed. Raises
+    ``ExportError`` if it cannot be traced or translated.
+    """
+    size = sum(4 * t.numel() for t in network.state_dict().values())
+    if size > MOST_BYTES:
+        raise ExportError(f"the weights take {size} bytes, an ONNX file holds {MOST_BYTES}; leave out format 'onnx'.")
+    program = trace(network, input_size)
+    try:
+        translated = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["image"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    # The exporter raises errors of many kinds.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(
+            f"torch.onnx cannot translate this {type(network).__name__}: {reason} Leave 'onnx' out of export.formats."
+        ) from error
+    assert translated is not None
+    model = translated.model_proto
+    _drop_exporter_notes(model)
+    _name_batch_axis(model)
+    _set_metadata(model, deployment or Deployment(input_size))
+    with writing(Path(path)) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+
+
+def run_onnx(path: Path | str) -> Run:
+    """The network in a file, executed by ONNX Runtime on the CPU, as a function of a batch of images."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"image": images.numpy()})[0])
+
+    return run
+
+
+def _drop_exporter_notes(model: "ModelProto") -> None:
+    """Remove, in place, what the exporter notes for its developers: large, and naming folders of this machine."""
+    graph = model.graph
+    held = (graph.node, graph.value_info, graph.input, graph.output, graph.initializer)
+    holders: list[Any] = [model, graph, *model.functions, *(item for items in held for item in items)]
+    for holder in holders:
+        del holder.metadata_props[:]
+
+
+def _name_batch_axis(model: "ModelProto") -> None:
+    """Call the first axis ``batch``, in place, wherever the exporter's own name for it stands."""
+    graph = model.graph
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert symbol, "the trace allows any batch size"
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = re.sub(rf"\b{symbol}\b", "batch", axis.dim_param)
+
+
+def _set_metadata(model: "ModelProto", deployment: Deployment) -> None:
+    import onnx
+
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    onnx.helper.set_model_props(model, {**deployment.to_text(), "opset": str(opset)})

@@ -1,0 +1,70 @@
+"""torch.export: the network as one program, which PyTorch runs without the network's Python code."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from lwdc.errors import ExportError
+from lwdc.export.deployment import Deployment
+from lwdc.export.portable import portable
+from lwdc.export.verify import Run
+from lwdc.export.writing import writing
+from lwdc.sites import Shape
+
+METADATA = "deployment.json"  # the name under which the file holds it, for torch.export.load(extra_files=...)
+
+
+def to_torch_export(
+    network: nn.Module, path: Path | str, input_size: Shape, *, deployment: Deployment | None = None
+) -> None:
+    """Write a program for images ``(batch, *input_size)`` on the CPU in float32; its input is ``image``.
+
+    ``network`` is not changed. Raises ``ExportError`` if it cannot be traced, as when it looks at values.
+    """
+    program = trace(network, input_size)
+    text = json.dumps((deployment or Deployment(input_size)).to_dict())
+    with writing(Path(path)) as temporary, temporary.open("wb") as file:
+        torch.export.save(program, file, extra_files={METADATA: text})
+
+
+def run_torch_export(path: Path | str) -> Run:
+    """The program in a file, as a function of a batch of images."""
+    return torch.export.load(path).module()
+
+
+def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
+    """The program of ``network`` in evaluation mode for any batch size. Raises ``ExportError``."""
+    module = _Named(portable(network))
+    images = torch.zeros(2, *input_size)  # two, because an axis of 1 would be taken for a constant
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                module, (images,), dynamic_shapes={"image": {0: Dim("batch", min=1)}}
+            )
+    # torch.export raises errors of many kinds, and whatever the network's own code raises.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(
+            f"torch.export cannot trace this {type(network).__name__}: {reason} Leave torch_export and onnx out of "
+            "export.formats; the safetensors package needs no trace."
+        ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names folders of this machine
+    return program
+
+
+class _Named(nn.Module):
+    """The network with an input called ``image``, whatever its own forward calls it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits = self.network(image)
+        if not isinstance(logits, Tensor):
+            raise ExportError(f"it returns a {type(logits).__name__} instead of one tensor of logits.")
+        return logits

@@ -1,0 +1,20 @@
+"""The pipeline: one run from a network to a verified, smaller one."""
+
+from lwdc.pipeline.compress import PHASES, compress
+from lwdc.pipeline.prepare import Prepared, prepare
+from lwdc.pipeline.run import Interrupted, Run, compare_configs
+from lwdc.pipeline.settings import BackboneSettings, Compute, CostSettings, Settings
+
+__all__ = [
+    "PHASES",
+    "BackboneSettings",
+    "Compute",
+    "CostSettings",
+    "Interrupted",
+    "Prepared",
+    "Run",
+    "Settings",
+    "compare_configs",
+    "compress",
+    "prepare",
+]

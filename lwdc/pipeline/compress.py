@@ -1,0 +1,218 @@
+"""The whole line: baseline, search, discretise, fine-tune, export, measure. Read it from top to bottom."""
+
+import copy
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lwdc.architecture import Architecture
+from lwdc.costs import choose
+from lwdc.export import export_all
+from lwdc.files import replacing, write_json
+from lwdc.pipeline.measures import environment, measure_network, measure_sites
+from lwdc.pipeline.prepare import Prepared, prepare
+from lwdc.pipeline.run import Run
+from lwdc.pipeline.settings import Settings
+from lwdc.records import Accuracies, Result, as_dict
+from lwdc.selection import selection_ops
+from lwdc.strategies import search_fit
+from lwdc.surgery import discretise, rebuild
+from lwdc.tracking import Sink
+from lwdc.training import Fit, Recipe, accuracy, load_checkpoint, recalibrate, save_checkpoint
+
+PHASES = ("baseline", "search", "finetune", "export")
+
+
+def compress(
+    settings: Settings,
+    folder: Path,
+    config: dict[str, Any],
+    sinks: Sequence[Sink] = (),
+    *,
+    until: str = "export",
+    resume: bool = False,
+    ignore: Sequence[str] = (),
+) -> Result | None:
+    """Run the line in ``folder`` up to and with the phase ``until``; phases already done there are kept.
+
+    ``config`` is what a resumed run must agree with, except below the keys in ``ignore``. Returns the
+    result after the last phase, None before it.
+    """
+    prepared = prepare(settings)
+    line = Run(
+        folder, config, sinks, resume=resume, ignore=ignore, checkpoint_minutes=settings.checkpoint_minutes
+    )
+    with line as run:
+        if not resume:
+            _say_what_is_planned(prepared, run)
+        baseline = _baseline(prepared, run)
+        if until == "baseline":
+            return None
+        discretised, architecture = _search(prepared, run, baseline)
+        if until == "search":
+            return None
+        network = _finetune(prepared, run, baseline, discretised, architecture)
+        if until == "finetune":
+            return None
+        return _export(prepared, run, baseline, discretised, network, architecture)
+
+
+def _say_what_is_planned(prepared: Prepared, run: Run) -> None:
+    plan, table = prepared.plan, prepared.table
+    for note in prepared.notes:
+        run.note(note)
+    run.note(
+        f"{len(plan.choices)} sites, {sum(len(c.candidates) for c in plan.choices)} operators; "
+        f"{table.name} {table.total:,}, reachable {table.smallest:,} to {table.largest:,}"
+    )
+    for choice in plan.choices:
+        for name, reason in choice.dropped:
+            run.note(f"{choice.site.name}: {name} dropped: {reason}")
+    for name, reason in plan.left_alone:
+        run.note(f"{name} left alone: {reason}")
+
+
+def _baseline(prepared: Prepared, run: Run) -> nn.Module:
+    settings, model = prepared.settings, prepared.model
+    path = run.folder / "baseline.safetensors"
+    if "baseline" in run.done:
+        model.load_state_dict(load_file(path))
+        return _placed(model, prepared)
+    seconds = 0.0
+    if settings.baseline is None:
+        seconds = run.train(_fit("baseline", model, settings.train, prepared))
+    _placed(model, prepared)
+    _save_weights(model, path)
+    run.finish("baseline", seconds=seconds, valid=_accuracy(model, "valid", prepared))
+    return model
+
+
+def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Module, Architecture]:
+    settings = prepared.settings
+    supernet = _placed(prepared.supernet(baseline), prepared)
+    if "search" in run.done:
+        architecture = Architecture.load(run.folder / "architecture.json")
+        network, _ = discretise(supernet, architecture)
+        network.load_state_dict(load_file(run.folder / "discretised.safetensors"))
+        return network, architecture
+    teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
+    fit = search_fit(
+        supernet, settings.data, settings.search, prepared.lesson(supernet),
+        seed=settings.seed, fabric=prepared.fabric, teacher=teacher,
+    )  # fmt: skip
+    seconds = run.train(fit)
+    architecture = choose(supernet, prepared.table, prepared.bound)
+    network, _ = discretise(supernet, architecture)
+    batches = settings.data.train(seed=settings.seed, epoch=0, batch_size=settings.search.batch_size)
+    recalibrate(network, batches, settings.recalibrate_batches, prepared.fabric)
+    save_checkpoint(run.folder / "supernet.pt", {"state": supernet.state_dict()})
+    _save_weights(network, run.folder / "discretised.safetensors")
+    architecture.save(run.folder / "architecture.json")
+    ops = selection_ops(supernet)
+    run.finish(
+        "search",
+        seconds=seconds,
+        valid=_accuracy(network, "valid", prepared),
+        supernet_valid=_accuracy(supernet, "valid", prepared),
+        probabilities={n: float(_probability(op, architecture)) for n, op in ops.items()},
+        errors={n: op.errors for n, op in ops.items()},
+    )
+    if warning := architecture.verdict():
+        run.note(warning, "warning")
+    return network, architecture
+
+
+def _finetune(
+    prepared: Prepared, run: Run, baseline: nn.Module, discretised: nn.Module, architecture: Architecture
+) -> nn.Module:
+    settings = prepared.settings
+    path = run.folder / "finetuned.safetensors"
+    network = copy.deepcopy(discretised)
+    if "finetune" in run.done:
+        network.load_state_dict(load_file(path))
+        return network
+    if settings.from_scratch:
+        fresh = prepared.backbone.create()
+        network = _placed(rebuild(fresh, architecture, settings.data.input_size), prepared)
+    teacher = copy.deepcopy(baseline) if settings.finetune.objective.needs_teacher else None
+    seconds = run.train(_fit("finetune", network, settings.finetune, prepared, teacher))
+    _save_weights(network, path)
+    run.finish("finetune", seconds=seconds, valid=_accuracy(network, "valid", prepared))
+    return network
+
+
+def _export(
+    prepared: Prepared,
+    run: Run,
+    baseline: nn.Module,
+    discretised: nn.Module,
+    network: nn.Module,
+    architecture: Architecture,
+) -> Result:
+    settings, data = prepared.settings, prepared.settings.data
+    clock = time.perf_counter()
+    exports = export_all(
+        run.folder, network, architecture, formats=settings.formats, backbone=prepared.backbone,
+        preprocessing=data.preprocessing, class_names=data.class_names, input_size=data.input_size,
+    )  # fmt: skip
+    search = run.done["search"]
+    sites = measure_sites(prepared.plan, baseline, network, architecture, search["probabilities"])
+    supernet = _placed(prepared.supernet(baseline), prepared)
+    supernet.load_state_dict(load_checkpoint(run.folder / "supernet.pt")["state"])
+    four = (baseline, supernet, discretised, network)
+    warning = architecture.verdict()
+    result = Result(
+        name=f"{prepared.backbone.name} on {data.name}",
+        seed=settings.seed,
+        cost=settings.cost.model.name,
+        factor=settings.cost.factor,
+        budget=None if settings.cost.budget is None else str(settings.cost.budget),
+        before=measure_network(baseline, data.input_size, settings.latency_batches),
+        after=measure_network(network, data.input_size, settings.latency_batches),
+        valid=Accuracies(
+            run.done["baseline"]["valid"], search["supernet_valid"], search["valid"], run.done["finetune"]["valid"]
+        ),
+        test=Accuracies(*(_accuracy(model, "test", prepared) for model in four)),
+        sites=sites,
+        exports=tuple(exports),
+        warnings=(warning,) if warning else (),
+        seconds={phase: run.done[phase]["seconds"] for phase in ("baseline", "search", "finetune")}
+        | {"export": time.perf_counter() - clock},
+        environment=environment(prepared.fabric.device),
+        folder=str(run.folder),
+    )
+    write_json(run.folder / "summary.json", as_dict(result))
+    run.write(result)
+    run.finish("export")
+    return result
+
+
+def _fit(
+    phase: str, model: nn.Module, recipe: Recipe, prepared: Prepared, teacher: nn.Module | None = None
+) -> Fit:
+    return Fit(
+        phase, model, prepared.settings.data, recipe,
+        seed=prepared.settings.seed, fabric=prepared.fabric, teacher=teacher,
+    )  # fmt: skip
+
+
+def _accuracy(model: nn.Module, split: str, prepared: Prepared) -> float:
+    batches = prepared.settings.data.batches(split, prepared.settings.train.batch_size)
+    return accuracy(model, batches, prepared.fabric)
+
+
+def _probability(op: Any, architecture: Architecture) -> Any:
+    return op.gate.probabilities()[op.candidates.index(architecture.choices[op.site.name])]
+
+
+def _placed(model: nn.Module, prepared: Prepared) -> nn.Module:
+    return model.to(prepared.fabric.device)
+
+
+def _save_weights(model: nn.Module, path: Path) -> None:
+    with replacing(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}, temporary)

@@ -1,0 +1,59 @@
+"""Inspection: what a space offers at every site of a network, and at what cost, without training."""
+
+from rich.console import Console
+from rich.table import Table
+
+from lwdc.backbones import Backbone, check_fits, create
+from lwdc.candidates import label
+from lwdc.costs import tabulate
+from lwdc.pipeline.settings import Settings
+from lwdc.sites import Shape
+from lwdc.space import Choice, make_plan
+from lwdc.surgery import wrap
+
+
+def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | None = None) -> None:
+    """Print sites, candidates, costs and what is left alone.
+
+    ``given`` is an image shape and a number of classes; without it the data are read.
+    """
+    if given is None:
+        settings.data.prepare(settings.compute.fabric().device)
+        given = settings.data.input_size, settings.data.num_classes
+    size, classes = given
+    named = settings.backbone
+    model, _ = create(Backbone(named.name, classes, size[0], dict(named.options)))
+    check_fits(model, size, classes)
+    plan = make_plan(model, settings.space, size)
+    table = tabulate(wrap(model, gate=settings.gate, inherit=False, plan=plan), settings.cost.model)
+
+    console.print(f"{named.name} on images of {tuple(size)}: {table.total:,} {table.unit}\n", highlight=False)
+    rows = Table("site", "input", "output", "candidates (share of the original)", box=None, pad_edge=False)
+    for choice in plan.choices:
+        site = choice.site
+        rows.add_row(site.name, _shape(site.input_shape), _shape(site.output_shape), _candidates(choice, table.sites[site.name], table.original[site.name]))
+    console.print(rows)
+    console.print(
+        f"\n{len(plan.choices)} sites hold {sum(table.original.values()) / table.total:.1%} of the {table.name}; "
+        f"reachable: {table.smallest:,} ({table.smallest / table.total:.3f}) to {table.largest:,} "
+        f"({table.largest / table.total:.3f}). * costs more than the original.",
+        highlight=False,
+    )
+    for choice in plan.choices:
+        for name, reason in choice.dropped:
+            console.print(f"dropped  {choice.site.name}: {name}: {reason}", highlight=False)
+    for name, reason in plan.left_alone:
+        console.print(f"left alone  {name}: {reason}", highlight=False)
+
+
+def _candidates(choice: Choice, costs: "dict[str, int] | object", original: int) -> str:
+    assert isinstance(costs, dict)
+    entries = []
+    for candidate in choice.candidates:
+        cost = costs[label(candidate)]
+        entries.append(f"{label(candidate)} {cost / max(original, 1):.2f}{'*' if cost > original else ''}")
+    return ", ".join(entries)
+
+
+def _shape(shape: Shape) -> str:
+    return "x".join(str(n) for n in shape)

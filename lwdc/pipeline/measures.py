@@ -1,0 +1,91 @@
+"""What a finished network is worth: size, speed, and what became of every site."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+import lwdc
+from lwdc.architecture import Architecture
+from lwdc.candidates import label
+from lwdc.costs import measure_ms
+from lwdc.counting import count_macs, count_params
+from lwdc.records import Measures, SiteResult
+from lwdc.sites import Shape
+from lwdc.space import Plan
+
+
+def measure_network(network: nn.Module, input_size: Shape, batches: Sequence[int]) -> Measures:
+    """Counts, bytes of the weights and measured latency of ``network``, where it lies."""
+    return Measures(
+        macs=count_macs(network, [input_size]),
+        params=count_params(network),
+        bytes=len(to_bytes({k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()})),
+        latency_ms={str(batch): measure_ms(network, [input_size], batch=batch) for batch in batches},
+    )
+
+
+def measure_sites(
+    plan: Plan, original: nn.Module, network: nn.Module, architecture: Architecture, probabilities: dict[str, float]
+) -> tuple[SiteResult, ...]:
+    """Every site before and after; equal pairs are timed again, because their place in memory differs."""
+    results = []
+    for choice in plan.choices:
+        name, shapes = choice.site.name, [shape for shape, _ in choice.site.calls]
+        before, after = original.get_submodule(name), network.get_submodule(name)
+        candidate = architecture.choices[name]
+        same = candidate["op"] == "original"
+        ms_before = measure_ms(before, shapes, repeats=9, budget_s=0.2)
+        results.append(
+            SiteResult(
+                site=name,
+                operator=label(candidate),
+                probability=probabilities[name],
+                macs_before=count_macs(before, shapes),
+                macs_after=count_macs(after, shapes),
+                params_before=count_params(before),
+                params_after=count_params(after),
+                ms_before=ms_before,
+                ms_after=ms_before if same else measure_ms(after, shapes, repeats=9, budget_s=0.2),
+            )
+        )
+    return tuple(results)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware, so that a figure can be placed."""
+    return {
+        "lwdc": lwdc.__version__,
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str | None:
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None  # installed from a wheel
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,84 @@
+"""Preparation: everything that can be refused is refused here, before any long work."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from lwdc.backbones import Backbone, check_fits, create, load_weights
+from lwdc.costs import BudgetController, CostTable, parse_budget, tabulate
+from lwdc.errors import BackboneError
+from lwdc.pipeline.settings import Settings
+from lwdc.space import Plan, make_plan
+from lwdc.strategies import JointLesson
+from lwdc.surgery import wrap
+from lwdc.training.fit import derive_seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that can begin: data read, network built, space laid on it, costs counted, budget reachable."""
+
+    settings: Settings
+    fabric: Fabric
+    backbone: Backbone
+    model: nn.Module  # with the weights that training starts from
+    notes: tuple[str, ...]
+    plan: Plan
+    table: CostTable
+    bound: int | None  # of the budget, in the table's unit
+
+    def supernet(self, baseline: nn.Module) -> nn.Module:
+        """The supernet around ``baseline``, which is left as it was."""
+        settings = self.settings
+        torch.manual_seed(derive_seed(settings.seed, "wrap", 0))
+        return wrap(baseline, gate=settings.gate, inherit=settings.inherit, mixing=settings.mixing, plan=self.plan)
+
+    def lesson(self, supernet: nn.Module) -> JointLesson:
+        """What the search adds to training."""
+        cost = self.settings.cost
+        controller = None
+        if self.bound is not None:
+            controller = BudgetController(
+                self.bound / self.table.total, cost.begin, cost.end, cost.stiffness, cost.rate
+            )
+        return JointLesson(
+            supernet, self.table, self.settings.logits_optim,
+            factor=cost.factor, budget=controller, shape=cost.shape, ramp=cost.ramp,
+        )  # fmt: skip
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Read the data, build the network, lay the space on it and check the budget.
+
+    Raises the ``LwdcError`` of whatever does not fit.
+    """
+    fabric = settings.compute.fabric()
+    data = settings.data
+    data.prepare(fabric.device)
+    for recipe in (settings.train, settings.search, settings.finetune):
+        data.steps(recipe.batch_size)
+    named = settings.backbone
+    backbone = Backbone(named.name, data.num_classes, data.input_size[0], dict(named.options))
+    torch.manual_seed(derive_seed(settings.seed, "init", 0))
+    model, notes = create(backbone, pretrained=named.pretrained, weights=named.weights)
+    check_fits(model, data.input_size, data.num_classes)
+    if settings.baseline is not None:
+        notes += load_weights(model, baseline_file(settings.baseline))
+    plan = make_plan(model, settings.space, data.input_size)
+    probe = wrap(model, gate=settings.gate, inherit=False, plan=plan)
+    table = tabulate(probe, settings.cost.model)
+    bound = None if settings.cost.budget is None else parse_budget(settings.cost.budget, table)
+    prepared = Prepared(settings, fabric, backbone, model, tuple(notes), plan, table, bound)
+    prepared.lesson(probe)  # refuses a negative factor, or a factor beside a budget
+    return prepared
+
+
+def baseline_file(folder: Path) -> Path:
+    """The trained baseline of an earlier run. Raises ``BackboneError`` if the folder has none."""
+    path = Path(folder) / "baseline.safetensors"
+    if not path.is_file():
+        raise BackboneError(f"baseline={folder} has no {path.name}; name the folder of a run that trained its baseline.")
+    return path

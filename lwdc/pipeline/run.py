@@ -1,0 +1,192 @@
+"""A run's folder: what is done, the checkpoint of what is not, the records, and a clean stop on signals."""
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lwdc.errors import CheckpointError, LwdcError
+from lwdc.records import EpochRecord, Note, Record
+from lwdc.tracking import JsonlSink, ProgressSink, ReplaySink, Sink, parse_record, read_records
+from lwdc.training import Fit, load_checkpoint, save_checkpoint
+from lwdc.training.fit import StepRecord
+
+CHECKPOINT = "checkpoint.pt"
+RECORDS = "records.jsonl"
+
+
+class Interrupted(LwdcError):
+    """A run that was asked to stop and did, with everything saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class Run:
+    """One run in ``folder``: phases are done once, and a killed run goes on from its last checkpoint.
+
+    ``config`` is what a resumed run must agree with. Use as a context manager: it closes the sinks.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        sinks: Sequence[Sink] = (),
+        *,
+        resume: bool = False,
+        ignore: Sequence[str] = (),
+        checkpoint_minutes: float = 10.0,
+    ) -> None:
+        self.folder, self.config = folder, config
+        self.done: dict[str, dict[str, Any]] = {}  # phase -> figures, json-ready
+        self._fit_state: dict[str, Any] | None = None
+        self._every = checkpoint_minutes * 60
+        self._signal: int | None = None
+        _check_writable(folder)
+        records = 0
+        if resume:
+            state = load_checkpoint(folder / CHECKPOINT)
+            compare_configs(json.loads(state["config"]), config, ignore)
+            self.done, self._fit_state, records = state["done"], state["fit"], state["records"]
+        elif (folder / CHECKPOINT).exists():
+            raise CheckpointError(
+                f"{folder} holds a run already. Go on with it by resume={folder}, or choose another folder."
+            )
+        self._jsonl = JsonlSink(folder / RECORDS, keep=records)
+        self.sinks: list[Sink] = [self._jsonl, *sinks]
+        past = [parse_record(line) for line in read_records(folder / RECORDS)] if records else []
+        for sink in sinks:
+            if isinstance(sink, ReplaySink):
+                sink.replay(past)
+        if not resume:
+            self._save(None)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+    def write(self, record: Record) -> None:
+        """Hand a record to every sink."""
+        for sink in self.sinks:
+            sink.write(record)
+
+    def note(self, text: str, level: str = "info") -> None:
+        """Hand a sentence to every sink."""
+        self.write(Note(text, level))
+
+    def finish(self, phase: str, **figures: Any) -> None:
+        """Mark a phase as done, with figures for later phases; its files must be written already."""
+        self.done[phase] = figures
+        self._save(None)
+
+    def train(self, fit: Fit) -> float:
+        """Run a phase's training to its end, from its checkpoint if there is one; returns its wall time in seconds.
+
+        Raises ``Interrupted`` after a signal, and the fit's own errors; both leave a checkpoint.
+        """
+        seconds = 0.0
+        if self._fit_state is not None:
+            fit.load_state_dict(self._fit_state["state"])
+            seconds = self._fit_state["seconds"]
+            self.note(f"{fit.phase}: going on at step {fit.step} of {fit.total}")
+            self._fit_state = None
+        clock, saved = time.monotonic(), time.monotonic()
+        with self._signals():
+            for record in fit.run():
+                now = time.monotonic()
+                seconds, clock = seconds + now - clock, now
+                if isinstance(record, EpochRecord):
+                    self.write(record)
+                else:
+                    self._progress(record)
+                epoch_end = isinstance(record, EpochRecord)
+                if epoch_end or self._signal is not None or now - saved > self._every:
+                    self._save({"state": fit.state_dict(), "seconds": seconds})
+                    saved = time.monotonic()
+                if self._signal is not None:
+                    raise Interrupted(
+                        f"stopped in {fit.phase} after step {fit.step} of {fit.total}; everything is saved. "
+                        f"Go on with: resume={self.folder}",
+                        self._signal,
+                    )
+        return seconds
+
+    def _progress(self, record: StepRecord) -> None:
+        for sink in self.sinks:
+            if isinstance(sink, ProgressSink):
+                sink.progress(
+                    record.phase, record.epoch, record.epochs, record.step, record.steps, record.loss
+                )
+
+    def _save(self, fit: dict[str, Any] | None) -> None:
+        state = {
+            "config": json.dumps(self.config),
+            "done": self.done,
+            "fit": fit,
+            "records": self._jsonl.count,
+        }
+        save_checkpoint(self.folder / CHECKPOINT, state)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM ends the step, the second acts at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            del frame
+            if self._signal is not None:
+                raise KeyboardInterrupt
+            self._signal = number
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def compare_configs(saved: dict[str, Any], given: dict[str, Any], ignore: Sequence[str] = ()) -> None:
+    """Raise ``CheckpointError`` with the differences, except below the keys in ``ignore``."""
+    old, new = _flat(saved), _flat(given)
+    differing = [
+        f"{key}: {old.get(key, '(absent)')!r} then, {new.get(key, '(absent)')!r} now"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and not any(key == i or key.startswith(f"{i}.") for i in ignore)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"the run was started with another configuration: {'; '.join(differing)}. "
+            "Resume it with the same settings, or start a new run."
+        )
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(data, dict) and data:
+        found: dict[str, Any] = {}
+        for key, value in data.items():
+            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix: data}
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise LwdcError(f"the output folder {folder} cannot be written: {error.strerror}. Choose another one.") from error

@@ -1,0 +1,90 @@
+"""Settings: everything one run needs, as objects and plain data."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from lwdc.costs import CostModel, linear
+from lwdc.data import DataModule
+from lwdc.errors import LwdcError
+from lwdc.gates import Gate, Softmax
+from lwdc.selection import Mixing
+from lwdc.space import SearchSpace
+from lwdc.training import OptimiserFactory, Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneSettings:
+    """Which network, and the weights it starts from."""
+
+    name: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    pretrained: bool = False
+    weights: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CostSettings:
+    """What is counted, and how strongly: a ``factor`` or a ``budget``."""
+
+    model: CostModel
+    factor: float | None = None
+    budget: float | str | None = None
+    shape: Callable[[Tensor], Tensor] = linear
+    ramp: float = 0.3  # with a factor: share of the search in which the pressure grows to it
+    begin: float = 0.15  # with a budget: share of the search at which its bound begins to fall
+    end: float = 0.6  # and at which it is reached
+    stiffness: float = 20.0
+    rate: float = 100.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """Where and in what precision to run, through Lightning Fabric."""
+
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    threads: int | None = None  # CPU threads; None: torch's default
+
+    def fabric(self) -> Fabric:
+        """A launched Fabric for one device."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        try:
+            fabric = Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)  # type: ignore[arg-type]
+        except (RuntimeError, ValueError) as error:
+            raise LwdcError(
+                f"compute.accelerator={self.accelerator!r} with precision {self.precision!r} cannot be had here: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        return fabric
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One run of the whole line."""
+
+    backbone: BackboneSettings
+    data: DataModule
+    cost: CostSettings
+    train: Recipe
+    search: Recipe
+    finetune: Recipe
+    logits_optim: OptimiserFactory
+    space: SearchSpace = dataclasses.field(default_factory=SearchSpace)
+    gate: Callable[[int], Gate] = Softmax
+    mixing: Mixing = "auto"
+    inherit: bool = True
+    from_scratch: bool = False
+    recalibrate_batches: int = 50
+    compute: Compute = dataclasses.field(default_factory=Compute)
+    formats: Sequence[str] = ("safetensors", "torch_export", "onnx")
+    latency_batches: Sequence[int] = (1, 64)
+    seed: int = 0
+    baseline: Path | None = None  # folder of a run whose baseline is reused
+    checkpoint_minutes: float = 10.0
