@@ -174,6 +174,8 @@ def make_settings(config: DictConfig) -> Settings:
         search=_recipe(config, "strategy"),
         finetune=_recipe(config, "finetune"),
         logits_optim=_build(config.strategy.logits_optim, "strategy.logits_optim"),
+        decide=config.strategy.decide,
+        decide_from=config.strategy.decide_from,
         space=_build(config.space, "space"),
         gate=_build(config.gate, "gate"),
         mixing=config.strategy.mixing,

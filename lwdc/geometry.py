@@ -94,7 +94,9 @@ def pad(x: Tensor, pads: Pads, mode: str = "zeros", value: float = 0.0) -> Tenso
     return F.pad(x, crops) if any(crops) else x
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, site: Site, support: Support, groups: int) -> Tensor:
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, site: Site, support: Support, groups: int
+) -> Tensor:
     """The site's convolution with another weight ``(C_out, C_in / groups, *support.count)``.
 
     ``x`` is ``(B, C_in, *sizes)``; stride and padding mode are the site's.

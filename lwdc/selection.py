@@ -116,10 +116,11 @@ class SelectionOp(nn.Module):
             bias = None
         for i, operator in enumerate(self.operators):
             if i not in in_kernel:
-                branch = operator(x) * weights[i].to(x.dtype)
+                branch = operator(x)
+                branch = branch * weights[i].to(branch.dtype)
                 total = branch if total is None else total + branch
         assert total is not None
-        return total if bias is None else total + bias.view(-1, *(1,) * self.site.dims)
+        return total if bias is None else total + bias.to(total.dtype).view(-1, *(1,) * self.site.dims)
 
     def mixed_kernel(self, weights: Tensor, chosen: list[int]) -> Tensor:
         """The weighted sum of the kernels of the operators at ``chosen``, on their joint support, in float32 or wider."""
@@ -179,7 +180,9 @@ class _MixKernels(torch.autograd.Function):
         mixed = kernels[0].new_zeros(shape) if mixed is None else mixed
         for i in rest:
             inner, more = blocks[i]
-            block_view(mixed, support, inner, groups, more).addcmul_(as_blocks(kernels[i], groups, more), scales[i])
+            block_view(mixed, support, inner, groups, more).addcmul_(
+                as_blocks(kernels[i], groups, more), scales[i]
+            )
         ctx.save_for_backward(weights, *kernels)
         ctx.geometry = (support, groups, blocks)
         return mixed

@@ -108,11 +108,20 @@ def _unusable(module: nn.Module, name: str) -> str:
         return "it is the whole network: put it into a container"
     if not isinstance(module._parameters.get("weight"), nn.Parameter):
         return "its weight is computed, by weight norm or another parametrisation"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+    if (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    ):
         return "it has hooks, which its stand-in would not run"
     for known in _KNOWN_FORWARDS:
         if isinstance(module, known) and kind.forward is known.forward:
-            return "" if kind._conv_forward is known._conv_forward else f"{kind.__name__} convolves in its own way"
+            return (
+                ""
+                if kind._conv_forward is known._conv_forward
+                else f"{kind.__name__} convolves in its own way"
+            )
     return f"{kind.__name__} has a forward of its own"
 
 

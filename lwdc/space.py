@@ -88,7 +88,7 @@ def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
     layout = find_sites(model, input_size)
     left_alone = list(layout.left_alone)
     reserved = _reserved(model, space, layout.sites, input_size)
-    wanted = []
+    wanted: list[Site] = []
     for site in layout.sites:
         reason = reserved.get(site.name) or _outside(space, site)
         if reason:
@@ -100,30 +100,34 @@ def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
             f"no site matches include={list(space.include)} exclude={list(space.exclude)}; "
             f"this network has {_listed([site.name for site in layout.sites])}."
         )
+    _refuse_idle_patterns(space, layout.sites, wanted)
+    modules = dict(model.named_modules(remove_duplicate=False))
     measured: dict[Any, tuple[int, int] | str] = {}
     choices = []
     for site in wanted:
-        choice = _choice(site, space, measured)
+        choice = _choice(site, modules[site.name], space, measured)
         if len(choice.candidates) < 2:
             fitting = ", ".join(label(c) for c in choice.candidates) or "none"
             left_alone.append((site.name, f"fewer than two candidates fit ({fitting})"))
         else:
             choices.append(choice)
     if not choices:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in _choice(wanted[0], space, measured).dropped)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.dropped)
         raise SpaceError(
-            f"no site has two candidates that fit. At {wanted[0]}: {reasons or 'only one was listed'}. "
+            f"no site has two candidates that fit. At {choice.site}: {reasons or 'only one was listed'}. "
             "Add candidates that fit, or allow costlier ones with costlier=true."
         )
     return Plan(_tied(choices, space), tuple(left_alone), tuple(input_size))
 
 
-def _choice(site: Site, space: SearchSpace, measured: dict[Any, tuple[int, int] | str]) -> Choice:
+def _choice(
+    site: Site, conv: nn.Module, space: SearchSpace, measured: dict[Any, tuple[int, int] | str]
+) -> Choice:
     kept, dropped = [], []
-    original = _measure({"op": "original"}, site, measured)
+    original = _measure({"op": "original"}, site, conv, measured)
     assert not isinstance(original, str)
     for candidate in space.candidates_at(site.name):
-        found = _measure(candidate, site, measured)
+        found = _measure(candidate, site, conv, measured)
         if isinstance(found, str):
             dropped.append((label(candidate), found))
         elif not space.costlier and (found[0] > original[0] or found[1] > original[1]):
@@ -140,12 +144,16 @@ def _choice(site: Site, space: SearchSpace, measured: dict[Any, tuple[int, int] 
     )
 
 
-def _measure(candidate: Candidate, site: Site, measured: dict[Any, tuple[int, int] | str]) -> tuple[int, int] | str:
+def _measure(
+    candidate: Candidate, site: Site, conv: nn.Module, measured: dict[Any, tuple[int, int] | str]
+) -> tuple[int, int] | str:
     """MACs and parameters of a candidate at a site, or why it does not fit; equal sites are measured once."""
-    key = (dataclasses.replace(site, name="", index=0, aliases=()), repr(sorted(candidate.items(), key=str)))
+    shape = dataclasses.replace(site, name="", index=0, aliases=())
+    key = (shape, type(conv), repr(sorted(candidate.items(), key=str)))
     if key not in measured:
         try:
-            module = released_on_meta(candidate, site)
+            # The layer itself, because it may hold more than a weight and a bias, such as a gain.
+            module = conv if candidate["op"] == "original" else released_on_meta(candidate, site)
         except DoesNotFit as reason:
             measured[key] = str(reason)
         else:
@@ -154,28 +162,34 @@ def _measure(candidate: Candidate, site: Site, measured: dict[Any, tuple[int, in
 
 
 def released_on_meta(candidate: Candidate, site: Site) -> nn.Module:
-    """The module a candidate would leave at a site, on the meta device: shapes without numbers."""
+    """The module a candidate other than the original would leave at a site, on the meta device."""
     with torch.device("meta"):
         bias = torch.empty(site.out_channels) if site.bias else None
-        if candidate["op"] == "original":
-            return _plain(site)
         return build(candidate, site).release(bias)
 
 
-def _plain(site: Site) -> nn.Module:
-    conv_class = nn.Conv2d if site.dims == 2 else nn.Conv1d
-    pads = [max(pair) for pair in site.padding]
-    return conv_class(
-        site.in_channels, site.out_channels, site.kernel_size, site.stride, tuple(pads), site.dilation,  # type: ignore[arg-type]
-        site.groups, site.bias,
-    )  # fmt: skip
+def _refuse_idle_patterns(space: SearchSpace, sites: Sequence[Site], wanted: Sequence[Site]) -> None:
+    names = [name for site in sites for name in (site.name, *site.aliases)]
+    for setting, patterns, among in (
+        ("include", space.include, names),
+        ("exclude", space.exclude, names),
+        ("per_site", space.per_site, [site.name for site in wanted]),
+    ):
+        for pattern in patterns:
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in among):
+                raise SpaceError(
+                    f"{setting} pattern {pattern!r} matches no site that it could change; "
+                    f"the sites are {_listed(among)}. Correct or remove it."
+                )
 
 
-def _reserved(model: nn.Module, space: SearchSpace, sites: Sequence[Site], input_size: Shape) -> dict[str, str]:
+def _reserved(
+    model: nn.Module, space: SearchSpace, sites: Sequence[Site], input_size: Shape
+) -> dict[str, str]:
     config = getattr(model, "pretrained_cfg", None) or {}
     config = config if isinstance(config, Mapping) else getattr(config, "to_dict", dict)()
     stem, classifier = _names(config.get("first_conv")), _names(config.get("classifier"))
-    if not stem and sites and sites[0].input_shape == tuple(input_size):
+    if not any(site.name in stem for site in sites) and sites and sites[0].input_shape == tuple(input_size):
         stem = (sites[0].name,)
     found = {}
     for site in sites:

@@ -1,7 +1,7 @@
 """Surgery: a network into a supernet, and a supernet into an ordinary network again."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -32,6 +32,8 @@ def wrap(
     operator starts from the best closed-form approximation of the trained weight, else from fresh
     weights of the same output variance. ``plan`` is a space already laid on this very network.
     """
+    if selection_ops(model):
+        raise SpaceError("this network is a supernet already: wrap the network that it was made from.")
     plan = plan or make_plan(model, space or SearchSpace(), input_size or default_input_size(model))
     supernet = copy.deepcopy(model)
     modules = dict(supernet.named_modules(remove_duplicate=False))
@@ -54,16 +56,21 @@ def default_input_size(model: nn.Module) -> Shape:
     config = getattr(model, "pretrained_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
     if size is None:
-        raise SpaceError("this network does not say what images it takes: give input_size=(channels, height, width).")
+        raise SpaceError(
+            "this network does not say what images it takes: give input_size=(channels, height, width)."
+        )
     return tuple(size)
 
 
-def discretise(supernet: nn.Module, architecture: Architecture | None = None) -> tuple[nn.Module, Architecture]:
+def discretise(
+    supernet: nn.Module, architecture: Architecture | None = None
+) -> tuple[nn.Module, Architecture]:
     """Keep one operator per site, as plain PyTorch modules; ``supernet`` is not changed.
 
     The default architecture takes every gate's best candidate. Returns the network and its architecture.
     """
     architecture = architecture or chosen_architecture(supernet)
+    _check_names(architecture, selection_ops(supernet))
     network = copy.deepcopy(supernet)
     replacements: dict[nn.Module, nn.Module] = {}
     for op in selection_ops(network).values():
@@ -95,8 +102,15 @@ def chosen_architecture(supernet: nn.Module) -> Architecture:
 
 def point_at(supernet: nn.Module, architecture: Architecture) -> None:
     """Make every gate one-hot at the architecture's choice, in place."""
-    for op in selection_ops(supernet).values():
-        op.gate.point_at(candidate_index(op, architecture))
+    ops = selection_ops(supernet)
+    _check_names(architecture, ops)
+    pointed: dict[Gate, int] = {}
+    for op in ops.values():
+        index = candidate_index(op, architecture)
+        if pointed.setdefault(op.gate, index) != index:
+            raise ArchitectureError(f"{op.site} is tied to another site, and the architecture parts them.")
+    for gate, index in pointed.items():
+        gate.point_at(index)
 
 
 def candidate_index(op: SelectionOp, architecture: Architecture) -> int:
@@ -114,11 +128,7 @@ def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | No
     network = copy.deepcopy(model)
     sites = find_sites(network, input_size or default_input_size(model)).sites
     by_name = {name: site for site in sites for name in (site.name, *site.aliases)}
-    missing = [name for name in architecture.choices if name not in by_name]
-    if missing:
-        raise ArchitectureError(
-            f"the architecture replaces {missing[:5]}, which this network lacks; it has {list(by_name)[:10]}, ..."
-        )
+    _check_names(architecture, by_name)
     modules = dict(network.named_modules(remove_duplicate=False))
     replacements: dict[nn.Module, nn.Module] = {}
     for name, candidate in architecture.choices.items():
@@ -128,6 +138,14 @@ def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | No
     return network
 
 
+def _check_names(architecture: Architecture, known: Collection[str]) -> None:
+    missing = [name for name in architecture.choices if name not in known]
+    if missing:
+        raise ArchitectureError(
+            f"the architecture replaces {missing[:5]}, which this network lacks; it has {list(known)[:10]}, ..."
+        )
+
+
 def _fresh(candidate: Candidate, site: Site, conv: nn.Module) -> nn.Module:
     weight, bias = conv._parameters["weight"], conv._parameters["bias"]
     assert weight is not None
@@ -135,7 +153,7 @@ def _fresh(candidate: Candidate, site: Site, conv: nn.Module) -> nn.Module:
         operator = build(candidate, site).to(weight.device, weight.dtype)
     except SpaceError as error:
         raise ArchitectureError(f"{label(candidate)!r} does not fit {site}: {error}") from error
-    operator.reset(float(weight.detach().norm()))
+    operator.reset(float(effective_weight(conv).detach().norm()))
     return operator.release(bias).train(conv.training)
 
 

@@ -1,13 +1,21 @@
 """What every test gets: fixed seeds, repeatable examples, and the folder of real data."""
 
+import dataclasses
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
+from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d
+from torch import nn
+
+from lwdc.sites import Site, find_sites
 
 # Examples are drawn from the test itself, not from the clock or a database of earlier failures.
 hypothesis.settings.register_profile("lwdc", derandomize=True, database=None, deadline=None)
@@ -15,6 +23,9 @@ hypothesis.settings.load_profile("lwdc")
 
 # Warnings are errors here. PyTorch gives some only once a process, which would fail whichever test ran first.
 torch.set_warn_always(True)
+
+# The tensors are small: threads would only wait for each other, four times as long on two busy cores.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +51,93 @@ def data_root(request: pytest.FixtureRequest) -> Path:
     if missing:
         pytest.skip(f"LWDC_DATA lacks {', '.join(missing)}; this test needs {wanted}")
     return root
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A convolution as the only layer of a network, in float64, and a batch of two images for it."""
+
+    conv: nn.Module
+    plain: nn.Module  # the same arithmetic without weight standardisation
+    site: Site
+    x: torch.Tensor
+
+    def biased(self, y: torch.Tensor) -> torch.Tensor:
+        """``y`` plus the convolution's bias, if it has one."""
+        return y if self.conv.bias is None else y + self.conv.bias.view(-1, *(1,) * self.site.dims)
+
+
+@pytest.fixture(scope="session")
+def place() -> Callable[..., Place]:
+    """``place(conv, *sizes)``: the convolution as a site on maps of these sizes."""
+
+    def make(conv: nn.Module, *sizes: int, plain: nn.Module | None = None) -> Place:
+        conv = conv.double()
+        found = find_sites(nn.Sequential(conv), (conv.in_channels, *sizes))
+        assert len(found.sites) == 1, found.left_alone
+        x = torch.randn(2, conv.in_channels, *sizes, dtype=torch.float64)
+        return Place(conv, plain.double() if plain is not None else conv, found.sites[0], x)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def places(place: Callable[..., Place]) -> st.SearchStrategy[Place]:
+    """Sites of every kind: one or two axes, strides, dilations, groups, paddings, even and uneven kernels."""
+
+    @st.composite
+    def any_place(draw: st.DrawFn) -> Place:
+        kind = draw(
+            st.sampled_from(
+                ["conv1d", *["conv2d"] * 4, "same", "same", "std", "scaled_std", "scaled_std_same"]
+            )
+        )
+        dims = 1 if kind == "conv1d" else 2
+        same = kind in ("same", "scaled_std_same")
+
+        def per_axis(values: st.SearchStrategy[int]) -> tuple[int, ...]:
+            return tuple(draw(values) for _ in range(dims))
+
+        kernel, stride = per_axis(st.integers(1, 5)), per_axis(st.integers(1, 3))
+        dilation = (draw(st.sampled_from([1, 1, 2])),) * dims
+        inputs = draw(st.sampled_from([4, 8]))
+        groups = draw(st.sampled_from([1, 1, 1, 2, inputs]))
+        outputs = draw(
+            st.sampled_from([inputs, inputs, 2 * inputs] if groups == inputs else [inputs, inputs, 4, 6, 12])
+        )
+        mode = "zeros" if dims == 2 and kind != "conv2d" else draw(st.sampled_from(["zeros", *MODES]))
+        padding: Any = tuple(
+            draw(st.integers(0, d * (k - 1) // 2 + 1)) for k, d in zip(kernel, dilation, strict=True)
+        )
+        if kind in ("conv1d", "conv2d") and set(stride) == {1} and draw(st.booleans()):
+            padding = "same"
+        if same:
+            padding = "SAME"
+        reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+        sizes = tuple(r + draw(st.integers(1, 4)) for r in reach)  # larger than any padding
+        keywords: dict[str, Any] = {
+            "stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "bias": draw(st.booleans())
+        }  # fmt: skip
+        torch.manual_seed(draw(st.integers(0, 99)))
+        if kind == "conv1d":
+            return place(nn.Conv1d(inputs, outputs, kernel, padding_mode=mode, **keywords), *sizes)
+        if kind == "conv2d":
+            return place(nn.Conv2d(inputs, outputs, kernel, padding_mode=mode, **keywords), *sizes)
+        plain_class, plain_padding = (Conv2dSame, 0) if same else (nn.Conv2d, padding)
+        plain = plain_class(inputs, outputs, kernel, **{**keywords, "padding": plain_padding})
+        if kind == "same":
+            return place(plain, *sizes)
+        standardising = {
+            "std": StdConv2d,
+            "scaled_std": ScaledStdConv2d,
+            "scaled_std_same": ScaledStdConv2dSame,
+        }[kind]
+        conv = standardising(inputs, outputs, kernel, **keywords)
+        with torch.no_grad():
+            plain.bias = conv.bias
+        return place(conv, *sizes, plain=plain)
+
+    return any_place()
+
+
+MODES = ("reflect", "replicate", "circular")

@@ -3,7 +3,15 @@
 from lwdc.candidates import branches, fixed, grouped, low_rank, original, separable, sized
 from lwdc.candidates.base import DoesNotFit, Operator
 from lwdc.candidates.chain import Chain, Layer
-from lwdc.candidates.registry import Candidate, build, candidate_names, check, label, origin, register_candidate
+from lwdc.candidates.registry import (
+    Candidate,
+    build,
+    candidate_names,
+    check,
+    label,
+    origin,
+    register_candidate,
+)
 
 __all__ = [
     "Candidate",

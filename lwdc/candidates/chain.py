@@ -11,7 +11,9 @@ from lwdc.candidates.base import DoesNotFit, Operator, check_padding, restrict, 
 from lwdc.geometry import Pad, Support, own_support, pads_for
 from lwdc.sites import Site
 
-Factorise = Callable[[Tensor], Sequence[Tensor]]  # (C_out, C_in / site.groups, *support.count) -> one weight a layer
+Factorise = Callable[
+    [Tensor], Sequence[Tensor]
+]  # (C_out, C_in / site.groups, *support.count) -> one weight a layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,9 @@ class Chain(Operator):
         if groups % site.groups:
             raise DoesNotFit(f"groups={groups} is no multiple of the site's own {site.groups}")
         check_padding(site, support)
-        self.layers = nn.Sequential(*(module for layer in layers for module in convolution(site, support, layer)))
+        self.layers = nn.Sequential(
+            *(module for layer in layers for module in convolution(site, support, layer))
+        )
         self._specs = tuple(layers)
         self._factorise = factorise
 
@@ -78,7 +82,11 @@ class Chain(Operator):
     def inherit(self, weight: Tensor) -> float:
         assert self.support is not None
         target = restrict(weight, self.site, self.support)
-        factors = self._factorise(target) if self._factorise else [diagonal_blocks(target, self.site.groups, self.groups)]
+        factors = (
+            self._factorise(target)
+            if self._factorise
+            else [diagonal_blocks(target, self.site.groups, self.groups)]
+        )
         with torch.no_grad():
             for conv, factor in zip(self.convolutions, factors, strict=True):
                 conv.weight.copy_(factor.reshape(conv.weight.shape))

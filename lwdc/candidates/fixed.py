@@ -78,7 +78,9 @@ class Zeros(nn.Module):
         pads = pads_for(site, own_support(site), sizes)
         outputs = [
             (n + before + after - d * (k - 1) - 1) // s + 1
-            for n, (before, after), d, k, s in zip(sizes, pads, site.dilation, site.kernel_size, site.stride, strict=True)
+            for n, (before, after), d, k, s in zip(
+                sizes, pads, site.dilation, site.kernel_size, site.stride, strict=True
+            )
         ]
         return x.new_zeros(x.shape[0], site.out_channels, *outputs)
 

@@ -22,8 +22,13 @@ def register_candidate(name: str) -> Callable[[Builder], Builder]:
 
     def register(builder: Builder) -> Builder:
         taken = _BUILDERS.get(name)
-        if taken is not None and (taken.__module__, taken.__qualname__) != (builder.__module__, builder.__qualname__):
-            raise SpaceError(f"operator {name!r} is already registered by {taken.__module__}; choose another name.")
+        if taken is not None and (taken.__module__, taken.__qualname__) != (
+            builder.__module__,
+            builder.__qualname__,
+        ):
+            raise SpaceError(
+                f"operator {name!r} is already registered by {taken.__module__}; choose another name."
+            )
         _BUILDERS[name] = builder
         return builder
 
@@ -64,7 +69,9 @@ def build(candidate: Candidate, site: Site) -> Operator:
     except DoesNotFit:
         raise
     except TypeError as error:
-        raise SpaceError(f"operator {candidate['op']!r} cannot be built from {_options(candidate)}: {error}.") from error
+        raise SpaceError(
+            f"operator {candidate['op']!r} cannot be built from {_options(candidate)}: {error}."
+        ) from error
     return operator
 
 

@@ -1,9 +1,10 @@
 """Export: a network as files, each compared with the network before it counts."""
 
 from lwdc.export.deployment import Deployment
+from lwdc.export.description import Description, describe
 from lwdc.export.formats import FORMATS, export_all
 from lwdc.export.onnx import run_onnx, to_onnx
-from lwdc.export.package import Description, describe, load, save
+from lwdc.export.package import load, read_description, save
 from lwdc.export.torch_export import run_torch_export, to_torch_export
 from lwdc.export.verify import Comparison, verify
 
@@ -15,6 +16,7 @@ __all__ = [
     "describe",
     "export_all",
     "load",
+    "read_description",
     "run_onnx",
     "run_torch_export",
     "save",

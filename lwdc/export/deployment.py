@@ -24,7 +24,7 @@ class Deployment:
         made = self.preprocessing.input_size if self.preprocessing else self.input_size
         if tuple(made) != tuple(self.input_size):
             raise ExportError(
-                f"the preprocessing makes images of {tuple(made)}, but input_size is {tuple(self.input_size)}; "
+                f"preprocessing makes images of {tuple(made)}, but input_size is {tuple(self.input_size)}; "
                 "give the one that the network was trained with."
             )
 
@@ -50,18 +50,22 @@ class Deployment:
 
     @classmethod
     def from_dict(cls, data: Any) -> "Deployment":
-        """The inverse of ``to_dict``. Raises ``KeyError``, ``TypeError`` or ``ValueError`` on anything else."""
+        """The inverse of ``to_dict``. Raises ``KeyError``, ``TypeError``, ``ValueError`` on anything else."""
         input_size = tuple(int(n) for n in data["input_shape"])
         preprocessing = None
         if data["preprocessing"] is not None:
-            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data["preprocessing"].items()}
+            fields: dict[str, Any] = {k: _tuple(v) for k, v in data["preprocessing"].items()}
             preprocessing = Preprocessing(input_size, **fields)
         names = data["class_names"]
         return cls(input_size, preprocessing, None if names is None else tuple(names))
 
     def to_text(self) -> dict[str, str]:
-        """One text a fact, for ONNX metadata: json, but words stand without quotes. Unknown facts are left out."""
+        """One text a fact, for ONNX metadata: json, but words without quotes. The unknown is left out."""
         data = self.to_dict()
         preparation = data.pop("preprocessing") or {}
         facts = {name: value for name, value in data.items() if value is not None} | preparation
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

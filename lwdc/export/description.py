@@ -49,8 +49,8 @@ class Description:
         if data["format"] != FORMAT:
             raise ExportError(
                 f"it is in format {data['format']!r}, written by lwdc {data.get('lwdc_version', 'unknown')}; "
-                f"this is lwdc {lwdc.__version__}, which reads format {FORMAT}. Use the version that wrote it, "
-                "or export the network again."
+                f"this is lwdc {lwdc.__version__}, which reads format {FORMAT}. Use the version that wrote "
+                "it, or export the network again."
             )
         try:
             _check_operators(data["operators"])
@@ -86,17 +86,19 @@ def describe(
     if backbone is None:
         return description
     if size[0] != backbone.in_chans:
-        raise ExportError(f"images have {size[0]} channel(s), the backbone takes in_chans={backbone.in_chans}.")
+        raise ExportError(
+            f"images have {size[0]} channel(s), the backbone takes in_chans={backbone.in_chans}."
+        )
     if names is not None and len(names) != backbone.num_classes:
         raise ExportError(
-            f"there are {len(names)} class names for num_classes={backbone.num_classes}; give one for each logit."
+            f"there are {len(names)} class names for num_classes={backbone.num_classes}; give one a class."
         )
     try:
         json.dumps(backbone.options)
     except (TypeError, ValueError) as error:
         raise ExportError(
-            f"the backbone's options {backbone.options} cannot be written to a package ({error}); use numbers, "
-            "text and lists, or leave backbone out and give lwdc.load the fresh network."
+            f"the backbone's options {backbone.options} cannot be written to a package ({error}); use "
+            "numbers, text and lists, or leave backbone out and give lwdc.load the fresh network."
         ) from error
     return description
 

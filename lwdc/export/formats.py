@@ -1,8 +1,7 @@
-"""Formats: every way to write a network, each compared with the network before its files get their names."""
+"""Formats: every way to write a network, each compared with it before the files get their names."""
 
 import dataclasses
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -11,13 +10,13 @@ from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
 from lwdc.data import Preprocessing
 from lwdc.errors import ExportError, unknown_name
-from lwdc.export.deployment import Deployment
-from lwdc.export.description import describe
+from lwdc.export.description import Description, describe
 from lwdc.export.onnx import run_onnx, to_onnx
 from lwdc.export.package import load, save
 from lwdc.export.portable import portable
 from lwdc.export.torch_export import run_torch_export, to_torch_export
 from lwdc.export.verify import Run, verify
+from lwdc.export.writing import staging
 from lwdc.records import ExportRecord
 from lwdc.sites import Shape
 
@@ -35,9 +34,80 @@ def export_all(
     model: nn.Module | None = None,
     seed: int = 0,
 ) -> tuple[ExportRecord, ...]:
-    """Write ``network`` to ``folder`` in every format, and compare each file with it on inputs drawn from ``seed``.
+    """Write ``network`` to ``folder`` in every format, each compared with it on inputs drawn from ``seed``.
 
     Files hold it in float32 and evaluation mode; ``network`` itself is not changed. ``model`` is the
-    network before compression, with any weights, and needed where there is no ``backbone``. Raises
-    ``ExportError`` for the first format that fails: its files do not appear, those before it stay.
+    network before compression, with any weights: needed where there is no ``backbone``. Raises
+    ``ExportError`` at the first format that fails: its files do not appear, those before it stay.
     """
+    for name in formats:
+        if name not in FORMATS:
+            raise ExportError(unknown_name("export format", name, FORMATS))
+    if "safetensors" in formats and backbone is None and model is None:
+        raise ExportError(
+            "a package that names no timm network can only be checked with the network that was compressed: "
+            "give it, with any weights, as model=..."
+        )
+    copy = portable(network)
+    description = describe(
+        copy,
+        architecture,
+        backbone=backbone,
+        preprocessing=preprocessing,
+        class_names=class_names,
+        input_size=input_size,
+    )
+    job = _Job(copy, description, model, seed)
+    return tuple(_export(Path(folder), name, job) for name in formats)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    network: nn.Module
+    description: Description
+    model: nn.Module | None
+    seed: int
+
+
+def _export(folder: Path, name: str, job: _Job) -> ExportRecord:
+    input_size = job.description.deployment.input_size
+    with staging(folder) as stage:
+        files, run = FORMATS[name](stage, job)
+        found = verify(job.network, run, input_size, seed=job.seed, name=files[0].name)
+        size = files[0].stat().st_size
+        for file in files:
+            file.replace(folder / file.name)
+    return ExportRecord(name, files[0].name, size, *found)
+
+
+def _package(folder: Path, job: _Job) -> tuple[list[Path], Run]:
+    description = job.description
+    files = save(
+        folder,
+        job.network,
+        description.architecture,
+        backbone=description.backbone,
+        preprocessing=description.deployment.preprocessing,
+        class_names=description.deployment.class_names,
+        input_size=description.deployment.input_size,
+    )
+    return files, load(folder, job.model)
+
+
+def _torch_export(folder: Path, job: _Job) -> tuple[list[Path], Run]:
+    path, deployment = folder / "model.pt2", job.description.deployment
+    to_torch_export(job.network, path, deployment.input_size, deployment=deployment)
+    return [path], run_torch_export(path)
+
+
+def _onnx(folder: Path, job: _Job) -> tuple[list[Path], Run]:
+    path, deployment = folder / "model.onnx", job.description.deployment
+    to_onnx(job.network, path, deployment.input_size, deployment=deployment)
+    return [path], run_onnx(path)
+
+
+FORMATS: dict[str, Callable[[Path, _Job], tuple[list[Path], Run]]] = {
+    "safetensors": _package,
+    "torch_export": _torch_export,
+    "onnx": _onnx,
+}

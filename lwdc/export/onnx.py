@@ -24,14 +24,16 @@ MOST_BYTES = 2**31 - 2**20  # of a protobuf message, with some room beside the w
 def to_onnx(
     network: nn.Module, path: Path | str, input_size: Shape, *, deployment: Deployment | None = None
 ) -> None:
-    """Write one ONNX file: input ``image`` ``(batch, *input_size)``, output ``logits``, any batch size, float32.
+    """Write one ONNX file: input ``image`` ``(batch, *input_size)``, output ``logits``, both float32.
 
     Its metadata holds ``deployment`` (``Deployment.to_text``). ``network`` is not changed. Raises
     ``ExportError`` if it cannot be traced or translated.
     """
     size = sum(4 * t.numel() for t in network.state_dict().values())
     if size > MOST_BYTES:
-        raise ExportError(f"the weights take {size} bytes, an ONNX file holds {MOST_BYTES}; leave out format 'onnx'.")
+        raise ExportError(
+            f"the weights take {size} bytes, an ONNX file holds {MOST_BYTES}; leave out format 'onnx'."
+        )
     program = trace(network, input_size)
     try:
         translated = torch.onnx.export(
@@ -46,7 +48,8 @@ def to_onnx(
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(
-            f"torch.onnx cannot translate this {type(network).__name__}: {reason} Leave 'onnx' out of export.formats."
+            f"torch.onnx cannot translate this {type(network).__name__}: {reason} Leave onnx out of "
+            "export.formats."
         ) from error
     assert translated is not None
     model = translated.model_proto
@@ -73,7 +76,7 @@ def run_onnx(path: Path | str) -> Run:
 
 
 def _drop_exporter_notes(model: "ModelProto") -> None:
-    """Remove, in place, what the exporter notes for its developers: large, and naming folders of this machine."""
+    """Remove, in place, the exporter's notes for its developers: large, and naming this machine's folders."""
     graph = model.graph
     held = (graph.node, graph.value_info, graph.input, graph.output, graph.initializer)
     holders: list[Any] = [model, graph, *model.functions, *(item for items in held for item in items)]

@@ -62,20 +62,23 @@ def save(
         safetensors.torch.save_file(kept, temporary, metadata={"format": "pt"})
         content = temporary.read_bytes()
     data["weights"] = {"file": WEIGHTS, "bytes": len(content), "sha256": _digest(content), "tied": tied}
-    with writing(path) as temporary:  # last: it holds the digest of the weights, so no other pair passes for a package
+    with writing(
+        path
+    ) as temporary:  # last: it holds the digest of the weights, so no other pair passes for a package
         temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     return [weights_path, path]
 
 
 def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
-    """The network of a package in evaluation mode, computing bitwise what the saved one did.
+    """The network of a package in evaluation mode, on the CPU or where ``model`` is.
 
-    ``model`` is the network before compression, with any weights, for packages that name no timm
+    It computes bitwise what the saved one did, if that one's weights were contiguous. ``model`` is the network before compression, with any weights, for packages that name no timm
     network; it is not changed, nor is the random state. Raises ``ExportError`` for files that are missing,
     damaged or no pair, and for an operator that is not registered.
     """
-    data = _read(Path(folder) / DESCRIPTION)
-    description = read_description(folder)
+    path = Path(folder) / DESCRIPTION
+    data = _read(path)
+    description = _parse(path, data)
     state = _read_weights(Path(folder) / WEIGHTS, data.get("weights"))
     try:
         network = _rebuild(description, model)
@@ -94,11 +97,7 @@ def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
 def read_description(folder: Path | str) -> Description:
     """What the package says of its network. Raises ``ExportError`` as ``load`` does; weights are not read."""
     path = Path(folder) / DESCRIPTION
-    data = _read(path)
-    try:
-        return Description.from_dict(data)
-    except ExportError as error:
-        raise ExportError(f"{path} cannot be used: {error}") from error
+    return _parse(path, _read(path))
 
 
 def _rebuild(description: Description, model: nn.Module | None) -> nn.Module:
@@ -121,8 +120,8 @@ def _check_rebuilds(description: Description, state: Mapping[str, Tensor]) -> No
         raise ExportError(f"the package could not be loaded again: {error}") from error
     if problems := _differences(state, network.state_dict()):
         raise ExportError(
-            f"the package could not be loaded again: {description.backbone} with this architecture makes another "
-            f"network ({problems}). Give the backbone and architecture that belong to this network."
+            f"the package could not be loaded again: {description.backbone} with this architecture makes "
+            f"another network ({problems}). Give the backbone and architecture that belong to this network."
         )
 
 
@@ -157,10 +156,17 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ExportError(
-            f"{path} is missing; a package is a folder with {DESCRIPTION} and {WEIGHTS}, as lwdc.save writes it."
+            f"{path} is missing; a package is a folder with {DESCRIPTION} and {WEIGHTS}, from lwdc.save."
         ) from error
     except (OSError, ValueError) as error:
         raise ExportError(f"{path} cannot be read ({error}); export the network again.") from error
+
+
+def _parse(path: Path, data: Any) -> Description:
+    try:
+        return Description.from_dict(data)
+    except ExportError as error:
+        raise ExportError(f"{path} cannot be used: {error}") from error
 
 
 def _read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
@@ -169,15 +175,17 @@ def _read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
         digest, size, tied = expected["sha256"], expected["bytes"], dict(expected["tied"])
         content = path.read_bytes()
     except (KeyError, TypeError, ValueError) as error:
-        raise ExportError(f"{path.with_name(DESCRIPTION)} does not say what its weights are; export again.") from error
+        raise ExportError(
+            f"{path.with_name(DESCRIPTION)} does not say what its weights are; export again."
+        ) from error
     except OSError as error:
         raise ExportError(
-            f"{path} cannot be read ({error.strerror}); a package is a folder with {DESCRIPTION} and {WEIGHTS}."
+            f"{path} cannot be read ({error.strerror}); a package has {DESCRIPTION} and {WEIGHTS}: copy both."
         ) from error
     if _digest(content) != digest:
         raise ExportError(
-            f"{path} ({len(content)} bytes) is not the file that {DESCRIPTION} was written with ({size} bytes, "
-            f"sha256 {digest}): one of them is damaged or from another export. Copy both again, or export again."
+            f"{path} ({len(content)} bytes) is not the file that {DESCRIPTION} belongs to ({size} bytes, "
+            f"sha256 {digest}): one is damaged or from another export. Copy both again, or export again."
         )
     try:
         state = safetensors.torch.load(content)

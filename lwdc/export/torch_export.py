@@ -48,8 +48,8 @@ def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(
-            f"torch.export cannot trace this {type(network).__name__}: {reason} Leave torch_export and onnx out of "
-            "export.formats; the safetensors package needs no trace."
+            f"torch.export cannot trace this {type(network).__name__}: {reason} Leave torch_export and onnx "
+            "out of export.formats; the safetensors package needs no trace."
         ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names folders of this machine

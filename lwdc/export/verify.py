@@ -15,7 +15,7 @@ RELATIVE_TOLERANCE = 1e-4  # of the largest output, or of 1 where outputs are sm
 
 
 class Comparison(NamedTuple):
-    """How far outputs lie apart over all batches; ``top1_agrees`` wherever the margin exceeds the tolerance."""
+    """How far outputs lie apart, over all batches; top-1 counts where the margin exceeds the tolerance."""
 
     max_difference: float
     tolerance: float
@@ -48,12 +48,12 @@ def verify(
     if not comparison.max_difference <= comparison.tolerance:
         raise ExportError(
             f"{name} does not compute what the network does: outputs differ by up to "
-            f"{comparison.max_difference:.3g}, at most {comparison.tolerance:.3g} is accepted. It must not be used; "
-            "leave its format out of export.formats."
+            f"{comparison.max_difference:.3g}, at most {comparison.tolerance:.3g} is accepted. It must "
+            "not be used; leave its format out of export.formats."
         )
     if not comparison.top1_agrees:
         raise ExportError(
-            f"{name} ranks other classes first than the network does, although outputs differ by no more than "
+            f"{name} ranks other classes first than the network does, although outputs differ by at most "
             f"{comparison.max_difference:.3g}. It must not be used; leave its format out of export.formats."
         )
     return comparison
@@ -72,8 +72,7 @@ def _run(run: Run, images: Tensor, expected: Tensor, name: str) -> Tensor:
     for who, outputs in (("the network", expected), (name, found)):
         if not outputs.isfinite().all():
             raise ExportError(
-                f"{who} returns values that are not finite for a batch of {len(images)}, so nothing can be compared; "
-                "check the weights."
+                f"{who} returns values that are not finite for a batch of {len(images)}; check the weights."
             )
     return found
 

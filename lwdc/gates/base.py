@@ -44,9 +44,11 @@ class Gate(nn.Module, abc.ABC):
         self.temperatures = (temperature, final_temperature)
         self.logits = nn.Parameter(torch.zeros(num_candidates))  # the papers' alpha of one layer
         # Buffers and not attributes: a copy, a checkpoint or an average must carry the schedule's position.
-        self.register_buffer("uniform", torch.zeros(()))  # 1 during the warm-up
+        self.register_buffer(
+            "uniform", torch.zeros((), dtype=torch.long)
+        )  # 1 in the warm-up; an integer: no EMA lags
         self.register_buffer("temperature", torch.tensor(float(temperature)))
-        self.register_buffer("average", torch.full((num_candidates,), 1.0 / num_candidates))
+        self.register_buffer("average", torch.zeros(num_candidates))  # sums to 1 only in the long run
 
     def forward(self) -> Tensor:
         """Mixing weights ``(num_candidates,)`` of this step."""
@@ -76,10 +78,11 @@ class Gate(nn.Module, abc.ABC):
     def advance(self, progress: float) -> None:
         """Set the schedule, in place, to the share ``progress`` in [0, 1] of the search."""
         warm = progress < self.warmup
-        span = max(self.annealed - self.warmup, 1e-12)
-        share = min(max((progress - self.warmup) / span, 0.0), 1.0)
+        share = 0.0 if warm else 1.0
+        if self.warmup <= progress < self.annealed:
+            share = (progress - self.warmup) / (self.annealed - self.warmup)
         start, end = self.temperatures
-        self.uniform.fill_(float(warm))
+        self.uniform.fill_(int(warm))
         self.temperature.fill_(start * (end / start) ** share)
         if not warm:
             self.average.lerp_(torch.softmax(self.logits.detach(), dim=0), _AVERAGE_RATE)
@@ -89,8 +92,14 @@ class Gate(nn.Module, abc.ABC):
         return self._blend(self.soft()).detach()
 
     def scores(self) -> Tensor:
-        """Log-probability of each candidate for the final choice, from the running average: choices flicker."""
-        return self.average.clamp_min(1e-12).log()
+        """Log-probability of each candidate for the final choice, from the running average: choices flicker.
+
+        A gate whose schedule was never advanced has no average: its logits decide.
+        """
+        total = self.average.sum()
+        if total == 0:
+            return torch.log_softmax(self.logits.detach(), dim=0)
+        return (self.average / total).clamp_min(1e-12).log()
 
     def point_at(self, index: int) -> None:
         """Choose a candidate for good, in place: every form of the gate becomes exactly one-hot."""
@@ -98,11 +107,12 @@ class Gate(nn.Module, abc.ABC):
             self.logits.fill_(-1e4).index_fill_(0, torch.tensor([index], device=self.logits.device), 1e4)
             self.average.zero_()
             self.average[index] = 1.0
-        self.uniform.fill_(0.0)
+        self.uniform.fill_(0)
 
     def _blend(self, weights: Tensor) -> Tensor:
         # With `uniform` at 0 this is exactly `weights`: x * 1 + 0.
-        return weights * (1 - self.uniform) + self.uniform / self.logits.numel()
+        uniform = self.uniform.to(weights.dtype)
+        return weights * (1 - uniform) + uniform / self.logits.numel()
 
 
 _AVERAGE_RATE = 0.02  # the running average looks back about 50 steps

@@ -32,5 +32,7 @@ def _largest_other(values: Tensor) -> Tensor:
     count = values.numel()
     if count == 1:
         return values.detach()
-    others = values.expand(count, count).masked_fill(torch.eye(count, dtype=torch.bool, device=values.device), -torch.inf)
+    others = values.expand(count, count).masked_fill(
+        torch.eye(count, dtype=torch.bool, device=values.device), -torch.inf
+    )
     return others.amax(dim=1)

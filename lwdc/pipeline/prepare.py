@@ -47,6 +47,7 @@ class Prepared:
         return JointLesson(
             supernet, self.table, self.settings.logits_optim,
             factor=cost.factor, budget=controller, shape=cost.shape, ramp=cost.ramp,
+            decide=self.settings.decide, decide_from=self.settings.decide_from,
         )  # fmt: skip
 
 

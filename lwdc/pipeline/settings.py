@@ -76,6 +76,8 @@ class Settings:
     search: Recipe
     finetune: Recipe
     logits_optim: OptimiserFactory
+    decide: float = 1.0
+    decide_from: float = 0.6
     space: SearchSpace = dataclasses.field(default_factory=SearchSpace)
     gate: Callable[[int], Gate] = Softmax
     mixing: Mixing = "auto"

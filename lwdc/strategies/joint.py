@@ -1,5 +1,6 @@
 """Joint search (LWDC-style): weights and selections in one pass, under the pressure of a cost."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +34,8 @@ class JointLesson:
         budget: BudgetController | None = None,
         shape: Callable[[Tensor], Tensor],
         ramp: float = 0.3,
+        decide: float = 1.0,
+        decide_from: float = 0.6,
     ) -> None:
         if factor is not None and factor < 0:
             raise CostError(f"cost.factor must not be negative, found {factor}: it would reward cost.")
@@ -40,6 +43,7 @@ class JointLesson:
             raise CostError("give either cost.factor or cost.budget, not both and not neither.")
         self.supernet, self.table, self.shape, self.ramp = supernet, table, shape, ramp
         self.factor, self.budget = factor, budget
+        self.decide, self.decide_from = decide, decide_from
         self._optimiser = optim([gate.logits for gate in gates(supernet)])
         self._hard = any(bool((gate.sample().detach() == 0).any()) for gate in gates(supernet))
         self._progress = 0.0
@@ -58,9 +62,12 @@ class JointLesson:
         expected = expected_cost(self.supernet, self.table)
         self._expected = float(expected.detach())
         if self.budget is not None:
-            return self.budget.term(expected)
-        assert self.factor is not None
-        return self.factor * self._ramped() * self.shape(expected)
+            term = self.budget.term(expected)
+        else:
+            assert self.factor is not None
+            term = self.factor * self._ramped() * self.shape(expected)
+        late = max(self._progress - self.decide_from, 0.0) / max(1 - self.decide_from, 1e-12)
+        return term + self.decide * late * mean_entropy(self.supernet) if late and self.decide else term
 
     def _ramped(self) -> float:
         return min(1.0, self._progress / self.ramp) if self.ramp > 0 else 1.0
@@ -107,6 +114,15 @@ class JointLesson:
         self._expected, self._progress = state["expected"], state["progress"]
         if self.budget is not None:
             self.budget.load_state_dict(state["budget"])
+
+
+def mean_entropy(supernet: nn.Module) -> Tensor:
+    """How undecided the gates are: their mean entropy as a share of the largest, in [0, 1]."""
+    entropies = []
+    for gate in gates(supernet):
+        weights = gate.soft()
+        entropies.append(torch.special.entr(weights).sum() / math.log(max(weights.numel(), 2)))
+    return torch.stack(entropies).mean()
 
 
 def weight_parameters(supernet: nn.Module) -> list[nn.Parameter]:

@@ -1,0 +1,190 @@
+"""What every operator promises, whichever the family: whoever registers one gets these tests for nothing."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lwdc.candidates import Chain, DoesNotFit, Operator, build, candidate_names
+from lwdc.candidates.base import embed
+from lwdc.candidates.fixed import Fixed
+from lwdc.candidates.original import Original, effective_weight
+from lwdc.geometry import convolve, own_support, union
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+
+FREE = {"skip", "zero", "avg_pool", "max_pool"}  # operators without weights
+
+
+def _weights(operator: Operator) -> list[nn.Parameter]:
+    module = operator._conv[0] if isinstance(operator, Original) else operator
+    return [p for name, p in module.named_parameters() if name != "bias"]
+
+
+def _gradients(y: Tensor, x: Tensor, weights: list[nn.Parameter]) -> list[Tensor]:
+    if not y.requires_grad:  # a constant: zero
+        return [torch.zeros_like(x)]
+    probe = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+    found = torch.autograd.grad((y * probe).sum(), [x, *weights], allow_unused=True, materialize_grads=True)
+    return list(found)
+
+
+@given(data=st.data())
+@settings(max_examples=120)
+def test_kernel_branch_and_released_module_agree(
+    data: st.DataObject, places: Any, operators_at: Any, released: Any, close: Callable[[Tensor, Tensor], bool]
+) -> None:
+    place = data.draw(places)
+    site, x = place.site, place.x.requires_grad_(True)
+    for operator in operators_at(place):
+        if operator.support is None:
+            continue
+        weights = _weights(operator)
+        support = union([own_support(site), operator.support])
+        kernel = operator.kernel()
+        as_kernel = convolve(x, kernel, None, site, support, site.groups)
+        as_branch = operator(x)
+        assert close(as_branch, as_kernel), operator
+        wanted = _gradients(as_kernel, x, weights)
+        for a, b in zip(_gradients(as_branch, x, weights), wanted, strict=True):
+            assert close(a, b), operator
+
+        module = released(operator, place.conv.bias)
+        y = module(x)
+        assert close(y, place.biased(as_kernel)), module
+        kept = [p for name, p in module.named_parameters() if name.rpartition(".")[2] != "bias"]
+        for a, b in zip(_gradients(y, x, kept), wanted, strict=True):
+            assert close(a, b), module
+
+        if kernel.shape == place.conv.weight.shape:  # then the site's own convolution can say what it means
+            own = torch.func.functional_call(place.plain, {"weight": kernel}, (x,))
+            assert close(own, place.biased(as_kernel)), operator
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_every_operator_keeps_shape_and_reports_its_error(
+    data: st.DataObject, places: Any, operators_at: Any, released: Any, close: Callable[[Tensor, Tensor], bool]
+) -> None:
+    place = data.draw(places)
+    site, weight = place.site, effective_weight(place.conv).detach()
+    shape = place.conv(place.x).shape
+    for operator in operators_at(place):
+        assert operator(place.x).shape == shape
+        assert released(operator, place.conv.bias)(place.x).shape == shape
+        error = operator.inherit(weight)
+        if operator.support is None:
+            assert 0 <= error <= 1 + 1e-9
+            continue
+        support = union([own_support(site), operator.support])
+        kernel = operator.kernel().detach()
+        truth = float((embed(weight, site, support) - kernel).norm() / weight.norm())
+        assert error == pytest.approx(truth, abs=1e-9)
+        # A kernel that is not trained may lie farther away than nothing at all.
+        assert error <= 1 + 1e-9 or isinstance(operator, Fixed)
+
+
+@given(data=st.data())
+@settings(max_examples=30)
+def test_no_small_change_brings_inherited_weights_nearer(data: st.DataObject, places: Any, operators_at: Any) -> None:
+    place = data.draw(places)
+    weight = effective_weight(place.conv).detach()
+    for operator in operators_at(place):
+        if not isinstance(operator, Chain):
+            continue
+        error = operator.inherit(weight)
+        for scale in (1e-1, 1e-3):
+            moved = copy.deepcopy(operator)
+            with torch.no_grad():
+                for p in moved.parameters():
+                    p.add_(scale * torch.randn_like(p))
+            assert moved._error(weight) >= error - 1e-9
+
+
+@given(data=st.data(), norm=st.floats(0.1, 10))
+@settings(max_examples=30)
+def test_fresh_weights_have_the_norm_asked_for(data: st.DataObject, norm: float, places: Any, operators_at: Any) -> None:
+    for operator in operators_at(data.draw(places)):
+        if isinstance(operator, Chain):
+            operator.reset(norm)
+            assert float(operator.kernel().detach().norm()) == pytest.approx(norm, rel=1e-9)
+
+
+@pytest.fixture(params=candidate_names())
+def built(request: pytest.FixtureRequest, candidates: list[dict[str, Any]], place: Any) -> tuple[Operator, Any]:
+    """The operator with its first options at the first usual place where it fits, and that place."""
+    candidate = next(c for c in candidates if c["op"] == request.param)
+    for conv in (nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=2, padding=1)):
+        at = place(conv, 6, 6)
+        try:
+            operator = build(candidate, at.site).double()
+        except DoesNotFit:
+            continue
+        if isinstance(operator, Original):
+            operator.own(at.conv)
+        return operator, at
+    raise AssertionError(f"{request.param} fits no usual convolution: give its options in tests/candidates/conftest.py")
+
+
+def test_the_gradient_reaches_the_input(built: tuple[Operator, Any]) -> None:
+    operator, place = built
+    x = place.x.requires_grad_(True)
+    operator.inherit(effective_weight(place.conv).detach())
+    y = operator(x)
+    if isinstance(operator, Fixed) and operator.value == 0:
+        assert not y.requires_grad and not y.any()
+        return
+    (y**2).sum().backward()
+    assert x.grad is not None and bool(x.grad.any())
+
+
+def test_a_released_operator_is_plain_pytorch_without_lwdc_operators(built: tuple[Operator, Any]) -> None:
+    operator, place = built
+    module = operator.release(place.conv.bias)
+    assert not any(isinstance(m, Operator) for m in module.modules())
+    with torch.no_grad():
+        module(place.x)
+
+
+def test_operators_without_weights_stay_so(built: tuple[Operator, Any], request: pytest.FixtureRequest) -> None:
+    operator, _ = built
+    name = request.node.callspec.params["built"]
+    count = sum(p.numel() for p in operator.parameters())
+    assert (count == 0) == (name in FREE or name == "original")  # the original's are the selection operator's
+    assert not operator.state_dict() or count > 0  # patterns need no place in a file
+
+
+def test_an_operator_moves_to_another_precision_as_a_whole(built: tuple[Operator, Any]) -> None:
+    operator, place = built
+    for dtype in (torch.float32, torch.float64):
+        place.conv.to(dtype)
+        operator.to(dtype)
+        error = operator.inherit(effective_weight(place.conv).detach())
+        assert error == error
+        assert operator(place.x.to(dtype)).dtype == dtype
+        if operator.support is not None:
+            assert operator.kernel().dtype == dtype
+
+
+def test_a_zero_weight_is_inherited_without_nan(built: tuple[Operator, Any]) -> None:
+    operator, place = built
+    with torch.no_grad():
+        place.conv.weight.zero_()
+    error = operator.inherit(effective_weight(place.conv).detach())
+    assert error == error and error >= 0
+    assert all(bool(p.isfinite().all()) for p in operator.parameters())
+
+
+def test_a_copy_has_its_own_weights(built: tuple[Operator, Any]) -> None:
+    operator, place = built
+    operator.inherit(effective_weight(place.conv).detach())
+    twin = copy.deepcopy(operator)
+    before = operator(place.x).detach()
+    for p in (*twin.parameters(), *_weights(twin)):
+        p.data.add_(1)
+    assert torch.equal(operator(place.x), before)
