@@ -176,6 +176,7 @@ def make_settings(config: DictConfig) -> Settings:
         logits_optim=_build(config.strategy.logits_optim, "strategy.logits_optim"),
         decide=config.strategy.decide,
         decide_from=config.strategy.decide_from,
+        commit=config.strategy.commit,
         space=_build(config.space, "space"),
         gate=_build(config.gate, "gate"),
         mixing=config.strategy.mixing,

@@ -78,7 +78,7 @@ class Operator(nn.Module, abc.ABC):
         assert self.support is not None
         support = union([own_support(self.site), self.support])
         dense = embed(weight, self.site, support)
-        return float((dense - self.kernel(support).detach()).norm() / weight.norm().clamp_min(1e-30))
+        return float((dense - self.kernel(support).detach()).norm() / weight.detach().norm().clamp_min(1e-30))
 
 
 def kernel_shape(site: Site, support: Support) -> tuple[int, ...]:

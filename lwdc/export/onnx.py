@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lwdc.errors import ExportError
 from lwdc.export.deployment import OPSET, Deployment
+from lwdc.export.reason import reason_of
 from lwdc.export.torch_export import trace
 from lwdc.export.verify import Run
 from lwdc.export.writing import writing
@@ -46,10 +47,9 @@ def to_onnx(
         )
     # The exporter raises errors of many kinds.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(
-            f"torch.onnx cannot translate this {type(network).__name__}: {reason} Leave onnx out of "
-            "export.formats."
+            f"torch.onnx cannot translate this {type(network).__name__}: {reason_of(error)}. Leave onnx "
+            "out of export.formats."
         ) from error
     assert translated is not None
     model = translated.model_proto

@@ -72,9 +72,10 @@ def save(
 def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
     """The network of a package in evaluation mode, on the CPU or where ``model`` is.
 
-    It computes bitwise what the saved one did, if that one's weights were contiguous. ``model`` is the network before compression, with any weights, for packages that name no timm
-    network; it is not changed, nor is the random state. Raises ``ExportError`` for files that are missing,
-    damaged or no pair, and for an operator that is not registered.
+    It computes bitwise what the saved one did, if that one's weights were contiguous. ``model`` is the
+    network before compression, with any weights, for packages that name no timm network; it is not
+    changed, nor is the random state. Raises ``ExportError`` for files that are missing, damaged or no
+    pair, for an operator that is not registered, and for a ``model`` with other layers.
     """
     path = Path(folder) / DESCRIPTION
     data = _read(path)

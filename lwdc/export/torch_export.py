@@ -1,5 +1,7 @@
 """torch.export: the network as one program, which PyTorch runs without the network's Python code."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 from lwdc.errors import ExportError
 from lwdc.export.deployment import Deployment
 from lwdc.export.portable import portable
+from lwdc.export.reason import reason_of
 from lwdc.export.verify import Run
 from lwdc.export.writing import writing
 from lwdc.sites import Shape
@@ -40,16 +43,16 @@ def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
     module = _Named(portable(network))
     images = torch.zeros(2, *input_size)  # two, because an axis of 1 would be taken for a constant
     try:
-        with torch.no_grad():
+        # Before it raises, torch.export prints graphs for its developers.
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
             program = torch.export.export(
                 module, (images,), dynamic_shapes={"image": {0: Dim("batch", min=1)}}
             )
     # torch.export raises errors of many kinds, and whatever the network's own code raises.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(
-            f"torch.export cannot trace this {type(network).__name__}: {reason} Leave torch_export and onnx "
-            "out of export.formats; the safetensors package needs no trace."
+            f"torch.export cannot trace this {type(network).__name__}: {reason_of(error)}. Leave "
+            "torch_export and onnx out of export.formats; the safetensors package needs no trace."
         ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names folders of this machine
@@ -66,5 +69,5 @@ class _Named(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         logits = self.network(image)
         if not isinstance(logits, Tensor):
-            raise ExportError(f"it returns a {type(logits).__name__} instead of one tensor of logits.")
+            raise ExportError(f"it returns a {type(logits).__name__} instead of one tensor of logits")
         return logits

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdc.errors import ExportError
+from lwdc.export.reason import reason_of
 from lwdc.sites import Shape
 
 Run = Callable[[Tensor], Tensor]  # images (B, *input_size) -> logits (B, num_classes)
@@ -65,8 +66,10 @@ def _run(run: Run, images: Tensor, expected: Tensor, name: str) -> Tensor:
             found = run(images.clone())
     # Whatever a runtime may raise; that it raises is the finding.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExportError(f"{name} cannot run a batch of {len(images)}: {reason}") from error
+        raise ExportError(
+            f"{name} cannot run a batch of {len(images)}: {reason_of(error)}. It must not be used; "
+            "leave its format out of export.formats."
+        ) from error
     if found.shape != expected.shape:
         raise ExportError(f"{name} returns {tuple(found.shape)}, the network {tuple(expected.shape)}.")
     for who, outputs in (("the network", expected), (name, found)):

@@ -31,7 +31,7 @@ class Gate(nn.Module, abc.ABC):
         warmup: float = 0.15,
         temperature: float = 1.0,
         final_temperature: float = 0.05,
-        annealed: float = 1.0,
+        annealed: float = 0.8,
     ) -> None:
         super().__init__()
         if num_candidates < 1:

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lwdc.architecture import Architecture
-from lwdc.costs import choose
 from lwdc.export import export_all
 from lwdc.files import replacing, write_json
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
@@ -100,12 +99,13 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         network.load_state_dict(load_file(run.folder / "discretised.safetensors"))
         return network, architecture
     teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
+    lesson = prepared.lesson(supernet)
     fit = search_fit(
-        supernet, settings.data, settings.search, prepared.lesson(supernet),
+        supernet, settings.data, settings.search, lesson,
         seed=settings.seed, fabric=prepared.fabric, teacher=teacher,
     )  # fmt: skip
     seconds = run.train(fit)
-    architecture = choose(supernet, prepared.table, prepared.bound)
+    architecture = lesson.choice()
     network, _ = discretise(supernet, architecture)
     batches = settings.data.train(seed=settings.seed, epoch=0, batch_size=settings.search.batch_size)
     recalibrate(network, batches, settings.recalibrate_batches, prepared.fabric)

@@ -47,7 +47,8 @@ class Prepared:
         return JointLesson(
             supernet, self.table, self.settings.logits_optim,
             factor=cost.factor, budget=controller, shape=cost.shape, ramp=cost.ramp,
-            decide=self.settings.decide, decide_from=self.settings.decide_from,
+            decide=self.settings.decide, decide_from=self.settings.decide_from, commit=self.settings.commit,
+            bound=self.bound,
         )  # fmt: skip
 
 

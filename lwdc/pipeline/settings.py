@@ -77,7 +77,8 @@ class Settings:
     finetune: Recipe
     logits_optim: OptimiserFactory
     decide: float = 1.0
-    decide_from: float = 0.6
+    decide_from: float = 0.5
+    commit: float = 0.8
     space: SearchSpace = dataclasses.field(default_factory=SearchSpace)
     gate: Callable[[int], Gate] = Softmax
     mixing: Mixing = "auto"

@@ -14,14 +14,20 @@ from lwdc.data import DataModule
 from lwdc.errors import CostError
 from lwdc.records import EpochRecord, GateRecord, SearchState
 from lwdc.selection import advance, gates, selection_ops
+from lwdc.surgery import point_at
 from lwdc.training import Fit, OptimiserFactory, Recipe, StepRecord
 
 
 class JointLesson:
     """Adds the cost to the objective, drives the gates' schedule and trains their logits.
 
-    Either ``factor`` is given, and the pressure ramps up to it while the gates warm up and half as long
-    again, or ``budget``, a controller that finds the factor.
+    Either ``factor`` is given, and the pressure ramps up to it over the share ``ramp`` of the search, or
+    ``budget``, a controller that finds the factor, with ``bound``, the cost that the choice keeps exactly.
+
+    A mixture is easy and a choice is not, so the search is made to end decided: from the share
+    ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``; at the share ``commit``
+    the choice is made and the gates point at it, and the rest of the search trains what was chosen.
+    Both are ours.
     """
 
     def __init__(
@@ -32,10 +38,12 @@ class JointLesson:
         *,
         factor: float | None = None,
         budget: BudgetController | None = None,
+        bound: int | None = None,
         shape: Callable[[Tensor], Tensor],
         ramp: float = 0.3,
         decide: float = 1.0,
-        decide_from: float = 0.6,
+        decide_from: float = 0.5,
+        commit: float = 0.8,
     ) -> None:
         if factor is not None and factor < 0:
             raise CostError(f"cost.factor must not be negative, found {factor}: it would reward cost.")
@@ -43,7 +51,8 @@ class JointLesson:
             raise CostError("give either cost.factor or cost.budget, not both and not neither.")
         self.supernet, self.table, self.shape, self.ramp = supernet, table, shape, ramp
         self.factor, self.budget = factor, budget
-        self.decide, self.decide_from = decide, decide_from
+        self.decide, self.decide_from, self.commit = decide, decide_from, commit
+        self._bound, self._committed = bound, False
         self._optimiser = optim([gate.logits for gate in gates(supernet)])
         self._hard = any(bool((gate.sample().detach() == 0).any()) for gate in gates(supernet))
         self._progress = 0.0
@@ -55,6 +64,9 @@ class JointLesson:
     def begin(self, progress: float) -> None:
         self._progress = progress
         advance(self.supernet, progress)
+        if progress >= self.commit and not self._committed:
+            point_at(self.supernet, self.choice())
+            self._committed = True
         if self.budget is not None:
             self.budget.advance(progress)
 
@@ -66,8 +78,10 @@ class JointLesson:
         else:
             assert self.factor is not None
             term = self.factor * self._ramped() * self.shape(expected)
-        late = max(self._progress - self.decide_from, 0.0) / max(1 - self.decide_from, 1e-12)
-        return term + self.decide * late * mean_entropy(self.supernet) if late and self.decide else term
+        late = (self._progress - self.decide_from) / max(self.commit - self.decide_from, 1e-12)
+        if late > 0 and self.decide and not self._committed:
+            term = term + self.decide * late * mean_entropy(self.supernet)
+        return term
 
     def _ramped(self) -> float:
         return min(1.0, self._progress / self.ramp) if self.ramp > 0 else 1.0
@@ -88,6 +102,10 @@ class JointLesson:
         if self.budget is not None:
             self.budget.update(self._expected, step_share)
 
+    def choice(self) -> Architecture:
+        """The best architecture under the gates as they stand, within the bound."""
+        return choose(self.supernet, self.table, self._bound)
+
     def state(self) -> SearchState | None:
         ops = selection_ops(self.supernet)
         records = tuple(
@@ -107,11 +125,13 @@ class JointLesson:
         return {
             "expected": self._expected,
             "progress": self._progress,
+            "committed": self._committed,
             "budget": self.budget.state_dict() if self.budget else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._expected, self._progress = state["expected"], state["progress"]
+        self._committed = state["committed"]
         if self.budget is not None:
             self.budget.load_state_dict(state["budget"])
 
@@ -137,18 +157,14 @@ def joint_search(
     recipe: Recipe,
     lesson: JointLesson,
     *,
-    bound: int | None = None,
     seed: int,
     fabric: Fabric,
     teacher: nn.Module | None = None,
 ) -> Iterator[StepRecord | EpochRecord | Architecture]:
-    """One pass over weights and logits, in place; yields records and at last the architecture.
-
-    ``bound`` is a cost in the table's unit that the architecture keeps exactly.
-    """
+    """One pass over weights and logits, in place; yields records and at last the architecture."""
     fit = search_fit(supernet, data, recipe, lesson, seed=seed, fabric=fabric, teacher=teacher)
     yield from fit.run()
-    yield choose(supernet, lesson.table, bound)
+    yield lesson.choice()
 
 
 def search_fit(

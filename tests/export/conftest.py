@@ -1,6 +1,7 @@
 """Small compressed networks to be exported."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -48,11 +49,17 @@ def compressed() -> Compressed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = rebuild(backbone.create(), architecture, (1, 8, 8))
-        settle(network, (1, 8, 8))
+        _settle(network, (1, 8, 8))
     return Compressed(network, architecture, backbone, Digits().preprocessing, Digits.class_names)
 
 
-def settle(network: nn.Module, input_size: tuple[int, ...]) -> None:
+@pytest.fixture
+def settle() -> Callable[[nn.Module, tuple[int, ...]], None]:
+    """``_settle``, for networks of a test's own."""
+    return _settle
+
+
+def _settle(network: nn.Module, input_size: tuple[int, ...]) -> None:
     """Give batch norms statistics, and logits a deviation of 1, in place; leaves evaluation mode."""
     network.train()
     with torch.no_grad():

@@ -10,7 +10,14 @@ from lwdc.errors import ExportError
 from lwdc.export import Deployment
 
 PHOTO = Preprocessing(
-    (3, 32, 32), "RGB", 1 / 255, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), resize=36, crop=(32, 32), interpolation="bicubic"
+    (3, 32, 32),
+    "RGB",
+    1 / 255,
+    (0.5, 0.4, 0.3),
+    (0.2, 0.25, 0.3),
+    resize=36,
+    crop=(32, 32),
+    interpolation="bicubic",
 )
 
 

@@ -153,7 +153,9 @@ def test_a_supernet_is_not_saved(tmp_path: Path) -> None:
 
 def test_a_network_that_could_not_be_loaded_again_is_not_saved(compressed: Any, tmp_path: Path) -> None:
     other = Architecture({**compressed.architecture.choices, "layer1.0.conv1": {"op": "original"}})
-    with pytest.raises(ExportError, match=r"could not be loaded again.*layer1\.0\.conv1\.weight \(16, 4, 3, 3\)"):
+    with pytest.raises(
+        ExportError, match=r"could not be loaded again.*layer1\.0\.conv1\.weight \(16, 4, 3, 3\)"
+    ):
         save(tmp_path, compressed.network, other, **compressed.facts)
     assert not list(tmp_path.iterdir())
 
@@ -164,7 +166,10 @@ def test_a_network_that_could_not_be_loaded_again_is_not_saved(compressed: Any, 
         ({"class_names": ["a", "b"]}, "2 class names for num_classes=10"),
         ({"input_size": (1, 16, 16)}, r"makes images of \(1, 8, 8\), but input_size is \(1, 16, 16\)"),
         ({"backbone": Backbone("cifar_resnet8", 10, 3)}, r"1 channel\(s\), the backbone takes in_chans=3"),
-        ({"backbone": Backbone("cifar_resnet8", 10, 1, {"shortcut": nn.Identity})}, "cannot be written to a package"),
+        (
+            {"backbone": Backbone("cifar_resnet8", 10, 1, {"shortcut": nn.Identity})},
+            "cannot be written to a package",
+        ),
         ({"backbone": Backbone("cifar_resnet9", 10, 1)}, "could not be loaded again: unknown backbone"),
     ],
 )
@@ -210,14 +215,18 @@ def test_other_json_is_refused(package: Path, text: str) -> None:
         load(package)
 
 
-@pytest.mark.parametrize("key", ["architecture", "backbone", "input_shape", "preprocessing", "operators", "weights"])
+@pytest.mark.parametrize(
+    "key", ["architecture", "backbone", "input_shape", "preprocessing", "operators", "weights"]
+)
 def test_json_that_lacks_an_entry_is_refused(package: Path, key: str) -> None:
     edit(package, lambda data: data.pop(key))
     with pytest.raises(ExportError, match=r"damaged|does not say"):
         load(package)
 
 
-@pytest.mark.parametrize("key", ["architecture", "backbone", "input_shape", "preprocessing", "operators", "weights"])
+@pytest.mark.parametrize(
+    "key", ["architecture", "backbone", "input_shape", "preprocessing", "operators", "weights"]
+)
 def test_json_with_an_entry_of_another_kind_is_refused(package: Path, key: str) -> None:
     edit(package, lambda data: data.update({key: 7}))
     with pytest.raises(ExportError, match=r"damaged|does not say"):
@@ -234,7 +243,9 @@ def test_another_format_version_is_refused(package: Path) -> None:
 def test_truncated_weights_are_refused(package: Path, share: float) -> None:
     content = (package / "model.safetensors").read_bytes()
     (package / "model.safetensors").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ExportError, match=r"model\.safetensors .* is not the file that model\.json belongs to"):
+    with pytest.raises(
+        ExportError, match=r"model\.safetensors .* is not the file that model\.json belongs to"
+    ):
         load(package)
 
 
@@ -288,14 +299,22 @@ def test_a_package_without_a_backbone_asks_for_the_network(tmp_path: Path) -> No
 
 def test_a_network_with_other_layers_is_refused(tmp_path: Path) -> None:
     save(tmp_path, rebuild(Own(), OWN, (1, 8, 8)), OWN, input_size=(1, 8, 8))
-    with pytest.raises(ExportError, match=r"do not fit the model given: .*stem\.weight \(8, 1, 3, 3\) instead of"):
+    with pytest.raises(
+        ExportError, match=r"do not fit the model given: .*stem\.weight \(8, 1, 3, 3\) instead of"
+    ):
         load(tmp_path, Own(channels=16))
     with pytest.raises(ExportError, match=r"cannot be built: the architecture replaces \['body'\]"):
         load(tmp_path, nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten()))
 
 
 def test_preprocessing_and_class_names_are_optional(compressed: Any, tmp_path: Path) -> None:
-    save(tmp_path, compressed.network, compressed.architecture, backbone=compressed.backbone, input_size=(1, 8, 8))
+    save(
+        tmp_path,
+        compressed.network,
+        compressed.architecture,
+        backbone=compressed.backbone,
+        input_size=(1, 8, 8),
+    )
     deployment = read_description(tmp_path).deployment
     assert deployment.preprocessing is None and deployment.class_names is None
     assert torch.equal(load(tmp_path)(IMAGES), compressed.network(IMAGES))
@@ -303,5 +322,10 @@ def test_preprocessing_and_class_names_are_optional(compressed: Any, tmp_path: P
 
 def test_resize_and_crop_travel_in_the_package(compressed: Any, tmp_path: Path) -> None:
     preprocessing = Preprocessing((1, 8, 8), "L", 1 / 255, (0.3,), (0.4,), 10, (8, 8), "bicubic")
-    save(tmp_path, compressed.network, compressed.architecture, **compressed.facts | {"preprocessing": preprocessing})
+    save(
+        tmp_path,
+        compressed.network,
+        compressed.architecture,
+        **compressed.facts | {"preprocessing": preprocessing},
+    )
     assert read_description(tmp_path).deployment.preprocessing == preprocessing

@@ -76,7 +76,11 @@ def test_training_mode_and_precision_of_the_network_are_left_alone(tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("network", "reason"),
-    [(Branching(), "Branching"), (Pair(), "returns a tuple instead of one tensor"), (FixedBatch(), "FixedBatch")],
+    [
+        (Branching(), "Branching"),
+        (Pair(), "returns a tuple instead of one tensor"),
+        (FixedBatch(), "FixedBatch"),
+    ],
 )
 def test_what_cannot_be_traced_is_refused_and_leaves_no_file(
     tmp_path: Path, network: nn.Module, reason: str

@@ -1,0 +1,69 @@
+"""Operators that run as branches: a separable convolution with a norm inside, max-pooling."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.layers import Conv2dSame
+from torch import nn
+
+from lwdc.candidates import DoesNotFit, build
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (3, 0), (2, 1), (2, 0), (4, 2), (4, 1), ((1, 3), (0, 1))])
+def test_max_pooling_is_pytorchs_own_on_the_sites_window(kernel: Any, padding: Any, place: Any) -> None:
+    at = place(nn.Conv2d(4, 4, kernel, stride=2, padding=padding), 7, 8)
+    operator = build({"op": "max_pool"}, at.site)
+    assert torch.equal(operator(at.x), F.max_pool2d(at.x, kernel, 2, padding))
+    assert isinstance(operator.release(at.conv.bias), nn.MaxPool2d)
+
+
+@pytest.mark.parametrize(("padding", "size"), [(2, None), (1, 2), (0, 5), (1, 5)])
+def test_other_paddings_of_max_pooling_are_never_the_maximum(padding: int, size: int | None, place: Any) -> None:
+    at = place(nn.Conv2d(4, 4, 3, stride=2, padding=padding), 7, 8)
+    y = build({"op": "max_pool", "size": size}, at.site)(at.x - 100)
+    assert y.shape == at.conv(at.x).shape
+    assert bool(y.isfinite().all()) and bool((y < 0).all())
+
+
+def test_max_pooling_with_windows_of_padding_alone_is_refused(place: Any) -> None:
+    with pytest.raises(DoesNotFit, match="leaves windows without a pixel"):
+        build({"op": "max_pool"}, place(nn.Conv2d(4, 4, 3, padding=3), 7, 8).site)
+
+
+@pytest.mark.parametrize("size", [6, 7])
+def test_max_pooling_follows_same_padding(size: int, place: Any) -> None:
+    at = place(Conv2dSame(4, 4, 3, stride=2), size, size)
+    y = build({"op": "max_pool"}, at.site)(at.x)
+    before = 0 if size == 6 else 1
+    assert torch.equal(y, F.max_pool2d(F.pad(at.x, [before, 1] * 2, value=-torch.inf), 3, 2))
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.Conv1d(4, 6, 3), nn.Conv2d(4, 6, 3, groups=2)])
+def test_a_separable_convolution_with_a_norm_is_the_mobilenet_block(conv: nn.Module, place: Any) -> None:
+    at = place(conv, *[7] * (conv.weight.dim() - 2))
+    operator = build({"op": "separable_norm"}, at.site).double().eval()
+    linear = build({"op": "separable"}, at.site).double()
+    assert operator.inherit(at.conv.weight) == pytest.approx(linear.inherit(at.conv.weight))
+    depthwise, pointwise = linear.convolutions
+    wanted = pointwise(torch.relu(depthwise(at.x) / (1 + 1e-5) ** 0.5))
+    torch.testing.assert_close(operator(at.x), wanted)
+    torch.testing.assert_close(operator.release(at.conv.bias)(at.x), wanted)  # the bias is not its own
+
+
+def test_fresh_weights_of_a_normed_operator_give_the_originals_second_moment(place: Any) -> None:
+    at = place(nn.Conv2d(32, 32, 3, padding=1, bias=False), 16, 16)
+    x = torch.randn(8, 32, 16, 16, dtype=torch.float64)
+    operator = build({"op": "separable_norm"}, at.site).double().train()
+    operator.reset(float(at.conv.weight.detach().norm()))
+    moment = float((operator(x).detach() ** 2).mean() / (at.conv(x).detach() ** 2).mean())
+    assert 0.7 < moment < 1.4
+
+
+def test_branches_without_channels_or_taps_to_work_on_are_refused(place: Any) -> None:
+    with pytest.raises(DoesNotFit, match="it keeps the channels, the site maps 4 to 8"):
+        build({"op": "max_pool"}, place(nn.Conv2d(4, 8, 3), 7, 8).site)
+    for conv in (nn.Conv2d(4, 8, 1), nn.Conv2d(4, 4, 3, groups=4)):
+        with pytest.raises(DoesNotFit, match="there is nothing to separate"):
+            build({"op": "separable_norm"}, place(conv, 7, 8).site)

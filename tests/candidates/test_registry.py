@@ -1,0 +1,56 @@
+"""The registry: candidates are plain data."""
+
+import importlib
+from typing import Any
+
+import pytest
+from torch import nn
+
+from lwdc.candidates import build, candidate_names, check, grouped, label, origin, register_candidate
+from lwdc.errors import SpaceError
+
+
+def test_the_operators_of_this_issue_are_registered() -> None:
+    wanted = "original grouped separable separable_norm pointwise dilated kernel low_rank skip avg_pool max_pool zero"
+    assert set(wanted.split()) <= set(candidate_names())
+
+
+def test_an_unknown_operator_suggests_the_nearest() -> None:
+    with pytest.raises(SpaceError, match=r"unknown operator 'groped'\. Did you mean 'grouped'\? Known: avg_pool, "):
+        check({"op": "groped", "groups": 2})
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        ({"op": "grouped"}, "missing a required argument: 'groups'; it takes groups"),
+        ({"op": "grouped", "group": 2}, "operator 'grouped' cannot be built from {'group': 2}: .*; it takes groups"),
+        ({"op": "skip", "size": 2}, "it takes no options"),
+        ({"groups": 2}, "a candidate is written {op: name, option: value}, found {'groups': 2}"),
+        ("grouped", "a candidate is written {op: name, option: value}, found 'grouped'"),
+    ],
+)
+def test_a_malformed_candidate_is_refused_with_what_is_accepted(candidate: Any, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        check(candidate)
+
+
+def test_an_option_of_the_wrong_kind_is_refused(place: Any) -> None:
+    with pytest.raises(SpaceError, match="operator 'grouped' cannot be built from {'groups': 'four'}"):
+        build({"op": "grouped", "groups": "four"}, place(nn.Conv2d(8, 8, 3), 6, 6).site)
+
+
+def test_a_taken_name_is_refused_and_a_reloaded_module_is_not() -> None:
+    with pytest.raises(SpaceError, match="operator 'grouped' is already registered by lwdc.candidates.grouped"):
+        register_candidate("grouped")(lambda site: None)  # type: ignore[arg-type,return-value]
+    importlib.reload(grouped)
+
+
+def test_labels_are_the_name_and_the_option_values() -> None:
+    assert label({"op": "grouped", "groups": 4}) == "grouped_4"
+    assert label({"op": "dilated", "size": 3, "dilation": 2}) == "dilated_3_2"
+    assert label({"op": "skip"}) == "skip"
+
+
+def test_an_operator_knows_the_module_that_registers_it() -> None:
+    assert origin("separable") == "lwdc.candidates.separable"

@@ -1,0 +1,218 @@
+"""Finding the convolutions that may be replaced, without computing anything."""
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from lwdc.errors import SpaceError
+from lwdc.sites import Layout, find_sites
+
+
+class Net(nn.Module):
+    """Convolutions registered in another order than they are used; one used twice, one held twice, one never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Conv2d(4, 4, 3)
+        self.late = Conv2dSame(4, 6, (3, 2), stride=2)
+        self.norm = nn.BatchNorm2d(4)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), nn.ReLU())])
+        self.early = nn.Conv2d(3, 4, 3, stride=(1, 2), padding="same" if False else 1, dilation=1)
+        self.again = self.blocks[0][0]
+        self.up = nn.ConvTranspose2d(6, 6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.early(x))
+        x = self.blocks[0](x)
+        x = F.max_pool2d(self.again(x), 2)
+        return self.up(self.late(x))
+
+
+@pytest.fixture
+def layout() -> Layout:
+    return find_sites(Net(), (3, 8, 16))
+
+
+def test_sites_come_in_order_of_use(layout: Layout) -> None:
+    assert [site.name for site in layout.sites] == ["early", "blocks.0.0", "late"]
+    assert [site.index for site in layout.sites] == [0, 1, 2]
+
+
+def test_a_site_describes_its_layer(layout: Layout) -> None:
+    early, block, late = layout.sites
+    assert (early.stride, early.padding, early.bias, early.same) == ((1, 2), ((1, 1), (1, 1)), True, False)
+    assert (block.groups, block.bias, block.kernel_size) == (4, False, (3, 3))
+    assert late.same and late.kernel_size == (3, 2)
+    assert late.padding == ((0, 1), (0, 0))  # of a map of (4, 4)
+    assert str(early) == "'early' (3, 8, 16) -> (4, 8, 8)"
+
+
+def test_a_module_used_twice_and_held_twice_is_one_site(layout: Layout) -> None:
+    block = layout.sites[1]
+    assert block.aliases == ("again",)
+    assert block.calls == (((4, 8, 8), (4, 8, 8)),) * 2
+
+
+def test_what_cannot_be_a_site_is_named_with_the_reason(layout: Layout) -> None:
+    reasons = dict(layout.left_alone)
+    assert reasons["up"] == "ConvTranspose2d is not supported as a site"
+    assert reasons["unused"].startswith("not called in a forward pass: it is unused, or")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_efficientnet", "convnext_atto"])
+def test_shapes_are_those_of_a_real_forward_pass(name: str) -> None:
+    model = timm.create_model(name).eval()
+    seen: dict[str, list[Any]] = {}
+    for key, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(
+                lambda m, args, y, key=key: seen.setdefault(key, []).append(
+                    (tuple(args[0].shape[1:]), tuple(y.shape[1:]))
+                )
+            )
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 64, 64))
+    for module in model.modules():
+        module._forward_hooks.clear()
+    sites = find_sites(model, (3, 64, 64)).sites
+    assert {site.name: list(site.calls) for site in sites} == seen
+    assert [site.name for site in sites] == list(seen)
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    model = Net().train()
+    model.blocks.eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    keys = [set(vars(m)) for m in model.modules()]
+    find_sites(model, (3, 8, 16))
+    assert [m.training for m in model.modules()] == modes
+    assert [set(vars(m)) for m in model.modules()] == keys
+    assert not any(m._forward_hooks for m in model.modules())
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_caches_that_a_forward_pass_fills_stay_empty() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.cache: dict[str, Tensor] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.cache.setdefault("bias", torch.ones(1) * self.conv.weight.sum())
+            return self.conv(x) + self.cache["bias"]
+
+    model = Caching()
+    find_sites(model, (3, 8, 8))
+    assert not model.cache
+    model(torch.zeros(1, 3, 8, 8))
+
+
+def test_a_network_that_looks_at_values_is_traced_with_real_ones() -> None:
+    class Looking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3)
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.count += 1
+            return self.a(x) if float(x.sum()) > 0 else self.b(x)
+
+    model = Looking()
+    layout = find_sites(model, (3, 8, 8))
+    assert [site.name for site in layout.sites] == ["b"]
+    assert [name for name, _ in layout.left_alone] == ["a"]
+    assert float(model.count) == 0
+
+
+class _Flipped(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flip(-1))
+
+
+class _Halved(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight / 2, bias)
+
+
+class _Named(nn.Conv2d):
+    """A subclass that computes what its base does."""
+
+
+def _hooked() -> nn.Module:
+    conv = nn.Conv2d(3, 3, 3)
+    conv.register_forward_hook(lambda module, args, y: y * 2)
+    return conv
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (lambda: _Flipped(3, 3, 3), "_Flipped has a forward of its own"),
+        (lambda: _Halved(3, 3, 3), "_Halved convolves in its own way"),
+        (lambda: parametrizations.weight_norm(nn.Conv2d(3, 3, 3)), "its weight is computed, by weight norm"),
+        (lambda: parametrizations.spectral_norm(nn.Conv2d(3, 3, 3)), "its weight is computed, by weight norm"),
+        (_hooked, "it has hooks, which its stand-in would not run"),
+    ],
+)
+def test_layers_that_compute_otherwise_are_left_alone_with_the_reason(layer: Any, reason: str) -> None:
+    (name, found), *more = find_sites(nn.Sequential(layer(), nn.ReLU()), (3, 8, 8)).left_alone
+    assert name == "0" and found.startswith(reason) and not more
+
+
+def test_subclasses_that_keep_the_forward_are_sites() -> None:
+    assert len(find_sites(nn.Sequential(_Named(3, 3, 3)), (3, 8, 8)).sites) == 1
+
+
+def test_a_network_that_is_a_convolution_is_left_alone() -> None:
+    assert find_sites(nn.Conv2d(3, 3, 3), (3, 8, 8)).left_alone == (
+        ("", "it is the whole network: put it into a container"),
+    )
+
+
+def test_heads_folded_into_the_batch_count_as_so_many_uses() -> None:
+    class Folding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x.reshape(-1, 2, *x.shape[2:]))
+
+    (site,) = find_sites(Folding(), (6, 8, 8)).sites
+    assert site.calls == (((2, 8, 8), (2, 6, 6)),) * 3
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+def test_paddings_given_as_words_are_read(padding: str) -> None:
+    (site,) = find_sites(nn.Sequential(nn.Conv1d(3, 3, 4, padding=padding, dilation=1)), (3, 9)).sites
+    assert site.padding == (((1, 2),) if padding == "same" else ((0, 0),))
+    assert site.dims == 1 and not site.same
+
+
+def test_an_image_of_the_wrong_size_is_refused_with_the_cause_in_one_line() -> None:
+    with pytest.raises(SpaceError, match=r"does not accept an image of shape \(1, 8, 8\): .*3 channels") as caught:
+        find_sites(Net(), (1, 8, 8))
+    assert "\n" not in str(caught.value) and "Give the input_size" in str(caught.value)
+    with pytest.raises(SpaceError, match=r"does not accept an image of shape \(3, 1, 1\)"):
+        find_sites(nn.Sequential(nn.Conv2d(3, 3, 3)), (3, 1, 1))
+
+
+def test_the_precision_and_the_copy_follow_the_network() -> None:
+    model = Net().to(torch.bfloat16)
+    assert find_sites(copy.deepcopy(model), (3, 8, 16)) == find_sites(model, (3, 8, 16))
+
+
+def test_no_memory_is_spent_on_a_large_image() -> None:
+    layout = find_sites(nn.Sequential(nn.Conv2d(3, 512, 1)), (3, 100_000, 100_000))  # 20 TB
+    assert layout.sites[0].output_shape == (512, 100_000, 100_000)
