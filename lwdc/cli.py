@@ -99,7 +99,11 @@ def _in_sweep(command: str, config: DictConfig, failures: list[LwdcError]) -> No
     """One run of a sweep: its row is written whatever becomes of it, and the others go on."""
     hydra_config = HydraConfig.get()
     table = Path(hydra_config.sweep.dir) / "results.csv"
-    row = {"overrides": " ".join(hydra_config.overrides.task), "seed": config.seed, "folder": hydra_config.runtime.output_dir}
+    row = {
+        "overrides": " ".join(hydra_config.overrides.task),
+        "seed": config.seed,
+        "folder": hydra_config.runtime.output_dir,
+    }
     try:
         result = _ACTIONS[command](command, config)
     except Interrupted as error:
@@ -197,7 +201,8 @@ def _recipe(config: DictConfig, group: str) -> Recipe:
     return _checked(
         Recipe, group, epochs=node.epochs, batch_size=node.batch_size,
         optim=functools.partial(_build(config.optim, "optim"), lr=node.lr),
-        schedule=_plain(node.schedule), objective=_build(node.objective, f"{group}.objective"), clip_norm=node.clip_norm,
+        schedule=_plain(node.schedule), objective=_build(node.objective, f"{group}.objective"),
+        clip_norm=node.clip_norm,
     )  # fmt: skip
 
 
@@ -249,7 +254,7 @@ def _with_resumed(command: str, overrides: list[str]) -> list[str]:
     saved = Path(folders[-1]) / ".hydra" / "overrides.yaml"
     if not saved.is_file():
         raise LwdcError(f"{key}={folders[-1]} holds no run of lwdc (no {saved.name} in its .hydra folder).")
-    before = [o for o in OmegaConf.load(saved) if not re.match(r"(resume|run)=", o)]
+    before = [str(o) for o in OmegaConf.load(saved) if not re.match(r"(resume|run)=", str(o))]
     return [*before, *(o for o in overrides if o not in before), f"hydra.run.dir={folders[-1]}"]
 
 

@@ -8,6 +8,7 @@ less, a wider one pads more, and the sampling phase is that of the site.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,14 +31,14 @@ class Support:
         """Position of the last tap per axis."""
         return tuple(a + s * (n - 1) for a, s, n in zip(self.start, self.step, self.count, strict=True))
 
-    def slices_of(self, smaller: "Support") -> tuple[slice, ...]:
-        """Where the taps of ``smaller`` lie among the taps of this support, per axis."""
+    def slices_of(self, smaller: "Support") -> tuple[Any, ...]:
+        """Where the taps of ``smaller`` lie among the taps of this support: a slice per axis."""
         found = []
         for start, step, count, s_start, s_step, s_count in zip(
             self.start, self.step, self.count, smaller.start, smaller.step, smaller.count, strict=True
         ):
             first, stride = (s_start - start) // step, max(s_step // step, 1)
-            assert 0 <= first and first + stride * (s_count - 1) < count or s_count == 0
+            assert (first >= 0 and first + stride * (s_count - 1) < count) or s_count == 0
             found.append(slice(first, first + stride * (s_count - 1) + 1 if s_count else first, stride))
         return tuple(found)
 
@@ -94,9 +95,7 @@ def pad(x: Tensor, pads: Pads, mode: str = "zeros", value: float = 0.0) -> Tenso
     return F.pad(x, crops) if any(crops) else x
 
 
-def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, site: Site, support: Support, groups: int
-) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, site: Site, support: Support, groups: int) -> Tensor:
     """The site's convolution with another weight ``(C_out, C_in / groups, *support.count)``.
 
     ``x`` is ``(B, C_in, *sizes)``; stride and padding mode are the site's.

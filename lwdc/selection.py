@@ -123,10 +123,10 @@ class SelectionOp(nn.Module):
         return total if bias is None else total + bias.to(total.dtype).view(-1, *(1,) * self.site.dims)
 
     def mixed_kernel(self, weights: Tensor, chosen: list[int]) -> Tensor:
-        """The weighted sum of the kernels of the operators at ``chosen``, on their joint support, in float32 or wider."""
+        """The weighted sum of the kernels of the operators at ``chosen``, on the joint support, in full precision."""
         assert self._support is not None
         with _full_precision(weights.device):
-            operators = [self.operators[i] for i in chosen]
+            operators: list[Any] = [self.operators[i] for i in chosen]
             compact = [op.compact_kernel() for op in operators]
             blocks = tuple((op.support, op.groups) for op in operators)
             picked = weights if len(chosen) == len(weights) else weights[chosen]
@@ -135,7 +135,7 @@ class SelectionOp(nn.Module):
                 blocks, *compact,
             )  # fmt: skip
 
-    def _mixes_as_kernel(self, operator: Operator, x: Tensor) -> bool:
+    def _mixes_as_kernel(self, operator: Any, x: Tensor) -> bool:
         if operator.support is None or self.mixing == "branches":
             return False
         if operator.product_rank == 0:
@@ -160,7 +160,7 @@ class _MixKernels(torch.autograd.Function):
     """``sum_i p_i embed(kernel_i)``, keeping only the compact kernels for the backward pass."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         weights: Tensor,
         shape: tuple[int, ...],
@@ -180,16 +180,14 @@ class _MixKernels(torch.autograd.Function):
         mixed = kernels[0].new_zeros(shape) if mixed is None else mixed
         for i in rest:
             inner, more = blocks[i]
-            block_view(mixed, support, inner, groups, more).addcmul_(
-                as_blocks(kernels[i], groups, more), scales[i]
-            )
+            block_view(mixed, support, inner, groups, more).addcmul_(as_blocks(kernels[i], groups, more), scales[i])
         ctx.save_for_backward(weights, *kernels)
         ctx.geometry = (support, groups, blocks)
         return mixed
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weights, *kernels = ctx.saved_tensors
         support, groups, blocks = ctx.geometry
         weight_grads: list[Tensor] = []

@@ -81,7 +81,8 @@ def find_sites(model: nn.Module, input_size: Shape) -> Layout:
     reasons = {module: _unusable(module, held_as[0]) for module, held_as in names.items()}
     calls = _trace(model, tuple(names), input_size)
 
-    left_alone, sites = [], []
+    left_alone: list[tuple[str, str]] = []
+    sites: list[Site] = []
     for module, held_as in names.items():
         reason = reasons[module] or ("" if module in calls else _NEVER_CALLED)
         if reason:
@@ -108,20 +109,12 @@ def _unusable(module: nn.Module, name: str) -> str:
         return "it is the whole network: put it into a container"
     if not isinstance(module._parameters.get("weight"), nn.Parameter):
         return "its weight is computed, by weight norm or another parametrisation"
-    if (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    ):
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "it has hooks, which its stand-in would not run"
     for known in _KNOWN_FORWARDS:
         if isinstance(module, known) and kind.forward is known.forward:
-            return (
-                ""
-                if kind._conv_forward is known._conv_forward
-                else f"{kind.__name__} convolves in its own way"
-            )
+            same = kind._conv_forward is known._conv_forward  # type: ignore[attr-defined]
+            return "" if same else f"{kind.__name__} convolves in its own way"
     return f"{kind.__name__} has a forward of its own"
 
 
@@ -140,7 +133,7 @@ def _trace(
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             model(_image(model, input_size))
-    except Exception:  # some forwards look at values: those need real numbers
+    except Exception:  # noqa: BLE001  some forwards look at values: those need real numbers
         calls.clear()
         try:
             with torch.no_grad():

@@ -73,7 +73,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A search space laid on a network: the choices in forward order, and every layer left alone, with the reason."""
+    """A search space laid on a network: the choices in forward order, and what is left alone, with reasons."""
 
     choices: tuple[Choice, ...]
     left_alone: tuple[tuple[str, str], ...]
@@ -112,17 +112,16 @@ def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
         else:
             choices.append(choice)
     if not choices:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.dropped)
+        first = _choice(wanted[0], modules[wanted[0].name], space, measured)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in first.dropped)
         raise SpaceError(
-            f"no site has two candidates that fit. At {choice.site}: {reasons or 'only one was listed'}. "
+            f"no site has two candidates that fit. At {first.site}: {reasons or 'only one was listed'}. "
             "Add candidates that fit, or allow costlier ones with costlier=true."
         )
     return Plan(_tied(choices, space), tuple(left_alone), tuple(input_size))
 
 
-def _choice(
-    site: Site, conv: nn.Module, space: SearchSpace, measured: dict[Any, tuple[int, int] | str]
-) -> Choice:
+def _choice(site: Site, conv: nn.Module, space: SearchSpace, measured: dict[Any, tuple[int, int] | str]) -> Choice:
     kept, dropped = [], []
     original = _measure({"op": "original"}, site, conv, measured)
     assert not isinstance(original, str)
@@ -183,9 +182,7 @@ def _refuse_idle_patterns(space: SearchSpace, sites: Sequence[Site], wanted: Seq
                 )
 
 
-def _reserved(
-    model: nn.Module, space: SearchSpace, sites: Sequence[Site], input_size: Shape
-) -> dict[str, str]:
+def _reserved(model: nn.Module, space: SearchSpace, sites: Sequence[Site], input_size: Shape) -> dict[str, str]:
     config = getattr(model, "pretrained_cfg", None) or {}
     config = config if isinstance(config, Mapping) else getattr(config, "to_dict", dict)()
     stem, classifier = _names(config.get("first_conv")), _names(config.get("classifier"))

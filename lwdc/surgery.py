@@ -42,7 +42,7 @@ def wrap(
     for choice in plan.choices:
         conv = modules[choice.site.name]
         if choice.group not in shared:
-            shared[choice.group] = gate(len(choice.candidates)).to(conv.weight.device)  # type: ignore[arg-type]
+            shared[choice.group] = gate(len(choice.candidates)).to(conv.weight.device)
         replacements[conv] = _selection_op(choice, conv, shared[choice.group], inherit, mixing)
     _swap(supernet, replacements)
     supernet.lwdc_input_size = plan.input_size  # type: ignore[assignment]
@@ -56,15 +56,11 @@ def default_input_size(model: nn.Module) -> Shape:
     config = getattr(model, "pretrained_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
     if size is None:
-        raise SpaceError(
-            "this network does not say what images it takes: give input_size=(channels, height, width)."
-        )
+        raise SpaceError("this network does not say what images it takes: give input_size=(channels, height, width).")
     return tuple(size)
 
 
-def discretise(
-    supernet: nn.Module, architecture: Architecture | None = None
-) -> tuple[nn.Module, Architecture]:
+def discretise(supernet: nn.Module, architecture: Architecture | None = None) -> tuple[nn.Module, Architecture]:
     """Keep one operator per site, as plain PyTorch modules; ``supernet`` is not changed.
 
     The default architecture takes every gate's best candidate. Returns the network and its architecture.
@@ -124,7 +120,7 @@ def candidate_index(op: SelectionOp, architecture: Architecture) -> int:
 
 
 def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | None = None) -> nn.Module:
-    """A copy of ``model`` with the architecture's operators in it, freshly initialised; ``model`` is not changed."""
+    """A copy of ``model`` with the architecture's operators, freshly initialised; ``model`` is not changed."""
     network = copy.deepcopy(model)
     sites = find_sites(network, input_size or default_input_size(model)).sites
     by_name = {name: site for site in sites for name in (site.name, *site.aliases)}
@@ -175,7 +171,7 @@ def _selection_op(choice: Choice, conv: nn.Module, gate: Gate, inherit: bool, mi
 def _swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
     """Replace modules in every parent that holds them, in place."""
     for parent in list(model.modules()):
-        if parent in replacements or isinstance(parent, SelectionOp) and parent not in replacements:
+        if parent in replacements or (isinstance(parent, SelectionOp) and parent not in replacements):
             continue  # A new selection operator holds the convolution that it replaces.
         # `_modules` and not `named_children()`: the latter hides a module that one parent holds twice.
         for key, child in parent._modules.items():

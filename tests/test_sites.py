@@ -24,7 +24,7 @@ class Net(nn.Module):
         self.late = Conv2dSame(4, 6, (3, 2), stride=2)
         self.norm = nn.BatchNorm2d(4)
         self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), nn.ReLU())])
-        self.early = nn.Conv2d(3, 4, 3, stride=(1, 2), padding="same" if False else 1, dilation=1)
+        self.early = nn.Conv2d(3, 4, 3, stride=(1, 2), padding=1)
         self.again = self.blocks[0][0]
         self.up = nn.ConvTranspose2d(6, 6, 2)
 

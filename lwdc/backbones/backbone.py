@@ -22,9 +22,7 @@ class Backbone:
         """The network with fresh weights. ``BackboneError`` for an unknown name or unusable options."""
         self.check_name()
         try:
-            return timm.create_model(
-                self.name, num_classes=self.num_classes, in_chans=self.in_chans, **self.options
-            )
+            return timm.create_model(self.name, num_classes=self.num_classes, in_chans=self.in_chans, **self.options)
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise BackboneError(
                 f"{self.name!r} cannot be built with num_classes={self.num_classes}, "

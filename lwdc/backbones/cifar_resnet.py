@@ -109,9 +109,7 @@ class CifarResNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
         """Replaces the classifier by a fresh one, in place; 0 classes leave none."""
         self.num_classes = num_classes
-        self.global_pool, self.linear = create_classifier(
-            self.num_features, num_classes, pool_type=global_pool
-        )
+        self.global_pool, self.linear = create_classifier(self.num_features, num_classes, pool_type=global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's map: ``(B, num_features, H / 4, W / 4)`` for three stages."""
@@ -138,9 +136,7 @@ def _initialise(network: nn.Module) -> None:
 def _register(name: str, blocks: int, shortcut: Shortcut) -> None:
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         settings = {"blocks": blocks, "shortcut": shortcut, **kwargs}
-        return build_model_with_cfg(
-            CifarResNet, name, pretrained, feature_cfg={"out_indices": (0, 1, 2)}, **settings
-        )
+        return build_model_with_cfg(CifarResNet, name, pretrained, feature_cfg={"out_indices": (0, 1, 2)}, **settings)
 
     entry.__name__ = name  # timm registers a function under its own name
     register_model(entry)

@@ -52,9 +52,7 @@ class CifarVgg(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
         """Replaces the classifier by a fresh one, in place; 0 classes leave none."""
         self.num_classes = num_classes
-        self.global_pool, self.classifier = create_classifier(
-            self.num_features, num_classes, pool_type=global_pool
-        )
+        self.global_pool, self.classifier = create_classifier(self.num_features, num_classes, pool_type=global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's map: ``(B, num_features, H / 32, W / 32)`` for five stages."""

@@ -21,9 +21,7 @@ def create(
     Raises ``BackboneError`` if they cannot be had or do not fit.
     """
     if pretrained and weights is not None:
-        raise BackboneError(
-            f"both pretrained=true and weights={str(weights)!r} are set; keep one of the two."
-        )
+        raise BackboneError(f"both pretrained=true and weights={str(weights)!r} are set; keep one of the two.")
     if pretrained:
         return _create_pretrained(backbone)
     network = backbone.create()

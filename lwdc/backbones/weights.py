@@ -74,9 +74,7 @@ def _read(path: Path) -> Any:
         ) from error
     except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BackboneError(
-            f"{path} cannot be read ({reason}); it may be truncated: fetch it again."
-        ) from error
+        raise BackboneError(f"{path} cannot be read ({reason}); it may be truncated: fetch it again.") from error
 
 
 def _unwrap(content: Any, path: Path) -> tuple[State, list[str]]:

@@ -36,11 +36,9 @@ class SeparableNorm(Operator):
         with torch.no_grad():
             self._conv(self.depthwise).weight.copy_(depthwise)
             self._conv(self.pointwise).weight.copy_(pointwise)
-        out, into, *_ = target.shape
+        into = target.shape[1]
         blocks = pointwise.view(self.site.groups, -1, into, *pointwise.shape[2:])
-        kernel = (blocks * depthwise.view(self.site.groups, 1, into, *depthwise.shape[2:])).reshape(
-            target.shape
-        )
+        kernel = (blocks * depthwise.view(self.site.groups, 1, into, *depthwise.shape[2:])).reshape(target.shape)
         return float((target - kernel).norm() / target.norm().clamp_min(1e-30))
 
     def reset(self, norm: float) -> None:
@@ -69,22 +67,18 @@ class MaxPool(Operator):
     def __init__(self, site: Site, *, size: int | None = None) -> None:
         support = pooling_support(site, size)
         if site.in_channels != site.out_channels:
-            raise DoesNotFit(
-                f"it keeps the channels, the site maps {site.in_channels} to {site.out_channels}"
-            )
+            raise DoesNotFit(f"it keeps the channels, the site maps {site.in_channels} to {site.out_channels}")
         pads = pads_for(site, support, site.input_shape[1:])
         if any(max(a, b) >= n for (a, b), n in zip(pads, support.count, strict=True)):
             raise DoesNotFit(f"padding of {pads} leaves windows without a pixel")
         super().__init__(site, None)
         pool_class = nn.MaxPool2d if site.dims == 2 else nn.MaxPool1d
-        own = not site.same and all(
-            a == b and 0 <= 2 * a <= n for (a, b), n in zip(pads, support.count, strict=True)
-        )
+        own = not site.same and all(a == b and 0 <= 2 * a <= n for (a, b), n in zip(pads, support.count, strict=True))
         if own:
-            self.module: nn.Module = pool_class(support.count, site.stride, tuple(a for a, _ in pads))  # type: ignore[arg-type]
+            self.module: nn.Module = pool_class(support.count, site.stride, tuple(a for a, _ in pads))
         else:
             fill = Pad(site, support, (True,) * site.dims, value=float("-inf"))
-            self.module = nn.Sequential(fill, pool_class(support.count, site.stride))  # type: ignore[arg-type]
+            self.module = nn.Sequential(fill, pool_class(support.count, site.stride))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.module(x)

@@ -11,9 +11,7 @@ from lwdc.candidates.base import DoesNotFit, Operator, check_padding, restrict, 
 from lwdc.geometry import Pad, Support, own_support, pads_for
 from lwdc.sites import Site
 
-Factorise = Callable[
-    [Tensor], Sequence[Tensor]
-]  # (C_out, C_in / site.groups, *support.count) -> one weight a layer
+Factorise = Callable[[Tensor], Sequence[Tensor]]  # (C_out, C_in / site.groups, *support.count) -> one weight a layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +51,7 @@ class Chain(Operator):
         if groups % site.groups:
             raise DoesNotFit(f"groups={groups} is no multiple of the site's own {site.groups}")
         check_padding(site, support)
-        self.layers = nn.Sequential(
-            *(module for layer in layers for module in convolution(site, support, layer))
-        )
+        self.layers = nn.Sequential(*(module for layer in layers for module in convolution(site, support, layer)))
         self._specs = tuple(layers)
         self._factorise = factorise
 
@@ -83,9 +79,7 @@ class Chain(Operator):
         assert self.support is not None
         target = restrict(weight, self.site, self.support)
         factors = (
-            self._factorise(target)
-            if self._factorise
-            else [diagonal_blocks(target, self.site.groups, self.groups)]
+            self._factorise(target) if self._factorise else [diagonal_blocks(target, self.site.groups, self.groups)]
         )
         with torch.no_grad():
             for conv, factor in zip(self.convolutions, factors, strict=True):
@@ -122,7 +116,7 @@ def convolution(site: Site, support: Support, layer: Layer) -> list[nn.Module]:
         dilation=on(support.step, 1),  # type: ignore[arg-type]
         groups=layer.groups,
         bias=False,
-        padding_mode=site.padding_mode if plain and any(a for a, _ in pads) else "zeros",
+        padding_mode=site.padding_mode if plain and any(a for a, _ in pads) else "zeros",  # type: ignore[arg-type]
     )
     return [conv] if plain else [Pad(site, support, layer.axes), conv]
 

@@ -1,6 +1,7 @@
 """Operators without weights that are linear: skip, average pooling and zero."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,8 @@ class Subsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad(x, pads_for(self.site, self.support, x.shape[2:]), self.site.padding_mode)
-        return x[(..., *(slice(None, None, s) for s in self.site.stride))].clone()
+        index: tuple[Any, ...] = tuple(slice(None, None, s) for s in self.site.stride)
+        return x[(..., *index)].clone()
 
 
 class Zeros(nn.Module):

@@ -37,9 +37,7 @@ def truncate(weight: Tensor, groups: int, rank: int) -> tuple[Tensor, Tensor]:
     out, into, *taps = weight.shape
     wide = weight.reshape(groups, out // groups, -1).double()
     if wide.shape[1] <= wide.shape[2]:
-        left = torch.linalg.eigh(wide @ wide.transpose(1, 2)).eigenvectors[
-            ..., -rank:
-        ]  # (g, C_out / g, rank)
+        left = torch.linalg.eigh(wide @ wide.transpose(1, 2)).eigenvectors[..., -rank:]  # (g, C_out / g, rank)
         right = left.transpose(1, 2) @ wide
         root = right.norm(dim=2).sqrt()
         right, left = right / root.clamp_min(1e-30).unsqueeze(2), left * root.unsqueeze(1)

@@ -43,11 +43,7 @@ def effective_weight(conv: nn.Module) -> Tensor:
     assert isinstance(weight, Tensor)
     if not isinstance(conv, STANDARDISING):
         return weight
-    scale = (
-        (conv.gain * conv.scale).view(-1)
-        if isinstance(conv, (ScaledStdConv2d, ScaledStdConv2dSame))
-        else None
-    )
+    scale = (conv.gain * conv.scale).view(-1) if isinstance(conv, (ScaledStdConv2d, ScaledStdConv2dSame)) else None
     rows = weight.reshape(1, conv.out_channels, -1)
     rows = F.batch_norm(rows, None, None, weight=scale, training=True, momentum=0.0, eps=conv.eps)
     return rows.reshape_as(weight)

@@ -26,9 +26,7 @@ def register_candidate(name: str) -> Callable[[Builder], Builder]:
             builder.__module__,
             builder.__qualname__,
         ):
-            raise SpaceError(
-                f"operator {name!r} is already registered by {taken.__module__}; choose another name."
-            )
+            raise SpaceError(f"operator {name!r} is already registered by {taken.__module__}; choose another name.")
         _BUILDERS[name] = builder
         return builder
 

@@ -43,9 +43,7 @@ def separate(weight: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     Per input channel the rank-1 SVD of its ``(C_out / groups, taps)`` slice: the Frobenius optimum.
     """
     out, into, *taps = weight.shape
-    slices = (
-        weight.reshape(groups, out // groups, into, -1).transpose(1, 2).flatten(0, 1)
-    )  # (C_in, C_out / g, taps)
+    slices = weight.reshape(groups, out // groups, into, -1).transpose(1, 2).flatten(0, 1)  # (C_in, C_out / g, taps)
     filters, columns = rank_one(slices)
     columns = columns.view(groups, into, out // groups).transpose(1, 2)  # (g, C_out / g, C_in / g)
     return filters.view(groups * into, 1, *taps), columns.reshape(out, into, *(1 for _ in taps))

@@ -42,7 +42,8 @@ def parse_budget(budget: float | str, table: CostTable) -> int:
     if bound < table.smallest:
         raise CostError(
             f"budget {text!r} ({bound:,} {table.unit}) cannot be reached: the smallest {table.name} of this space is "
-            f"{table.smallest:,} ({table.smallest / table.total:.3f} of the original). Raise it, or add cheaper candidates."
+            f"{table.smallest:,} ({table.smallest / table.total:.3f} of the original). "
+            "Raise it, or add cheaper candidates."
         )
     return bound
 

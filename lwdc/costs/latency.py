@@ -11,7 +11,12 @@ from lwdc.sites import Shape
 
 
 def measure_ms(
-    module: nn.Module, input_shapes: Sequence[Shape], *, batch: int = 1, repeats: int = 15, budget_s: float = 1.0
+    module: nn.Module,
+    input_shapes: Sequence[Shape],
+    *,
+    batch: int = 1,
+    repeats: int = 15,
+    budget_s: float = 1.0,
 ) -> float:
     """Median milliseconds of a forward pass in evaluation mode, summed over the inputs given.
 
@@ -40,13 +45,13 @@ def _median(
         start = time.perf_counter()
         if device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()  # type: ignore[no-untyped-call]
+            begin.record()
         for x in inputs:
             module(x)
         if device.type == "cuda":
-            end.record()  # type: ignore[no-untyped-call]
-            end.synchronize()  # type: ignore[no-untyped-call]
-            elapsed = begin.elapsed_time(end)  # type: ignore[no-untyped-call]
+            end.record()
+            end.synchronize()
+            elapsed = begin.elapsed_time(end)
         else:
             elapsed = (time.perf_counter() - start) * 1000
         if index >= _WARMUP:

@@ -130,8 +130,7 @@ class ImageFolder(DataModule):
         if len(classes) < 2:
             raise DataError(f"{folders['train']} has the one class {classes[0]!r}; at least 2 are needed.")
         splits = {
-            split: _renumber(samples, found, classes, folders[split])
-            for split, (found, samples) in scans.items()
+            split: _renumber(samples, found, classes, folders[split]) for split, (found, samples) in scans.items()
         }
         if "valid" not in splits:
             labels = _labels(splits["train"])

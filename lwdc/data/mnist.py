@@ -6,9 +6,7 @@ from torchvision.datasets import VisionDataset
 from lwdc.data.in_memory import Labelled
 from lwdc.data.torchvision_set import TorchvisionSet
 
-_FILES = tuple(
-    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-)
+_FILES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
 
 class Mnist(TorchvisionSet):

@@ -67,9 +67,7 @@ class TorchvisionSet(InMemory):
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         missing = [name for name in self.files if not (self.root / name).exists()]
         if self.download:
-            return (
-                f"{self.name} could not be downloaded to {self.root}: {reason}; put its files there by hand."
-            )
+            return f"{self.name} could not be downloaded to {self.root}: {reason}; put its files there by hand."
         if missing:
             return (
                 f"{self.name} looked for {', '.join(missing)} below {self.root}, not found; "

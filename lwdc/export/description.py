@@ -19,6 +19,9 @@ from lwdc.surgery import default_input_size
 
 FORMAT = 1
 
+# Options of timm.create_model that fetch weights or run a pickle; a package brings its own weights.
+_WEIGHT_SOURCES = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
+
 
 @dataclasses.dataclass(frozen=True)
 class Description:
@@ -35,7 +38,7 @@ class Description:
         operators = sorted({candidate["op"] for candidate in self.architecture.choices.values()})
         return {
             "format": FORMAT,
-            "backbone": dataclasses.asdict(self.backbone) if self.backbone else None,
+            "backbone": _backbone_data(self.backbone) if self.backbone else None,
             **self.deployment.to_dict(),
             "architecture": self.architecture.to_dict(),
             "operators": {name: origin(name) for name in operators},  # and the module that registers it
@@ -57,7 +60,7 @@ class Description:
             return cls(
                 Architecture.from_dict(data["architecture"]),
                 Deployment.from_dict(data),
-                None if data["backbone"] is None else Backbone(**data["backbone"]),
+                None if data["backbone"] is None else _backbone(data["backbone"]),
             )
         except ExportError:
             raise
@@ -86,21 +89,34 @@ def describe(
     if backbone is None:
         return description
     if size[0] != backbone.in_chans:
-        raise ExportError(
-            f"images have {size[0]} channel(s), the backbone takes in_chans={backbone.in_chans}."
-        )
+        raise ExportError(f"images have {size[0]} channel(s), the backbone takes in_chans={backbone.in_chans}.")
     if names is not None and len(names) != backbone.num_classes:
         raise ExportError(
             f"there are {len(names)} class names for num_classes={backbone.num_classes}; give one a class."
         )
     try:
-        json.dumps(backbone.options)
+        json.dumps(_backbone_data(backbone))
     except (TypeError, ValueError) as error:
         raise ExportError(
             f"the backbone's options {backbone.options} cannot be written to a package ({error}); use "
             "numbers, text and lists, or leave backbone out and give lwdc.load the fresh network."
         ) from error
     return description
+
+
+def _backbone_data(backbone: Backbone) -> dict[str, Any]:
+    options = {name: value for name, value in backbone.options.items() if name not in _WEIGHT_SOURCES}
+    return dataclasses.asdict(dataclasses.replace(backbone, options=options))
+
+
+def _backbone(data: dict[str, Any]) -> Backbone:
+    backbone = Backbone(**data)
+    if sources := sorted(set(backbone.options) & set(_WEIGHT_SOURCES)):
+        raise ExportError(
+            f"its backbone has the options {sources}, which lwdc never writes, because they load other weights; "
+            "do not trust it."
+        )
+    return backbone
 
 
 def _check_operators(operators: dict[str, str]) -> None:

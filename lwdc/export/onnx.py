@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**31 - 2**20  # of a protobuf message, with some room beside the weights
 
 
-def to_onnx(
-    network: nn.Module, path: Path | str, input_size: Shape, *, deployment: Deployment | None = None
-) -> None:
+def to_onnx(network: nn.Module, path: Path | str, input_size: Shape, *, deployment: Deployment | None = None) -> None:
     """Write one ONNX file: input ``image`` ``(batch, *input_size)``, output ``logits``, both float32.
 
     Its metadata holds ``deployment`` (``Deployment.to_text``). ``network`` is not changed. Raises
@@ -32,9 +30,7 @@ def to_onnx(
     """
     size = sum(4 * t.numel() for t in network.state_dict().values())
     if size > MOST_BYTES:
-        raise ExportError(
-            f"the weights take {size} bytes, an ONNX file holds {MOST_BYTES}; leave out format 'onnx'."
-        )
+        raise ExportError(f"the weights take {size} bytes, an ONNX file holds {MOST_BYTES}; leave out format 'onnx'.")
     program = trace(network, input_size)
     try:
         translated = torch.onnx.export(

@@ -62,9 +62,7 @@ def save(
         safetensors.torch.save_file(kept, temporary, metadata={"format": "pt"})
         content = temporary.read_bytes()
     data["weights"] = {"file": WEIGHTS, "bytes": len(content), "sha256": _digest(content), "tied": tied}
-    with writing(
-        path
-    ) as temporary:  # last: it holds the digest of the weights, so no other pair passes for a package
+    with writing(path) as temporary:  # last: it holds the digest of the weights, so no other pair passes for a package
         temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     return [weights_path, path]
 
@@ -176,9 +174,7 @@ def _read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
         digest, size, tied = expected["sha256"], expected["bytes"], dict(expected["tied"])
         content = path.read_bytes()
     except (KeyError, TypeError, ValueError) as error:
-        raise ExportError(
-            f"{path.with_name(DESCRIPTION)} does not say what its weights are; export again."
-        ) from error
+        raise ExportError(f"{path.with_name(DESCRIPTION)} does not say what its weights are; export again.") from error
     except OSError as error:
         raise ExportError(
             f"{path} cannot be read ({error.strerror}); a package has {DESCRIPTION} and {WEIGHTS}: copy both."

@@ -45,9 +45,7 @@ def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
     try:
         # Before it raises, torch.export prints graphs for its developers.
         with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
-            program = torch.export.export(
-                module, (images,), dynamic_shapes={"image": {0: Dim("batch", min=1)}}
-            )
+            program = torch.export.export(module, (images,), dynamic_shapes={"image": {0: Dim("batch", min=1)}})
     # torch.export raises errors of many kinds, and whatever the network's own code raises.
     except Exception as error:
         raise ExportError(

@@ -19,7 +19,7 @@ class Gate(nn.Module, abc.ABC):
     A subclass gives ``sample`` and, where evaluation or expectation is not the tempered softmax, those.
     """
 
-    logits: Tensor
+    logits: nn.Parameter
     uniform: Tensor
     temperature: Tensor
     average: Tensor
@@ -44,9 +44,7 @@ class Gate(nn.Module, abc.ABC):
         self.temperatures = (temperature, final_temperature)
         self.logits = nn.Parameter(torch.zeros(num_candidates))  # the papers' alpha of one layer
         # Buffers and not attributes: a copy, a checkpoint or an average must carry the schedule's position.
-        self.register_buffer(
-            "uniform", torch.zeros((), dtype=torch.long)
-        )  # 1 in the warm-up; an integer: no EMA lags
+        self.register_buffer("uniform", torch.zeros((), dtype=torch.long))  # 1 in the warm-up; an integer: no EMA lags
         self.register_buffer("temperature", torch.tensor(float(temperature)))
         self.register_buffer("average", torch.zeros(num_candidates))  # sums to 1 only in the long run
 

@@ -11,9 +11,7 @@ class ReinMax(Gate):
 
     def sample(self) -> Tensor:
         probabilities = torch.softmax(self.logits, dim=0)
-        drawn = torch.zeros_like(probabilities).index_fill_(
-            0, torch.multinomial(probabilities.detach(), 1), 1.0
-        )
+        drawn = torch.zeros_like(probabilities).index_fill_(0, torch.multinomial(probabilities.detach(), 1), 1.0)
         midpoint = (drawn + self.soft().detach()) / 2
         # The same value as `midpoint`, but with the softmax's gradient at that point.
         midpoint = torch.softmax((midpoint.log() - self.logits).detach() + self.logits, dim=0)

@@ -31,6 +31,9 @@ class Distillation:
         assert teacher is not None, "distillation needs the teacher's logits"
         t = self.temperature
         divergence = F.kl_div(
-            F.log_softmax(logits / t, dim=1), F.log_softmax(teacher / t, dim=1), log_target=True, reduction="batchmean"
+            F.log_softmax(logits / t, dim=1),
+            F.log_softmax(teacher / t, dim=1),
+            log_target=True,
+            reduction="batchmean",
         )
         return (1 - self.weight) * F.cross_entropy(logits, labels) + self.weight * t * t * divergence

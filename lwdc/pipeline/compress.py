@@ -42,9 +42,7 @@ def compress(
     result after the last phase, None before it.
     """
     prepared = prepare(settings)
-    line = Run(
-        folder, config, sinks, resume=resume, ignore=ignore, checkpoint_minutes=settings.checkpoint_minutes
-    )
+    line = Run(folder, config, sinks, resume=resume, ignore=ignore, checkpoint_minutes=settings.checkpoint_minutes)
     with line as run:
         if not resume:
             _say_what_is_planned(prepared, run)
@@ -174,7 +172,10 @@ def _export(
         before=measure_network(baseline, data.input_size, settings.latency_batches),
         after=measure_network(network, data.input_size, settings.latency_batches),
         valid=Accuracies(
-            run.done["baseline"]["valid"], search["supernet_valid"], search["valid"], run.done["finetune"]["valid"]
+            run.done["baseline"]["valid"],
+            search["supernet_valid"],
+            search["valid"],
+            run.done["finetune"]["valid"],
         ),
         test=Accuracies(*(_accuracy(model, "test", prepared) for model in four)),
         sites=sites,
@@ -191,9 +192,7 @@ def _export(
     return result
 
 
-def _fit(
-    phase: str, model: nn.Module, recipe: Recipe, prepared: Prepared, teacher: nn.Module | None = None
-) -> Fit:
+def _fit(phase: str, model: nn.Module, recipe: Recipe, prepared: Prepared, teacher: nn.Module | None = None) -> Fit:
     return Fit(
         phase, model, prepared.settings.data, recipe,
         seed=prepared.settings.seed, fabric=prepared.fabric, teacher=teacher,

@@ -31,7 +31,12 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
     rows = Table("site", "input", "output", "candidates (share of the original)", box=None, pad_edge=False)
     for choice in plan.choices:
         site = choice.site
-        rows.add_row(site.name, _shape(site.input_shape), _shape(site.output_shape), _candidates(choice, table.sites[site.name], table.original[site.name]))
+        rows.add_row(
+            site.name,
+            _shape(site.input_shape),
+            _shape(site.output_shape),
+            _candidates(choice, table.sites[site.name], table.original[site.name]),
+        )
     console.print(rows)
     console.print(
         f"\n{len(plan.choices)} sites hold {sum(table.original.values()) / table.total:.1%} of the {table.name}; "

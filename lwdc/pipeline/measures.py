@@ -33,7 +33,11 @@ def measure_network(network: nn.Module, input_size: Shape, batches: Sequence[int
 
 
 def measure_sites(
-    plan: Plan, original: nn.Module, network: nn.Module, architecture: Architecture, probabilities: dict[str, float]
+    plan: Plan,
+    original: nn.Module,
+    network: nn.Module,
+    architecture: Architecture,
+    probabilities: dict[str, float],
 ) -> tuple[SiteResult, ...]:
     """Every site before and after; equal pairs are timed again, because their place in memory differs."""
     results = []

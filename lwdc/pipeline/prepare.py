@@ -82,5 +82,7 @@ def baseline_file(folder: Path) -> Path:
     """The trained baseline of an earlier run. Raises ``BackboneError`` if the folder has none."""
     path = Path(folder) / "baseline.safetensors"
     if not path.is_file():
-        raise BackboneError(f"baseline={folder} has no {path.name}; name the folder of a run that trained its baseline.")
+        raise BackboneError(
+            f"baseline={folder} has no {path.name}; name the folder of a run that trained its baseline."
+        )
     return path

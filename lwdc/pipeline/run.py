@@ -124,9 +124,7 @@ class Run:
     def _progress(self, record: StepRecord) -> None:
         for sink in self.sinks:
             if isinstance(sink, ProgressSink):
-                sink.progress(
-                    record.phase, record.epoch, record.epochs, record.step, record.steps, record.loss
-                )
+                sink.progress(record.phase, record.epoch, record.epochs, record.step, record.steps, record.loss)
 
     def _save(self, fit: dict[str, Any] | None) -> None:
         state = {
@@ -189,4 +187,6 @@ def _check_writable(folder: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise LwdcError(f"the output folder {folder} cannot be written: {error.strerror}. Choose another one.") from error
+        raise LwdcError(
+            f"the output folder {folder} cannot be written: {error.strerror}. Choose another one."
+        ) from error

@@ -87,7 +87,7 @@ class JointLesson:
         return min(1.0, self._progress / self.ramp) if self.ramp > 0 else 1.0
 
     def after_backward(self) -> None:
-        """An operator that took no part has a zero gradient; without this, momentum and decay would move it."""
+        """Operators that took no part have a zero gradient: momentum and decay would still move them."""
         if not self._hard:
             return
         for op in selection_ops(self.supernet).values():

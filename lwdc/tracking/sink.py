@@ -18,9 +18,7 @@ class Sink(Protocol):
 class ProgressSink(Protocol):
     """A sink that also follows the steps within an epoch; it is told of every one, so it must be quick."""
 
-    def progress(
-        self, phase: str, epoch: int, epochs: int, step: int, steps: int, loss: float | None
-    ) -> None:
+    def progress(self, phase: str, epoch: int, epochs: int, step: int, steps: int, loss: float | None) -> None:
         """``step`` of ``steps`` is done in ``epoch`` of ``epochs``, both counted from 1."""
 
 

@@ -40,9 +40,7 @@ def slower_legend(sites: Iterable[SiteResult]) -> str | None:
     marked = sum(site.cheaper_but_slower for site in sites)
     if not marked:
         return None
-    return (
-        f"{SLOWER_MARK} {marked} of the operators: fewer MACs than the original, yet slower on this machine"
-    )
+    return f"{SLOWER_MARK} {marked} of the operators: fewer MACs than the original, yet slower on this machine"
 
 
 def accuracy_table(result: Result) -> Table:
@@ -121,9 +119,7 @@ def closing_lines(result: Result) -> list[str]:
 
 def _table(title: str, *left: str) -> Table:
     """Without lines: the gap between the columns is left to the one who knows the width at hand."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", header_style="cyan", box=None, pad_edge=False
-    )
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="cyan", box=None, pad_edge=False)
     for name in left:
         table.add_column(name, overflow="fold")
     return table

@@ -32,9 +32,7 @@ class TerminalSink:
             case Result():
                 self._result(record)
 
-    def progress(
-        self, phase: str, epoch: int, epochs: int, step: int, steps: int, loss: float | None
-    ) -> None:
+    def progress(self, phase: str, epoch: int, epochs: int, step: int, steps: int, loss: float | None) -> None:
         """Move the bar of the phase, from 1 to ``epochs`` times ``steps``; in plain mode nothing happens."""
         if not self._live:
             return

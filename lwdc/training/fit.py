@@ -118,7 +118,7 @@ class Fit:
         trained = parameters if parameters is not None else list(model.parameters())
         optimiser = recipe.optim([p for p in trained if p.requires_grad])
         self._module = fabric.setup_module(model)
-        self._optimisers = [fabric.setup_optimizers(o) for o in (optimiser, *self.lesson.optimisers())]
+        self._optimisers: list[Any] = [fabric.setup_optimizers(o) for o in (optimiser, *self.lesson.optimisers())]
         self._scheduler = recipe.scheduler(optimiser, self.steps) if recipe.epochs else None
         if teacher is not None:
             teacher.to(fabric.device).eval().requires_grad_(False)
@@ -140,9 +140,7 @@ class Fit:
 
     def _train(self, epoch: int, start: int) -> Iterator[StepRecord]:
         clock = time.perf_counter()
-        batches = self.data.train(
-            seed=self.seed, epoch=epoch, batch_size=self.recipe.batch_size, start=start
-        )
+        batches = self.data.train(seed=self.seed, epoch=epoch, batch_size=self.recipe.batch_size, start=start)
         self.model.train()
         for index, (images, labels) in enumerate(batches, start=start):
             loss = self._step(images, labels)
@@ -200,9 +198,7 @@ class Fit:
             step=self.step,
             loss=loss,
             train_accuracy=right / self.recipe.batch_size,
-            valid_accuracy=accuracy(
-                self.model, self.data.batches("valid", self.recipe.batch_size), self.fabric
-            ),
+            valid_accuracy=accuracy(self.model, self.data.batches("valid", self.recipe.batch_size), self.fabric),
             learning_rate=self._optimisers[0].param_groups[0]["lr"],
             seconds=self._seconds + time.perf_counter() - clock,
             search=self.lesson.state(),

@@ -43,7 +43,11 @@ class Recipe:
         """timm's scheduler, stepped once per update; ``steps`` is the number of updates an epoch."""
         try:
             scheduler, _ = create_scheduler_v2(
-                optimiser, num_epochs=self.epochs, step_on_epochs=False, updates_per_epoch=steps, **self.schedule
+                optimiser,
+                num_epochs=self.epochs,
+                step_on_epochs=False,
+                updates_per_epoch=steps,
+                **self.schedule,
             )
         except TypeError as error:
             raise TrainingError(f"the schedule {self.schedule} cannot be built: {error}") from error

@@ -2,6 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch import nn
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
 from lwdc.data import Digits, Preprocessing
+from lwdc.export import export_all
+from lwdc.records import ExportRecord
 from lwdc.surgery import rebuild
 
 CHOICES = {
@@ -32,7 +36,7 @@ class Compressed:
     class_names: tuple[str, ...]
 
     @property
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """The keyword arguments of ``save`` and ``export_all``."""
         return {
             "backbone": self.backbone,
@@ -51,6 +55,13 @@ def compressed() -> Compressed:
         network = rebuild(backbone.create(), architecture, (1, 8, 8))
         _settle(network, (1, 8, 8))
     return Compressed(network, architecture, backbone, Digits().preprocessing, Digits.class_names)
+
+
+@pytest.fixture(scope="session")
+def exported(compressed: Compressed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[ExportRecord, ...]]:
+    """A folder with ``compressed`` in every format, and the records of it."""
+    folder = tmp_path_factory.mktemp("exported") / "run"
+    return folder, export_all(folder, compressed.network, compressed.architecture, **compressed.facts)
 
 
 @pytest.fixture

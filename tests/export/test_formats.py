@@ -37,21 +37,22 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "zero": {},
 }
 
-PLANES: dict[str, Callable[[], nn.Module]] = {
-    "plain": lambda: nn.Conv2d(8, 8, 3, padding=1),
-    "strided": lambda: nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False),
+Kinds = dict[str, Callable[[], nn.Module]]
+
+PADDED_AT_RUN_TIME: Kinds = {
     "same": lambda: Conv2dSame(8, 8, 3, stride=2),  # pads 0 before and 1 behind where the size is even
     "even": lambda: nn.Conv2d(8, 8, 4, stride=2, padding=1),
+}
+PLANES: Kinds = {
+    "plain": lambda: nn.Conv2d(8, 8, 3, padding=1),
+    "strided": lambda: nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False),
     "reflect": lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
     "flat": lambda: nn.Conv2d(8, 8, (1, 5), padding=(0, 2)),
     "unpadded": lambda: nn.Conv2d(8, 8, 3, dilation=2),
     "depthwise": lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8),
     "standardised": lambda: StdConv2d(8, 8, 3, padding=1),
 }
-LINES: dict[str, Callable[[], nn.Module]] = {
-    "strided": lambda: nn.Conv1d(8, 8, 3, stride=2, padding=1),
-    "circular": lambda: nn.Conv1d(8, 8, 5, padding=2, padding_mode="circular"),
-}
+LINES: Kinds = {"circular": lambda: nn.Conv1d(8, 8, 3, stride=2, padding=1, padding_mode="circular")}
 
 
 class SideBySide(nn.Module):
@@ -66,9 +67,7 @@ class SideBySide(nn.Module):
         return torch.cat([y[..., [0, -1]].flatten(1) + y.mean(2).repeat(1, 2) for y in maps], 1)
 
 
-def every_operator(
-    kinds: dict[str, Callable[[], nn.Module]], size: tuple[int, ...]
-) -> tuple[SideBySide, Architecture]:
+def every_operator(kinds: Kinds, size: tuple[int, ...]) -> tuple[SideBySide, Architecture]:
     """A network with each operator at each kind of site where it fits."""
     model = SideBySide({f"{kind}_{op}": make() for kind, make in kinds.items() for op in CANDIDATES})
     choices = {}
@@ -83,10 +82,15 @@ def every_operator(
     return model, Architecture(choices)
 
 
-@pytest.mark.parametrize(("kinds", "size"), [(PLANES, (8, 12, 11)), (LINES, (8, 20))], ids=["2-D", "1-D"])
-def test_every_operator_computes_the_same_in_every_format(
-    tmp_path: Path, kinds: dict[str, Callable[[], nn.Module]], size: tuple[int, ...]
-) -> None:
+@pytest.mark.parametrize(
+    ("kinds", "size"),
+    [
+        pytest.param(PADDED_AT_RUN_TIME, (8, 12, 11), id="padded"),
+        pytest.param(LINES, (8, 20), id="1-D"),
+        pytest.param(PLANES, (8, 12, 11), id="2-D", marks=pytest.mark.long),
+    ],
+)
+def test_every_operator_computes_the_same_in_every_format(tmp_path: Path, kinds: Kinds, size: tuple[int, ...]) -> None:
     model, architecture = every_operator(kinds, size)
     used = {candidate["op"] for candidate in architecture.choices.values()}
     assert used == set(candidate_names()), "give a new operator a line in CANDIDATES"
@@ -99,12 +103,12 @@ def test_every_operator_computes_the_same_in_every_format(
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("test_efficientnet", 32),  # Conv2dSame would come with tf_ weights; squeeze-and-excitation here
-        ("test_nfnet", 32),  # weight-standardising convolutions
+        ("test_efficientnet", 32),
+        pytest.param("test_nfnet", 32, marks=pytest.mark.long),  # standardises weights
         pytest.param("resnet18", 64, marks=pytest.mark.long),
         pytest.param("cifar_resnet20", 32, marks=pytest.mark.long),
         pytest.param("efficientnet_b0", 64, marks=pytest.mark.long),
-        pytest.param("tf_efficientnet_b0", 64, marks=pytest.mark.long),
+        pytest.param("tf_efficientnet_b0", 64, marks=pytest.mark.long),  # pads as TensorFlow does
         pytest.param("convnext_atto", 64, marks=pytest.mark.long),
         pytest.param("test_resnet", 64, marks=pytest.mark.long),
         pytest.param("test_mambaout", 64, marks=pytest.mark.long),
@@ -122,15 +126,6 @@ def test_compressed_timm_networks_pass(tmp_path: Path, settle: Any, name: str, s
     assert all(record.max_difference <= record.tolerance and record.top1_agrees for record in records)
 
 
-@pytest.fixture(scope="module")
-def exported(
-    compressed: Any, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, tuple[ExportRecord, ...]]:
-    """A folder with every format, and its records."""
-    folder = tmp_path_factory.mktemp("exported") / "run"
-    return folder, export_all(folder, compressed.network, compressed.architecture, **compressed.facts)
-
-
 def test_records_name_files_and_sizes(exported: tuple[Path, tuple[ExportRecord, ...]]) -> None:
     folder, records = exported
     assert [record.file for record in records] == ["model.safetensors", "model.pt2", "model.onnx"]
@@ -140,9 +135,7 @@ def test_records_name_files_and_sizes(exported: tuple[Path, tuple[ExportRecord, 
     )
 
 
-def test_the_package_in_the_folder_is_whole(
-    compressed: Any, exported: tuple[Path, tuple[ExportRecord, ...]]
-) -> None:
+def test_the_package_in_the_folder_is_whole(compressed: Any, exported: tuple[Path, tuple[ExportRecord, ...]]) -> None:
     images = torch.randn(3, 1, 8, 8)
     assert torch.equal(load(exported[0])(images), compressed.network(images))
 
@@ -158,21 +151,14 @@ def test_a_network_in_training_and_half_precision_is_exported_in_float32_and_lef
 
 
 def test_only_the_formats_asked_for_are_written(compressed: Any, tmp_path: Path) -> None:
-    assert (
-        export_all(tmp_path, compressed.network, compressed.architecture, formats=[], **compressed.facts)
-        == ()
-    )
-    export_all(
-        tmp_path, compressed.network, compressed.architecture, formats=["torch_export"], **compressed.facts
-    )
+    assert export_all(tmp_path, compressed.network, compressed.architecture, formats=[], **compressed.facts) == ()
+    export_all(tmp_path, compressed.network, compressed.architecture, formats=["torch_export"], **compressed.facts)
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt2"]
 
 
 def test_an_unknown_format_suggests_the_nearest_before_any_work(compressed: Any, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="unknown export format 'onx'. Did you mean 'onnx'"):
-        export_all(
-            tmp_path / "run", compressed.network, compressed.architecture, formats=["safetensors", "onx"]
-        )
+    with pytest.raises(ExportError, match="unknown export format 'onx'"):
+        export_all(tmp_path / "run", compressed.network, compressed.architecture, formats=["safetensors", "onx"])
     assert not list(tmp_path.iterdir())
 
 
@@ -208,7 +194,7 @@ def test_a_file_that_differs_does_not_appear_and_the_one_before_stays(
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(compressed: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ExportError, match="file cannot be written .*choose a folder"):
+    with pytest.raises(ExportError, match=r"file cannot be written .*choose a folder"):
         export_all(tmp_path / "file", compressed.network, compressed.architecture, **compressed.facts)
 
 

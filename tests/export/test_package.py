@@ -75,18 +75,14 @@ def test_a_fresh_process_computes_the_same_bits(compressed: Any, package: Path) 
         "    logits = lwdc.export.load(sys.argv[1])(images)\n"
         "print(hashlib.sha256(logits.numpy().tobytes()).hexdigest())\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script, str(package)], capture_output=True, text=True, timeout=120
-    )
+    run = subprocess.run([sys.executable, "-c", script, str(package)], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
     with torch.no_grad():
         expected = compressed.network(IMAGES).numpy().tobytes()
     assert run.stdout.strip() == hashlib.sha256(expected).hexdigest()
 
 
-def test_the_description_tells_where_the_network_comes_from_and_how_to_use_it(
-    compressed: Any, package: Path
-) -> None:
+def test_the_description_tells_where_the_network_comes_from_and_how_to_use_it(compressed: Any, package: Path) -> None:
     description = read_description(package)
     assert description.backbone == compressed.backbone
     assert description.architecture == compressed.architecture
@@ -153,9 +149,7 @@ def test_a_supernet_is_not_saved(tmp_path: Path) -> None:
 
 def test_a_network_that_could_not_be_loaded_again_is_not_saved(compressed: Any, tmp_path: Path) -> None:
     other = Architecture({**compressed.architecture.choices, "layer1.0.conv1": {"op": "original"}})
-    with pytest.raises(
-        ExportError, match=r"could not be loaded again.*layer1\.0\.conv1\.weight \(16, 4, 3, 3\)"
-    ):
+    with pytest.raises(ExportError, match=r"could not be loaded again.*layer1\.0\.conv1\.weight \(16, 4, 3, 3\)"):
         save(tmp_path, compressed.network, other, **compressed.facts)
     assert not list(tmp_path.iterdir())
 
@@ -173,9 +167,7 @@ def test_a_network_that_could_not_be_loaded_again_is_not_saved(compressed: Any, 
         ({"backbone": Backbone("cifar_resnet9", 10, 1)}, "could not be loaded again: unknown backbone"),
     ],
 )
-def test_contradictions_are_refused(
-    compressed: Any, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_contradictions_are_refused(compressed: Any, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
         save(tmp_path, compressed.network, compressed.architecture, **{**compressed.facts, **change})
     assert not list(tmp_path.iterdir())
@@ -215,22 +207,30 @@ def test_other_json_is_refused(package: Path, text: str) -> None:
         load(package)
 
 
-@pytest.mark.parametrize(
-    "key", ["architecture", "backbone", "input_shape", "preprocessing", "operators", "weights"]
-)
+@pytest.mark.parametrize("key", ["architecture", "backbone", "input_shape", "preprocessing", "operators", "weights"])
 def test_json_that_lacks_an_entry_is_refused(package: Path, key: str) -> None:
     edit(package, lambda data: data.pop(key))
     with pytest.raises(ExportError, match=r"damaged|does not say"):
         load(package)
 
 
-@pytest.mark.parametrize(
-    "key", ["architecture", "backbone", "input_shape", "preprocessing", "operators", "weights"]
-)
+@pytest.mark.parametrize("key", ["architecture", "backbone", "input_shape", "preprocessing", "operators", "weights"])
 def test_json_with_an_entry_of_another_kind_is_refused(package: Path, key: str) -> None:
     edit(package, lambda data: data.update({key: 7}))
     with pytest.raises(ExportError, match=r"damaged|does not say"):
         load(package)
+
+
+def test_a_package_that_would_load_other_weights_is_not_trusted(package: Path) -> None:
+    edit(package, lambda data: data["backbone"]["options"].update(checkpoint_path="other.pth"))
+    with pytest.raises(ExportError, match=r"\['checkpoint_path'\], which lwdc never writes"):
+        load(package)
+
+
+def test_where_the_first_weights_came_from_is_not_written(compressed: Any, tmp_path: Path) -> None:
+    backbone = Backbone("cifar_resnet8", 10, 1, {"pretrained": True, "drop_rate": 0.1})
+    save(tmp_path, compressed.network, compressed.architecture, **compressed.facts | {"backbone": backbone})
+    assert read_description(tmp_path).backbone == Backbone("cifar_resnet8", 10, 1, {"drop_rate": 0.1})
 
 
 def test_another_format_version_is_refused(package: Path) -> None:
@@ -243,9 +243,7 @@ def test_another_format_version_is_refused(package: Path) -> None:
 def test_truncated_weights_are_refused(package: Path, share: float) -> None:
     content = (package / "model.safetensors").read_bytes()
     (package / "model.safetensors").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(
-        ExportError, match=r"model\.safetensors .* is not the file that model\.json belongs to"
-    ):
+    with pytest.raises(ExportError, match=r"model\.safetensors .* is not the file that model\.json belongs to"):
         load(package)
 
 
@@ -299,9 +297,7 @@ def test_a_package_without_a_backbone_asks_for_the_network(tmp_path: Path) -> No
 
 def test_a_network_with_other_layers_is_refused(tmp_path: Path) -> None:
     save(tmp_path, rebuild(Own(), OWN, (1, 8, 8)), OWN, input_size=(1, 8, 8))
-    with pytest.raises(
-        ExportError, match=r"do not fit the model given: .*stem\.weight \(8, 1, 3, 3\) instead of"
-    ):
+    with pytest.raises(ExportError, match=r"do not fit the model given: .*stem\.weight \(8, 1, 3, 3\) instead of"):
         load(tmp_path, Own(channels=16))
     with pytest.raises(ExportError, match=r"cannot be built: the architecture replaces \['body'\]"):
         load(tmp_path, nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten()))

@@ -29,19 +29,14 @@ class FixedBatch(nn.Module):
         return x.view(2, -1)
 
 
-@pytest.fixture(scope="module")
-def file(compressed: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def file(exported: Any) -> Path:
     """The exported network."""
-    path = tmp_path_factory.mktemp("torch_export") / "model.pt2"
-    deployment = Deployment((1, 8, 8), compressed.preprocessing, compressed.class_names)
-    to_torch_export(compressed.network, path, (1, 8, 8), deployment=deployment)
-    return path
+    return exported[0] / "model.pt2"
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
-def test_it_computes_what_the_network_does_at_any_batch_size(
-    compressed: Any, file: Path, batch_size: int
-) -> None:
+def test_it_computes_what_the_network_does_at_any_batch_size(compressed: Any, file: Path, batch_size: int) -> None:
     images = torch.randn(batch_size, 1, 8, 8)
     torch.testing.assert_close(run_torch_export(file)(images), compressed.network(images), rtol=0, atol=1e-5)
 
@@ -82,9 +77,7 @@ def test_training_mode_and_precision_of_the_network_are_left_alone(tmp_path: Pat
         (FixedBatch(), "FixedBatch"),
     ],
 )
-def test_what_cannot_be_traced_is_refused_and_leaves_no_file(
-    tmp_path: Path, network: nn.Module, reason: str
-) -> None:
+def test_what_cannot_be_traced_is_refused_and_leaves_no_file(tmp_path: Path, network: nn.Module, reason: str) -> None:
     with pytest.raises(ExportError, match=rf"torch\.export cannot trace .*{reason}.* out of export\.formats"):
         to_torch_export(network, tmp_path / "model.pt2", (1, 2, 2))
     assert not list(tmp_path.iterdir())

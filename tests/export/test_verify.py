@@ -32,9 +32,7 @@ def test_the_difference_is_the_largest_over_all_batches(module: nn.Module) -> No
 
 
 def test_a_difference_above_the_tolerance_names_file_and_figure(module: nn.Module) -> None:
-    with pytest.raises(
-        ExportError, match=r"model\.onnx does not compute .* up to 0\.01, at most 0\.0\d+ is accepted"
-    ):
+    with pytest.raises(ExportError, match=r"model\.onnx does not compute .* up to 0\.01, at most 0\.0\d+ is accepted"):
         verify(module, off_by(module, 0.01), SIZE, name="model.onnx")
 
 

@@ -1,0 +1,205 @@
+"""Times one search step against one plain training step, side by side.
+
+    python experiments/search_step/benchmark.py [--rounds 7] [--threads 2] [--only NAME ...] [--out results.json]
+
+Every mode (plain training, lwdc mixing kernels, lwdc running branches) lives in a process of its own.
+The rounds are interleaved: each process in turn times a few steps while the others wait, so that a
+drift of the machine meets all of them. A step is everything: forward, loss, cost penalty, backward, both
+optimisers. Reported are ratios of medians to plain training, CPU seconds, and peak memory above what
+the imports alone take.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FOUR = [
+    {"op": "original"},
+    {"op": "separable"},
+    {"op": "grouped", "groups": 4},
+    {"op": "pointwise"},
+]
+EIGHT = [
+    *FOUR,
+    {"op": "grouped", "groups": 2},
+    {"op": "grouped", "groups": 8},
+    {"op": "low_rank", "ratio": 0.25},
+    {"op": "skip"},
+]
+SETTINGS = {
+    "resnet20_four": {
+        "model": "cifar_resnet20",
+        "size": 32,
+        "batch": 64,
+        "ops": FOUR,
+        "time": 1.15,
+        "memory": 1.15,
+    },
+    "resnet20_eight": {
+        "model": "cifar_resnet20",
+        "size": 32,
+        "batch": 64,
+        "ops": EIGHT,
+        "time": 1.25,
+        "memory": 1.15,
+    },
+    "efficientnet_b0_four": {"model": "efficientnet_b0", "size": 64, "batch": 16, "ops": FOUR, "time": 1.3},
+    "resnet50_four": {"model": "resnet50", "size": 64, "batch": 16, "ops": FOUR, "time": 1.4},
+}
+MODES = ("plain", "kernels", "branches")
+STEPS = 3  # timed together, in one round of one process
+
+
+def worker(name: str, mode: str, threads: int, device: str) -> None:
+    """Time steps whenever a line comes in; say what memory it took when the input ends."""
+    import timm
+    import torch
+
+    import lwdc
+    import lwdc.backbones  # registers the CIFAR networks
+    from lwdc.costs import Macs, penalty, tabulate
+    from lwdc.selection import advance, gates
+    from lwdc.space import SearchSpace
+    from lwdc.strategies import weight_parameters
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    imports = _resident()
+    setting = SETTINGS[name]
+    size = (3, setting["size"], setting["size"])
+    model = timm.create_model(setting["model"], num_classes=10).to(device)
+    images = torch.randn(setting["batch"], *size, device=device)
+    labels = torch.randint(10, (setting["batch"],), device=device)
+    optimisers = []
+    table = None
+    if mode != "plain":
+        mixing = "auto" if mode == "kernels" else "branches"
+        model = lwdc.wrap(model, SearchSpace(setting["ops"]), input_size=size, mixing=mixing)
+        table = tabulate(model, Macs())
+        advance(model, 0.5)
+        optimisers.append(torch.optim.Adam([gate.logits for gate in gates(model)], lr=0.03))
+    optimisers.append(
+        torch.optim.SGD(weight_parameters(model), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    )
+
+    def step() -> None:
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        if table is not None:
+            loss = loss + 0.5 * penalty(model, table)
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimiser in optimisers:
+            optimiser.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    for _ in range(3):
+        step()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(STEPS):
+            step()
+        print(
+            json.dumps([(time.perf_counter() - wall) / STEPS, (time.process_time() - cpu) / STEPS]),
+            flush=True,
+        )
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else _peak() - imports
+    print(json.dumps(peak), flush=True)
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def compare(name: str, rounds: int, threads: int, device: str) -> dict:
+    """All modes of one setting, interleaved."""
+    command = [
+        sys.executable,
+        __file__,
+        "--worker",
+        name,
+        "--threads",
+        str(threads),
+        "--device",
+        device,
+        "--mode",
+    ]
+    processes = {
+        mode: subprocess.Popen([*command, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for mode in MODES
+    }
+    times: dict[str, list] = {mode: [] for mode in MODES}
+    for process in processes.values():
+        assert process.stdout.readline().strip() == "ready"
+    for _ in range(rounds):
+        for mode, process in processes.items():
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            times[mode].append(json.loads(process.stdout.readline()))
+    result = {}
+    for mode, process in processes.items():
+        process.stdin.close()
+        peak = json.loads(process.stdout.readline())
+        process.wait()
+        walls, cpus = zip(*times[mode], strict=True)
+        result[mode] = {"wall_s": walls, "cpu_s": cpus, "peak_mib": peak}
+    plain = result["plain"]
+    for mode in MODES:
+        result[mode]["wall_ratio"] = statistics.median(result[mode]["wall_s"]) / statistics.median(plain["wall_s"])
+        result[mode]["cpu_ratio"] = statistics.median(result[mode]["cpu_s"]) / statistics.median(plain["cpu_s"])
+        result[mode]["memory_ratio"] = result[mode]["peak_mib"] / plain["peak_mib"]
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--worker")
+    parser.add_argument("--mode")
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.worker, options.mode, options.threads, options.device)
+        return
+    import torch
+
+    results = {}
+    print(f"{'setting':<22}{'mode':<10}{'ms/step':>9}{'ratio':>8}{'cpu':>7}{'peak MiB':>10}{'ratio':>8}   bars")
+    for name in options.only:
+        results[name] = compare(name, options.rounds, options.threads, options.device)
+        for mode in MODES:
+            row = results[name][mode]
+            bars = (
+                f"time {SETTINGS[name]['time']}, memory {SETTINGS[name].get('memory', '-')}"
+                if mode == "kernels"
+                else ""
+            )
+            print(
+                f"{name:<22}{mode:<10}{statistics.median(row['wall_s']) * 1000:>9.1f}{row['wall_ratio']:>8.2f}"
+                f"{row['cpu_ratio']:>7.2f}{row['peak_mib']:>10.0f}{row['memory_ratio']:>8.2f}   {bars}",
+                flush=True,
+            )
+    if options.out:
+        machine = {"torch": torch.__version__, "threads": options.threads, "device": options.device}
+        machine |= {"processor": platform.processor(), "python": platform.python_version()}
+        options.out.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Files that are whole or absent."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lwdc.files import replacing, write_json, write_text
+
+
+def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.json"
+    write_json(path, {"x": [1, 2]})
+    assert json.loads(path.read_text()) == {"x": [1, 2]}
+    assert path.read_text().endswith("\n")
+    assert os.listdir(path.parent) == ["b.json"]
+
+
+def test_a_failure_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half of the ne")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with replacing(path) as temporary:
+        assert temporary.parent == path.parent  # one file system: the renaming is atomic
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "ünïcode")
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "ünïcode"

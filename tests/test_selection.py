@@ -1,0 +1,393 @@
+"""The selection operator: one mixture, whichever way it is computed."""
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+
+from lwdc.candidates import DoesNotFit, build, candidate_names
+from lwdc.candidates.original import Original, effective_weight
+from lwdc.gates import Gate, GumbelSoftmax, OneHot, Softmax
+from lwdc.geometry import own_support, union
+from lwdc.selection import SelectionOp, _MixKernels, advance, gates, selection_ops
+from lwdc.surgery import wrap
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+
+LINEAR: list[dict[str, Any]] = [
+    {"op": "original"},
+    {"op": "grouped", "groups": 2},
+    {"op": "grouped", "groups": 4},
+    {"op": "separable"},
+    {"op": "pointwise"},
+    {"op": "kernel", "size": 2},
+    {"op": "kernel", "size": 5},
+    {"op": "dilated"},
+    {"op": "low_rank", "ratio": 0.5},
+    {"op": "skip"},
+    {"op": "avg_pool"},
+    {"op": "zero"},
+]
+BRANCHES: list[dict[str, Any]] = [{"op": "separable_norm"}, {"op": "max_pool"}]
+
+
+def fitting(place: Any, candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of ``candidates`` that can stand there."""
+
+    def fits(candidate: dict[str, Any]) -> bool:
+        try:
+            return bool(build(candidate, place.site))
+        except DoesNotFit:
+            return False
+
+    return [candidate for candidate in candidates if fits(candidate)]
+
+
+def mixture(place: Any, candidates: list[dict[str, Any]], **options: Any) -> SelectionOp:
+    """A selection operator with those of ``candidates`` that fit, inherited, and drawn logits."""
+    kept = fitting(place, candidates)
+    weight = effective_weight(place.conv).detach()
+    operators = [build(candidate, place.site).double() for candidate in kept]
+    for operator in operators:
+        operator.inherit(weight)
+    gate = Softmax(len(kept)).double()
+    nn.init.normal_(gate.logits)
+    return SelectionOp(place.site, place.conv, tuple(kept), tuple(operators), gate, **options)
+
+
+def by_definition(op: SelectionOp, x: Tensor, p: Tensor) -> Tensor:
+    """``sum_i p_i (operator_i(x) + bias)``, the bias belonging to the linear operators."""
+    total = 0
+    for i, operator in enumerate(op.operators):
+        y = operator(x)
+        if operator.support is not None and op.bias is not None:
+            y = y + op.bias.view(-1, *(1,) * op.site.dims)
+        total = total + p[i] * y
+    return total
+
+
+def test_the_lists_above_hold_every_registered_operator() -> None:
+    assert {c["op"] for c in LINEAR + BRANCHES} >= set(candidate_names())
+
+
+@given(data=st.data())
+@settings(max_examples=80)
+def test_the_mixture_is_the_weighted_sum_of_its_operators(data: st.DataObject, places: Any) -> None:
+    at = data.draw(places)
+    listed = data.draw(st.lists(st.sampled_from(LINEAR + BRANCHES), min_size=1, unique_by=str))
+    mixing = data.draw(st.sampled_from(["auto", "auto", "branches"]))
+    assume({c["op"] for c in fitting(at, listed)} - {"zero"})
+    op = mixture(at, listed, mixing=mixing)
+    x = at.x.requires_grad_(True)
+    op.mixture = torch.softmax(torch.randn(len(op.candidates), dtype=torch.float64), 0).requires_grad_(True)
+    # Two draws of the batch statistics would differ in their running buffers only.
+    y, wanted = op(x), by_definition(op, x, op.mixture)
+    torch.testing.assert_close(y, wanted, rtol=1e-10, atol=1e-10)
+
+    weights = [p for p in op.parameters() if p.requires_grad]
+    probe = torch.randn_like(y)
+    got, want = (
+        torch.autograd.grad((value * probe).sum(), [x, *weights, op.mixture], allow_unused=True, materialize_grads=True)
+        for value in (y, wanted)
+    )
+    for a, b in zip(got[:-1], want[:-1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    # The bias is common to linear operators: where all are, its share of the weights' gradient is the same for each.
+    shift = got[-1] - want[-1]
+    if len([o for o in op.operators if o.support is None]):
+        torch.testing.assert_close(shift, torch.zeros_like(shift), rtol=0, atol=1e-9)
+    else:
+        torch.testing.assert_close(shift, shift[:1].expand_as(shift), rtol=0, atol=1e-9)
+
+
+def test_low_rank_runs_as_kernel_or_branch_by_the_number_of_pixels(place: Any) -> None:
+    at = place(nn.Conv2d(8, 32, 3, stride=2, padding=1), 8, 8)  # 16 output pixels an image
+    op = mixture(at, [{"op": "original"}, {"op": "low_rank", "ratio": 0.25}])
+    runs: list[int] = []
+    op.operators[1].register_forward_hook(lambda *_: runs.append(1))
+    for batch, as_branch in ((2, True), (3, False)):
+        runs.clear()
+        x = torch.randn(batch, 8, 8, 8, dtype=torch.float64)
+        torch.testing.assert_close(op(x), by_definition(op, x, op.gate()), rtol=1e-10, atol=1e-10)
+        assert len(runs) == (2 if as_branch else 1)  # the definition itself runs it once
+
+
+def test_linear_operators_cost_one_convolution_whatever_their_number(place: Any) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    at = place(nn.Conv2d(8, 8, 3, padding=1), 8, 8)
+    op = mixture(at, [c for c in LINEAR if c not in ({"op": "kernel", "size": 5}, {"op": "dilated"})])
+    with FlopCounterMode(display=False) as counter:
+        op(at.x)
+    counts = counter.get_flop_counts()["Global"]
+    assert counts[torch.ops.aten.convolution] == 2 * 2 * 64 * 8 * 8 * 9
+
+
+def test_mixing_by_branches_runs_every_operator(place: Any) -> None:
+    at = place(nn.Conv2d(8, 8, 3, padding=1), 8, 8)
+    op = mixture(at, LINEAR, mixing="branches")
+    runs: list[int] = []
+    for operator in op.operators:
+        operator.register_forward_hook(lambda *_: runs.append(1))
+    op(at.x)
+    assert len(runs) == len(LINEAR)
+
+
+def test_the_mixing_function_passes_gradcheck(place: Any) -> None:
+    at = place(nn.Conv2d(4, 4, 3, groups=2, padding=1), 6, 6)
+    op = mixture(at, LINEAR)
+    shape = (4, 2, *op._support.count)
+    kernels = [o.compact_kernel().detach() for o in op.operators]
+    kernels = [torch.randn_like(k).requires_grad_(k.numel() > 0) for k in kernels]
+    blocks = tuple((o.support, o.groups) for o in op.operators)
+    weights = torch.rand(len(kernels), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda w, *ks: _MixKernels.apply(w, shape, op._support, 2, blocks, *ks), (weights, *kernels)
+    )
+
+
+def test_the_mixing_function_does_not_care_about_strides(place: Any) -> None:
+    at = place(nn.Conv2d(8, 8, 3, padding=1), 6, 6)
+    op = mixture(at, LINEAR)
+    wanted = op(at.x)
+    wanted.square().sum().backward()
+    gradients = [p.grad for p in op.parameters()]
+    op.zero_grad()
+    op.to(memory_format=torch.channels_last)
+    y = op(at.x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(y, wanted)
+    y.square().sum().backward()
+    for p, gradient in zip(op.parameters(), gradients, strict=True):
+        if gradient is not None:
+            torch.testing.assert_close(p.grad, gradient)
+
+
+def test_every_operator_and_every_logit_gets_a_gradient(place: Any) -> None:
+    at = place(nn.Conv2d(8, 8, 3, padding=1), 8, 8)
+    op = mixture(at, LINEAR + BRANCHES)
+    op(at.x).square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in op.parameters())
+
+
+def test_without_the_original_only_the_bias_of_its_layer_trains(place: Any) -> None:
+    at = place(nn.Conv2d(8, 8, 3, padding=1), 8, 8)
+    op = mixture(at, [{"op": "skip"}, {"op": "separable"}])
+    assert not op.conv.weight.requires_grad and op.bias.requires_grad
+    op(at.x).sum().backward()
+    assert op.bias.grad is not None
+
+
+def test_attributes_of_the_layer_read_through(place: Any) -> None:
+    at = place(Conv2dSame(8, 8, 3, stride=2), 8, 8)
+    op = mixture(at, [{"op": "original"}, {"op": "grouped", "groups": 2}, {"op": "skip"}])
+    assert (op.in_channels, op.out_channels, op.stride, op.kernel_size, op.groups) == (8, 8, (2, 2), (3, 3), 1)
+    assert op.bias is at.conv.bias
+    p = op.gate()
+    torch.testing.assert_close(op.weight, sum(p[i] * o.kernel() for i, o in enumerate(op.operators)))
+    assert not hasattr(op, "nonsense")
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = op.nonsense
+
+
+def test_the_weight_lies_on_the_support_of_all(place: Any) -> None:
+    at = place(nn.Conv2d(8, 8, 3, padding=1), 8, 8)
+    op = mixture(at, LINEAR)
+    assert op.weight.shape == (8, 8, 5, 5)
+    assert op._support == union([own_support(at.site), *(o.support for o in op.operators)])
+
+
+def test_autocast_leaves_the_kernel_in_float32(place: Any) -> None:
+    at = place(nn.Conv2d(8, 8, 3, padding=1), 8, 8)
+    op = mixture(at, LINEAR + BRANCHES).float()
+    x = at.x.float()
+    kernel = op.weight
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert op.weight.dtype == torch.float32
+        assert torch.equal(op.weight, kernel)
+        y = op(x)
+    torch.testing.assert_close(y.float(), op(x), rtol=0.05, atol=0.05)
+    y.float().square().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in op.parameters())
+
+
+@pytest.mark.parametrize("candidates", [LINEAR, LINEAR + BRANCHES[1:], [BRANCHES[0], {"op": "separable"}]])
+def test_autocast_gives_the_precision_that_the_layer_would(candidates: Any, place: Any) -> None:
+    at = place(nn.Conv2d(8, 8, 3, padding=1), 8, 8)
+    op = mixture(at, candidates).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert op(at.x.bfloat16()).dtype == op.conv(at.x.bfloat16()).dtype == torch.bfloat16
+
+
+class Net(nn.Module):
+    """A layer used twice (with maps of two sizes), one held under two names, a residual, batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.twice = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.held = nn.Conv2d(8, 8, 1)
+        self.again = self.held
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.relu_(self.norm(self.twice(x))) + x
+        x = self.twice(nn.functional.avg_pool2d(x, 2))
+        x = self.held(x) * torch.sigmoid(self.again(x))
+        return self.head(x.mean((2, 3)))
+
+
+SPACE = [{"op": "original"}, {"op": "grouped", "groups": 2}, {"op": "separable"}, {"op": "low_rank", "ratio": 0.5}, {"op": "skip"}]
+
+
+@pytest.fixture
+def supernet() -> Callable[..., nn.Module]:
+    from lwdc.space import SearchSpace
+
+    def make(gate: Any = GumbelSoftmax, **space: Any) -> nn.Module:
+        return wrap(Net(), SearchSpace(SPACE, **{"stem": False, **space}), gate, (3, 8, 8))
+
+    return make
+
+
+IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
+
+
+def test_a_gate_is_sampled_once_a_forward_pass_for_all_calls_and_tied_sites(supernet: Any) -> None:
+    per_site = {"*": [{"op": "original"}, {"op": "grouped", "groups": 2}, {"op": "skip"}]}
+    net = supernet(tie=("[th]*",), per_site=per_site)
+    ops = selection_ops(net)
+    assert list(ops) == ["twice", "held"]
+    assert ops["twice"].gate is ops["held"].gate and len(list(gates(net))) == 1
+    samples: list[int] = []
+    seen: list[Tensor] = []
+    ops["twice"].gate.register_forward_hook(lambda *_: samples.append(1))
+    for op in ops.values():
+        op.register_forward_hook(lambda module, args, y: seen.append(module.mixture))
+    net(IMAGES)
+    assert len(samples) == 1
+    assert len(seen) == 4 and all(s is seen[0] for s in seen)
+    assert all(op.mixture is None for op in ops.values())
+    net(IMAGES)
+    assert len(samples) == 2 and not torch.equal(seen[0], seen[4])
+
+
+def test_a_forward_pass_that_fails_forgets_its_sample(supernet: Any) -> None:
+    net = supernet()
+    with pytest.raises(RuntimeError):
+        net(torch.zeros(2, 3, 0, 0))
+    with pytest.raises(RuntimeError):
+        net(torch.zeros(2, 5, 8, 8))
+    assert all(op.mixture is None for op in selection_ops(net).values())
+
+
+def test_a_layer_held_under_two_names_is_one_selection_operator(supernet: Any) -> None:
+    net = supernet()
+    assert net.held is net.again and isinstance(net.held, SelectionOp)
+    assert set(selection_ops(net)) == {"twice", "held"}
+    assert sum(1 for name, _ in net.named_modules(remove_duplicate=False) if name in ("held", "again")) == 2
+
+
+def test_copies_can_be_taken_at_any_moment(supernet: Any) -> None:
+    net = supernet(Softmax)
+    advance(net, 0.6)
+    copies: list[nn.Module] = []
+    selection_ops(net)["held"].register_forward_hook(lambda *_: copies.append(copy.deepcopy(net)))
+    y = net(IMAGES)
+    copies.append(copy.deepcopy(net))
+    y.sum().backward()
+    copies.append(copy.deepcopy(net))
+    for twin in copies:
+        for op in selection_ops(twin).values():
+            op._forward_hooks.clear()
+            assert op.mixture is None and op.operators[0]._conv[0] is op.conv
+        assert not {id(p) for p in twin.parameters()} & {id(p) for p in net.parameters()}
+        torch.testing.assert_close(twin.eval()(IMAGES), copies[0].eval()(IMAGES))
+
+
+def test_the_state_dict_holds_every_bit_of_the_supernet(supernet: Any) -> None:
+    net, other = supernet(OneHot), supernet(OneHot)
+    for gate in gates(net):
+        nn.init.normal_(gate.logits)
+    advance(net, 0.5)
+    net(IMAGES)
+    advance(net, 0.8)
+    file = io.BytesIO()
+    torch.save(net.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    for a, b in zip(gates(net), gates(other), strict=True):
+        assert float(a.temperature) == float(b.temperature) != 1
+        assert int(a.uniform) == int(b.uniform)
+        assert torch.equal(a.average, b.average) and torch.equal(a.scores(), b.scores())
+    assert torch.equal(net.eval()(IMAGES), other.eval()(IMAGES))
+    assert torch.equal(net.train()(IMAGES), other.train()(IMAGES))
+
+
+def test_the_warm_ups_position_is_in_the_state_dict(supernet: Any) -> None:
+    net, other = supernet(), supernet()
+    advance(net, 0.0)
+    other.load_state_dict(net.state_dict())
+    for gate in gates(other):
+        assert torch.equal(gate(), torch.full_like(gate.logits, 1 / gate.logits.numel()))
+
+
+def test_a_supernet_can_be_averaged(supernet: Any) -> None:
+    from timm.utils import ModelEmaV3
+    from torch.optim.swa_utils import AveragedModel
+
+    net = supernet(Softmax)
+    advance(net, 0.0)
+    ema, swa = ModelEmaV3(net, decay=0.9), AveragedModel(net)
+    first = [gate.logits.detach().clone() for gate in gates(net)]
+    for gate in gates(net):
+        nn.init.normal_(gate.logits)
+    advance(net, 0.5)
+    net(IMAGES).sum().backward()
+    ema.update(net)
+    swa.update_parameters(net)
+    swa.update_parameters(net)
+    for averaged in (ema.module, swa.module):
+        for gate, live, start in zip(gates(averaged), gates(net), first, strict=True):
+            assert isinstance(gate, Gate) and int(gate.uniform) == int(live.uniform) == 0  # no lag
+            assert not torch.equal(gate.logits, start) or not bool(live.logits.any())
+        assert bool(averaged.eval()(IMAGES).isfinite().all())
+    assert selection_ops(ema.module)["held"].operators[0]._conv[0] is ema.module.held.conv
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_the_supernet_compiles_without_a_graph_break(supernet: Any) -> None:
+    net = supernet(Softmax)
+    wanted = net(IMAGES)
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    y = compiled(IMAGES)
+    torch.testing.assert_close(y, wanted)
+    y.sum().backward()
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+    assert all(op.mixture is None for op in selection_ops(net).values())
+
+
+def test_two_backward_passes_through_the_same_gates_add_up(supernet: Any) -> None:
+    net = supernet(Softmax).eval()
+    (net(IMAGES[:1]).sum() + net(IMAGES[1:]).sum()).backward()
+    split = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    net.zero_grad()
+    net(IMAGES).sum().backward()
+    whole = [p.grad for p in net.parameters() if p.grad is not None]
+    for a, b in zip(split, whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_an_original_lent_to_its_operator_is_registered_once(place: Any) -> None:
+    at = place(nn.Conv2d(8, 8, 3), 6, 6)
+    op = mixture(at, [{"op": "original"}, {"op": "skip"}])
+    assert isinstance(op.operators[0], Original)
+    assert [name for name, _ in op.named_parameters()] == ["conv.weight", "conv.bias", "gate.logits"]

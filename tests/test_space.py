@@ -1,0 +1,238 @@
+"""Search spaces laid on a network."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.layers import Conv2dSame, ScaledStdConv2d
+from torch import Tensor, nn
+
+from lwdc.errors import SpaceError
+from lwdc.space import LEAN, Plan, SearchSpace, make_plan
+
+TWO: list[dict[str, Any]] = [{"op": "original"}, {"op": "grouped", "groups": 2}]
+
+
+class Net(nn.Module):
+    """A stem, two blocks of which one has a 1x1 shortcut, a depthwise layer and a convolution as classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.block1 = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1))
+        self.block2 = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1, groups=16))
+        self.downsample = nn.Conv2d(8, 16, 1)
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.block1(x)
+        x = self.block2(x) + self.downsample(x)
+        return self.head(x.mean((2, 3), keepdim=True)).flatten(1)
+
+
+def plan(**space: Any) -> Plan:
+    return make_plan(Net(), SearchSpace(**{"candidates": TWO, **space}), (3, 8, 8))
+
+
+def sites(found: Plan) -> list[str]:
+    return [choice.site.name for choice in found.choices]
+
+
+def labels(found: Plan, site: str) -> list[str]:
+    (choice,) = [c for c in found.choices if c.site.name == site]
+    return ["_".join(map(str, c.values())) for c in choice.candidates]
+
+
+def test_stem_and_shortcuts_are_left_alone_unless_asked_for() -> None:
+    found = plan()
+    assert sites(found) == ["block1.0", "block1.1", "block2.0", "head"]
+    reasons = dict(found.left_alone)
+    assert reasons["stem"] == "the stem (stem=true includes it)"
+    assert reasons["downsample"] == "a 1x1 shortcut (shortcuts=true includes it)"
+    everything = plan(stem=True, shortcuts=True, candidates=[{"op": "original"}, {"op": "low_rank", "ratio": 0.3}])
+    assert {"stem", "downsample"} <= set(sites(everything))
+
+
+def test_stem_and_classifier_are_those_that_timm_names() -> None:
+    model = Net()
+    model.pretrained_cfg = {"first_conv": "block1.0", "classifier": ("head", "head_dist")}
+    found = make_plan(model, SearchSpace(TWO), (3, 8, 8))
+    assert dict(found.left_alone)["block1.0"].startswith("the stem")
+    assert dict(found.left_alone)["head"] == "the classifier (classifier=true includes it)"
+    found = make_plan(model, SearchSpace(TWO, classifier=True, stem=True), (3, 8, 8))
+    assert {"block1.0", "head"} <= set(sites(found))
+
+
+def test_a_stem_that_timm_names_by_its_container_is_the_layer_that_reads_the_image() -> None:
+    model = Net()
+    model.pretrained_cfg = {"first_conv": "stem.conv_kxk.conv", "classifier": None}
+    assert "stem" in dict(make_plan(model, SearchSpace(TWO), (3, 8, 8)).left_alone)
+
+
+def test_include_and_exclude_take_patterns() -> None:
+    assert sites(plan(include=["block*"])) == ["block1.0", "block1.1", "block2.0"]
+    found = plan(include=["block*"], exclude=["*.1"])
+    assert sites(found) == ["block1.0", "block2.0"]
+    reasons = dict(found.left_alone)
+    assert reasons["block1.1"] == "excluded by '*.1'" and reasons["head"] == "not included"
+
+
+def test_a_later_pattern_has_the_last_word_on_candidates() -> None:
+    three = [*TWO, {"op": "skip"}]
+    found = plan(per_site={"block*": [{"op": "original"}, {"op": "separable"}], "*1.0": three})
+    assert labels(found, "block1.0") == ["original", "grouped_2", "skip"]
+    assert labels(found, "block2.0") == ["original", "separable"]
+    assert labels(found, "head") == ["original", "grouped_2"]
+
+
+def test_groups_that_do_not_divide_are_dropped_there_and_said_so() -> None:
+    found = make_plan(Net(), SearchSpace([*TWO, {"op": "grouped", "groups": 8}]), (3, 8, 8))
+    assert labels(found, "block1.0") == ["original", "grouped_2", "grouped_8"]
+    assert labels(found, "head") == ["original", "grouped_2"]
+    (head,) = [c for c in found.choices if c.site.name == "head"]
+    assert head.dropped == (("grouped_8", "groups=8 does not divide 16 -> 4 channels"),)
+
+
+def test_a_site_with_one_candidate_is_left_alone_and_listed() -> None:
+    assert dict(plan().left_alone)["block2.1"] == "fewer than two candidates fit (original)"
+    found = plan(per_site={"head": [{"op": "skip"}]})
+    assert dict(found.left_alone)["head"] == "fewer than two candidates fit (none)"
+
+
+def test_what_costs_more_than_the_original_is_dropped_unless_asked_for() -> None:
+    wide = [{"op": "original"}, {"op": "kernel", "size": 5}, {"op": "skip"}]
+    found = plan(candidates=wide, include=["block1.0"])
+    assert labels(found, "block1.0") == ["original", "skip"]
+    macs, params = 64 * 8 * 8, 8 * 8
+    assert found.choices[0].dropped == (
+        (
+            "kernel_5",
+            f"costs more than the original: {25 * macs:,} MACs and {25 * params + 8:,} parameters "
+            f"against {9 * macs:,} and {9 * params + 8:,}",
+        ),
+    )
+    assert labels(plan(candidates=wide, include=["block1.0"], costlier=True), "block1.0") == [
+        "original", "kernel_5", "skip"
+    ]  # fmt: skip
+
+
+def test_costs_are_whole_numbers_counted_by_hand() -> None:
+    candidates = [*TWO, {"op": "separable"}, {"op": "pointwise"}, {"op": "low_rank", "ratio": 0.5}, {"op": "zero"}]
+    (choice,) = plan(candidates=candidates, include=["block1.0"]).choices
+    assert choice.params == (576 + 8, 288 + 8, 72 + 64 + 8, 64 + 8, 4 * 72 + 4 * 8 + 8, 8)
+    assert choice.macs == tuple(64 * (n - 8) for n in choice.params)
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+def test_the_original_is_counted_as_it_is_and_not_as_a_plain_convolution(kernel: int) -> None:
+    class Gained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 1)
+            self.same = Conv2dSame(8, 8, kernel)
+            self.gained = ScaledStdConv2d(8, 8, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gained(self.same(self.stem(x)))
+
+    same, gained = make_plan(Gained(), SearchSpace(TWO), (3, 8, 8)).choices
+    assert same.macs[0] == 64 * 8 * 8 * kernel**2
+    assert gained.params[0] == 8 * 8 * 9 + 8 + 8  # weight, bias, gain
+
+
+def test_every_call_of_a_site_is_counted() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(self.stem(x))[..., ::2, ::2])
+
+    (choice,) = make_plan(Twice(), SearchSpace(TWO), (3, 8, 8)).choices
+    assert choice.macs == ((64 + 16) * 576, (64 + 16) * 288)
+    assert choice.params == (576, 288)
+
+
+def test_sites_of_one_tie_share_a_group() -> None:
+    found = plan(tie=["block1.*"])
+    groups = {c.site.name: c.group for c in found.choices}
+    assert groups == {"block1.0": "block1.0", "block1.1": "block1.0", "block2.0": "block2.0", "head": "head"}
+
+
+def test_the_default_space_fits_a_real_network() -> None:
+    model = timm.create_model("resnet18", num_classes=10)
+    found = make_plan(model, SearchSpace(), (3, 64, 64))
+    assert len(found.choices) == 16
+    assert labels(found, "layer1.0.conv1") == ["original", "grouped_2", "grouped_4", "grouped_8", "separable", "pointwise"]
+    assert {name for name, _ in found.left_alone} == {"conv1", *(f"layer{i}.0.downsample.0" for i in (2, 3, 4))}
+    assert len(LEAN) == 6
+
+
+def test_laying_a_space_leaves_the_network_alone() -> None:
+    model = Net().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    make_plan(model, SearchSpace(TWO), (3, 8, 8))
+    assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            {"include": ["layer*"]},
+            r"no site matches include=\['layer\*'\] exclude=\[\]; this network has stem, block1.0, block1.1, block2.0, "
+            "block2.1, downsample, head",
+        ),
+        ({"exclude": ["*"]}, "no site matches include="),
+        ({"include": ["block1*", "blok2*"]}, "include pattern 'blok2.' matches no site that it could change; the sites are"),
+        ({"exclude": ["layer4*"]}, "exclude pattern 'layer4.' matches no site that it could change; .* Correct or remove"),
+        ({"per_site": {"layer*": TWO}}, "per_site pattern 'layer.' matches no site that it could change"),
+        ({"per_site": {"stem": TWO}}, "per_site pattern 'stem' matches no site that it could change"),
+        (
+            {"candidates": [{"op": "original"}, {"op": "grouped", "groups": 7}]},
+            r"no site has two candidates that fit. At 'block1.0' \(8, 8, 8\) -> \(8, 8, 8\): "
+            "grouped_7: groups=7 does not divide 8 -> 8 channels. Add candidates that fit, or allow costlier ones",
+        ),
+        ({"candidates": [{"op": "original"}]}, "no site has two candidates that fit. .*: only one was listed"),
+        ({"candidates": []}, "no site has two candidates that fit"),
+        ({"tie": ["block9*"]}, r"tie pattern 'block9\*' matches 0 site\(s\), it needs at least two; the sites are block1.0"),
+        ({"tie": ["head"]}, r"tie pattern 'head' matches 1 site\(s\)"),
+        ({"tie": ["block1*", "block*"]}, r"site 'block1.0' is tied twice, the second time by 'block\*'"),
+        (
+            {"tie": ["block1*"], "candidates": [*TWO, {"op": "separable"}]},
+            r"sites tied by 'block1\*' have different candidates: \[\('original', 'grouped_2'\), "
+            r"\('original', 'grouped_2', 'separable'\)\]; give them one list that fits all, through per_site",
+        ),
+    ],
+)
+def test_a_space_that_cannot_be_laid_is_refused(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        plan(**space)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"candidates": [{"op": "orignal"}]}, r"unknown operator 'orignal'\. Did you mean 'original'"),
+        ({"per_site": {"*": [{"op": "groupd", "groups": 2}]}}, r"unknown operator 'groupd'\. Did you mean 'grouped'"),
+        ({"candidates": [{"op": "grouped"}]}, "operator 'grouped' cannot be built from {}"),
+        ({"candidates": [*TWO, TWO[1]]}, "candidate 'grouped_2' is listed twice; remove one"),
+    ],
+)
+def test_a_mistake_in_a_list_is_refused_before_any_network_is_seen(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        SearchSpace(**space)
+
+
+def test_a_network_without_a_convolution_is_told_so() -> None:
+    with pytest.raises(SpaceError, match="this network has no convolution"):
+        make_plan(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), SearchSpace(), (3, 2, 2))
+
+
+def test_long_lists_of_sites_are_cut() -> None:
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(25)))
+    with pytest.raises(SpaceError, match=r"18, 19, \.\.\. \(25 in all\)"):
+        make_plan(model, SearchSpace(include=["x"]), (3, 2, 2))
