@@ -1,7 +1,28 @@
 """lwdc: layer-wise differentiable compression of PyTorch vision models."""
 
 from lwdc.architecture import Architecture
+from lwdc.costs import Macs, Params, choose, parse_budget, penalty, tabulate
+from lwdc.errors import LwdcError
+from lwdc.export import load, save
+from lwdc.selection import advance
+from lwdc.space import SearchSpace
 from lwdc.surgery import discretise, rebuild, wrap
 
 __version__ = "0.1.0"
-__all__ = ["Architecture", "discretise", "rebuild", "wrap"]
+__all__ = [
+    "Architecture",
+    "LwdcError",
+    "Macs",
+    "Params",
+    "SearchSpace",
+    "advance",
+    "choose",
+    "discretise",
+    "load",
+    "parse_budget",
+    "penalty",
+    "rebuild",
+    "save",
+    "tabulate",
+    "wrap",
+]

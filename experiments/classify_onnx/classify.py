@@ -11,8 +11,8 @@ session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProv
 facts = session.get_modelmeta().custom_metadata_map  # all that lwdc wrote about the images and classes
 image = Image.open(sys.argv[2]).convert(facts["channel_order"])
 if resize := json.loads(facts["resize"]):  # of the shorter side
-    size = [int(resize * side / min(image.size)) for side in image.size]
-    image = image.resize(size, Image.Resampling[facts["interpolation"].upper()])
+    width, height = (int(resize * side / min(image.size)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling[facts["interpolation"].upper()])
 if crop := json.loads(facts["crop"]):  # (height, width), from the centre
     left, top = (round((side - kept) / 2) for side, kept in zip(image.size, reversed(crop), strict=True))
     image = image.crop((left, top, left + crop[1], top + crop[0]))

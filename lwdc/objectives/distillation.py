@@ -17,7 +17,11 @@ class Distillation:
 
     weight: float = 0.7
     temperature: float = 3.0
-    needs_teacher: bool = True
+
+    @property
+    def needs_teacher(self) -> bool:
+        """With a weight of 0 this is plain cross-entropy, and no teacher runs."""
+        return self.weight > 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1 or self.temperature <= 0:
@@ -28,6 +32,8 @@ class Distillation:
 
     def __call__(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
         """``logits`` and ``teacher`` ``(B, classes)``, ``labels`` ``(B,)``; a scalar."""
+        if not self.needs_teacher:
+            return F.cross_entropy(logits, labels)
         assert teacher is not None, "distillation needs the teacher's logits"
         t = self.temperature
         divergence = F.kl_div(

@@ -59,7 +59,13 @@ def compress(
 
 
 def _say_what_is_planned(prepared: Prepared, run: Run) -> None:
-    plan, table = prepared.plan, prepared.table
+    settings, plan, table = prepared.settings, prepared.plan, prepared.table
+    pressure = f"factor {settings.cost.factor}" if prepared.bound is None else f"budget {settings.cost.budget}"
+    epochs = "+".join(str(recipe.epochs) for recipe in (settings.train, settings.search, settings.finetune))
+    run.note(
+        f"{prepared.backbone.name} on {settings.data.name}; {table.name}, {pressure}; "
+        f"{epochs} epochs; seed {settings.seed}; {run.folder}"
+    )
     for note in prepared.notes:
         run.note(note)
     run.note(

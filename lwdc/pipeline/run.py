@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lwdc.errors import CheckpointError, LwdcError
+from lwdc.errors import CheckpointError, LwdcError, TrainingError
 from lwdc.records import EpochRecord, Note, Record
 from lwdc.tracking import JsonlSink, ProgressSink, ReplaySink, Sink, parse_record, read_records
 from lwdc.training import Fit, load_checkpoint, save_checkpoint
@@ -49,6 +49,7 @@ class Run:
         self._fit_state: dict[str, Any] | None = None
         self._every = checkpoint_minutes * 60
         self._signal: int | None = None
+        self._saved_step = 0
         _check_writable(folder)
         records = 0
         if resume:
@@ -100,8 +101,8 @@ class Run:
             seconds = self._fit_state["seconds"]
             self.note(f"{fit.phase}: going on at step {fit.step} of {fit.total}")
             self._fit_state = None
-        clock, saved = time.monotonic(), time.monotonic()
-        with self._signals():
+        clock, saved, self._saved_step = time.monotonic(), time.monotonic(), fit.step
+        with self._signals(), self._naming_the_checkpoint():
             for record in fit.run():
                 now = time.monotonic()
                 seconds, clock = seconds + now - clock, now
@@ -112,7 +113,7 @@ class Run:
                 epoch_end = isinstance(record, EpochRecord)
                 if epoch_end or self._signal is not None or now - saved > self._every:
                     self._save({"state": fit.state_dict(), "seconds": seconds})
-                    saved = time.monotonic()
+                    saved, self._saved_step = time.monotonic(), fit.step
                 if self._signal is not None:
                     raise Interrupted(
                         f"stopped in {fit.phase} after step {fit.step} of {fit.total}; everything is saved. "
@@ -120,6 +121,15 @@ class Run:
                         self._signal,
                     )
         return seconds
+
+    @contextlib.contextmanager
+    def _naming_the_checkpoint(self) -> Iterator[None]:
+        try:
+            yield
+        except TrainingError as error:
+            raise TrainingError(
+                f"{error} The last good checkpoint, after step {self._saved_step}, is in {self.folder}."
+            ) from error
 
     def _progress(self, record: StepRecord) -> None:
         for sink in self.sinks:

@@ -72,9 +72,9 @@ class TerminalSink:
             self._table(tables.export_table(result.exports))
         for line in tables.closing_lines(result):
             self._line(Text(line))
-        for warning in result.warnings:
-            self._line(_note(Note(warning, level="warning")))
         self._line(Text(f"everything lies in {result.folder}"))
+        for warning in result.warnings:  # last, where it is seen
+            self._line(_note(Note(warning, level="warning")))
 
     def _start_phase(self, phase: str) -> bool:
         if phase == self._phase:

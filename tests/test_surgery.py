@@ -1,0 +1,313 @@
+"""A network into a supernet, and a supernet into an ordinary network again."""
+
+import copy
+import random
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.layers import Conv2dSame, ScaledStdConv2d
+from torch import Tensor, nn
+
+from lwdc import Architecture, discretise, rebuild, wrap
+from lwdc.candidates import Operator
+from lwdc.counting import count_macs, count_params
+from lwdc.errors import ArchitectureError, SpaceError
+from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax, TrainableGate
+from lwdc.selection import SelectionOp, gates, selection_ops
+from lwdc.space import SearchSpace, make_plan
+from lwdc.surgery import chosen_architecture, input_size_of, original_network, point_at
+
+SIZE = (3, 9, 9)
+SPACE = SearchSpace(
+    [
+        {"op": "original"},
+        {"op": "grouped", "groups": 2},
+        {"op": "separable"},
+        {"op": "separable_norm"},
+        {"op": "pointwise"},
+        {"op": "kernel", "size": 5},
+        {"op": "dilated"},
+        {"op": "low_rank", "ratio": 0.5},
+        {"op": "skip"},
+        {"op": "avg_pool"},
+        {"op": "max_pool"},
+        {"op": "zero"},
+    ],
+    stem=True,
+    shortcuts=True,
+    costlier=True,
+)
+GATES = [Softmax, GumbelSoftmax, OneHot, TrainableGate, ReinMax]
+
+
+class Net(nn.Module):
+    """One site of every kind: same padding, standardised, grouped, one-dimensional, shared, held twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Conv2dSame(3, 8, 3, stride=2)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(3))
+        self.shared = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.standard = ScaledStdConv2d(8, 8, 3, padding=1)
+        self.mirrored = nn.Conv2d(8, 8, (3, 2), padding=(1, 1), padding_mode="reflect", groups=2)
+        self.held = nn.Sequential(nn.Conv2d(8, 8, 1))
+        self.again = self.held[0]
+        self.line = nn.Conv1d(8, 8, 3, padding=2, dilation=2)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu_(self.norms[0](self.stem(x)))
+        x = torch.relu_(self.shared(x)) + x
+        x = self.shared(self.norms[1](self.standard(x)))
+        x = torch.relu_(self.mirrored(x))
+        x = self.norms[2](self.held(x) + self.again(x))
+        x = self.line(x.flatten(2))
+        return self.head(x.mean(2))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    net = Net()
+    for norm in net.norms:
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            nn.init.normal_(tensor)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    return net.double()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(3, *SIZE, dtype=torch.float64)
+
+
+def drawn(supernet: nn.Module, seed: int) -> Architecture:
+    """An architecture picked at random."""
+    pick = random.Random(seed)
+    return Architecture({name: pick.choice(op.candidates) for name, op in selection_ops(supernet).items()})
+
+
+def test_wrap_leaves_the_network_alone(model: nn.Module, images: Tensor) -> None:
+    before = copy.deepcopy(model.state_dict())
+    ids = [id(m) for m in model.modules()]
+    supernet = wrap(model, SPACE, input_size=SIZE)
+    supernet(images).sum().backward()
+    assert [id(m) for m in model.modules()] == ids
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert not model._forward_hooks and not model._forward_pre_hooks and not hasattr(model, "lwdc_input_size")
+    assert not {id(p) for p in supernet.parameters()} & {id(p) for p in model.parameters()}
+
+
+def test_every_site_becomes_one_selection_operator(model: nn.Module) -> None:
+    supernet = wrap(model, SPACE, input_size=SIZE)
+    assert list(selection_ops(supernet)) == ["stem", "shared", "standard", "mirrored", "held.0", "line"]
+    assert supernet.held[0] is supernet.again
+    assert input_size_of(supernet) == SIZE
+
+
+def test_at_the_original_the_supernet_is_the_network(model: nn.Module, images: Tensor) -> None:
+    supernet = wrap(model, SPACE, input_size=SIZE)
+    point_at(supernet, Architecture({name: {"op": "original"} for name in selection_ops(supernet)}))
+    for mode in (True, False):
+        torch.testing.assert_close(
+            copy.deepcopy(supernet).train(mode)(images),
+            copy.deepcopy(model).train(mode)(images),
+            rtol=1e-10,
+            atol=1e-10,
+        )
+
+
+@pytest.mark.parametrize(("gate", "mixing"), [*((gate, "auto") for gate in GATES), (OneHot, "branches")])
+def test_at_a_one_hot_gate_the_discretised_network_is_the_supernet(
+    gate: Any, mixing: Any, model: nn.Module, images: Tensor
+) -> None:
+    supernet = wrap(model, SPACE, gate, SIZE, mixing=mixing).eval()
+    for module in supernet.modules():  # statistics of the branches' own norms too
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    for seed in range(6):
+        architecture = drawn(supernet, seed)
+        point_at(supernet, architecture)
+        network, found = discretise(supernet)
+        assert found == architecture
+        torch.testing.assert_close(network(images), supernet(images), rtol=1e-10, atol=1e-10)
+
+
+def test_random_gates_that_are_pointed_at_a_choice_train_as_its_network_does(model: nn.Module, images: Tensor) -> None:
+    for gate in GATES:
+        supernet = wrap(model, SPACE, gate, SIZE).train()
+        point_at(supernet, drawn(supernet, 1))
+        network, _ = discretise(supernet)
+        assert network.training
+        torch.testing.assert_close(network(images), supernet(images), rtol=1e-10, atol=1e-10)
+
+
+def test_discretising_leaves_plain_pytorch_and_the_supernet_alone(model: nn.Module, images: Tensor) -> None:
+    supernet = wrap(model, SPACE, input_size=SIZE).eval()
+    before = {key: value.clone() for key, value in supernet.state_dict().items()}
+    wanted = supernet(images)
+    for seed in range(4):
+        network, _ = discretise(supernet, drawn(supernet, seed))
+        network.train()(images).sum().backward()
+        for module in network.modules():
+            assert not isinstance(module, (SelectionOp, Gate, Operator))
+            assert not module._forward_hooks and not module._forward_pre_hooks
+            assert not module._forward_hooks_always_called
+        assert not hasattr(network, "lwdc_input_size")
+        assert all(p.requires_grad for p in network.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in supernet.state_dict().items())
+    assert all(p.grad is None for p in supernet.parameters())
+    assert torch.equal(supernet(images), wanted)
+
+
+def test_the_default_choice_is_every_gates_best(model: nn.Module) -> None:
+    supernet = wrap(model, SPACE, input_size=SIZE)
+    for gate in gates(supernet):
+        nn.init.normal_(gate.logits)
+    _, architecture = discretise(supernet)
+    assert architecture == chosen_architecture(supernet)
+    for name, op in selection_ops(supernet).items():
+        assert architecture.choices[name] == op.candidates[int(op.gate.logits.argmax())]
+
+
+def test_the_original_network_comes_back(model: nn.Module, images: Tensor) -> None:
+    supernet = wrap(model, SPACE, input_size=SIZE).eval()
+    network = original_network(supernet)
+    assert list(network.state_dict()) == list(model.state_dict())
+    assert torch.equal(network(images), copy.deepcopy(model).eval()(images))
+    assert len(selection_ops(supernet)) == 6
+
+
+def test_a_rebuilt_network_takes_the_discretised_ones_weights(model: nn.Module, images: Tensor) -> None:
+    supernet = wrap(model, SPACE, input_size=SIZE).eval()
+    before = copy.deepcopy(model.state_dict())
+    for seed in range(6):
+        network, architecture = discretise(supernet, drawn(supernet, seed))
+        fresh = rebuild(model, Architecture.from_dict(architecture.to_dict()), SIZE)
+        shapes = {key: value.shape for key, value in network.state_dict().items()}
+        assert {key: value.shape for key, value in fresh.state_dict().items()} == shapes
+        fresh.load_state_dict(network.state_dict())
+        torch.testing.assert_close(fresh.eval()(images), network(images), rtol=0, atol=0)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_fresh_operators_start_at_the_norm_of_the_weight_that_was_applied(model: nn.Module) -> None:
+    from lwdc.candidates.original import effective_weight
+
+    fresh = rebuild(model, Architecture({"standard": {"op": "pointwise"}, "shared": {"op": "grouped", "groups": 4}}), SIZE)
+    for name in ("standard", "shared"):
+        wanted = float(effective_weight(getattr(model, name)).detach().norm())
+        assert float(getattr(fresh, name).weight.detach().norm()) == pytest.approx(wanted)
+    supernet = wrap(model, SPACE, input_size=SIZE, inherit=False)
+    for op in selection_ops(supernet).values():
+        wanted = float(effective_weight(op.conv).detach().norm())
+        for entry, operator in zip(op.labels, op.operators, strict=True):
+            if entry in ("grouped_2", "separable", "pointwise", "low_rank_0.5", "dilated"):
+                assert float(operator.kernel().detach().norm()) == pytest.approx(wanted)
+        assert not op.errors
+
+
+def test_inherited_errors_are_kept_by_label(model: nn.Module) -> None:
+    for op in selection_ops(wrap(model, SPACE, input_size=SIZE)).values():
+        assert tuple(op.errors) == op.labels
+        assert op.errors["original"] == 0 and op.errors["zero"] == pytest.approx(1)
+        assert 0 < op.errors["grouped_2" if "grouped_2" in op.errors else "low_rank_0.5"] < 1
+
+
+def test_counted_costs_are_those_of_the_released_network(model: nn.Module) -> None:
+    plan = make_plan(model, SPACE, SIZE)
+    supernet = wrap(model, plan=plan)
+    total_macs, total_params = count_macs(model, [SIZE]), count_params(model)
+    for seed in range(6):
+        network, architecture = discretise(supernet, drawn(supernet, seed))
+        macs, params = total_macs, total_params
+        for choice in plan.choices:
+            at = choice.candidates.index(architecture.choices[choice.site.name])
+            original = choice.candidates.index({"op": "original"})
+            macs += choice.macs[at] - choice.macs[original]
+            params += choice.params[at] - choice.params[original]
+        assert count_macs(network, [SIZE]) == macs
+        assert count_params(network) == params
+
+
+def test_tied_sites_share_one_gate_and_one_choice(model: nn.Module, images: Tensor) -> None:
+    candidates = [{"op": "original"}, {"op": "low_rank", "ratio": 0.5}, {"op": "skip"}]
+    supernet = wrap(model, SearchSpace(candidates, tie=["s[ht]*"]), OneHot, SIZE).eval()
+    ops = selection_ops(supernet)
+    assert ops["shared"].gate is ops["standard"].gate is not ops["line"].gate
+    twin = copy.deepcopy(supernet)
+    assert selection_ops(twin)["shared"].gate is selection_ops(twin)["standard"].gate
+    ops["standard"].gate.point_at(2)
+    network, architecture = discretise(supernet)
+    assert architecture.choices["shared"] == architecture.choices["standard"] == {"op": "skip"}
+    torch.testing.assert_close(network(images), supernet(images), rtol=1e-10, atol=1e-10)
+    with pytest.raises(ArchitectureError, match="'standard' .* is tied to another site, and the architecture parts them"):
+        point_at(supernet, Architecture({**architecture.choices, "shared": {"op": "original"}}))
+
+
+def test_an_architecture_of_another_network_is_refused(model: nn.Module) -> None:
+    supernet = wrap(model, SPACE, input_size=SIZE)
+    full = drawn(supernet, 0).choices
+    with pytest.raises(ArchitectureError, match=r"replaces \['layer9'\], which this network lacks; it has \['stem', "):
+        discretise(supernet, Architecture({**full, "layer9": {"op": "skip"}}))
+    with pytest.raises(ArchitectureError, match=r"replaces \['layer9'\], which this network lacks; it has \['stem', "):
+        rebuild(model, Architecture({"layer9": {"op": "skip"}}), SIZE)
+    with pytest.raises(ArchitectureError, match=r"the architecture says nothing of 'stem' \(3, 9, 9\) -> \(8, 5, 5\)"):
+        discretise(supernet, Architecture({name: c for name, c in full.items() if name != "stem"}))
+    with pytest.raises(ArchitectureError, match="'line' .* has candidates original, .*, not 'grouped_4'"):
+        point_at(supernet, Architecture({**full, "line": {"op": "grouped", "groups": 4}}))
+    with pytest.raises(ArchitectureError, match="'grouped_5' does not fit 'line' .*: groups=5 does not divide 8 -> 8"):
+        rebuild(model, Architecture({"line": {"op": "grouped", "groups": 5}}), SIZE)
+
+
+def test_a_supernet_is_not_wrapped_again(model: nn.Module) -> None:
+    with pytest.raises(SpaceError, match="this network is a supernet already: wrap the network that it was made from"):
+        wrap(wrap(model, SPACE, input_size=SIZE), SPACE, input_size=SIZE)
+
+
+def test_a_network_that_does_not_say_its_input_size_is_asked_for_it(model: nn.Module) -> None:
+    with pytest.raises(SpaceError, match="does not say what images it takes: give input_size=") as caught:
+        wrap(model, SPACE)
+    assert "(channels, height, width)" in str(caught.value)
+    with pytest.raises(SpaceError, match=r"does not accept an image of shape \(1, 9, 9\)"):
+        wrap(model, SPACE, input_size=(1, 9, 9))
+
+
+def test_a_timm_network_knows_its_input_size() -> None:
+    supernet = wrap(timm.create_model("test_resnet"))
+    assert input_size_of(supernet) == (3, 160, 160)
+
+
+def test_a_supernet_serves_other_image_sizes_where_the_network_does(model: nn.Module) -> None:
+    supernet = wrap(model, SPACE, input_size=SIZE).eval()
+    x = torch.randn(2, 3, 12, 10, dtype=torch.float64)
+    for seed in range(3):
+        point_at(supernet, drawn(supernet, seed))
+        torch.testing.assert_close(discretise(supernet)[0](x), supernet(x), rtol=1e-10, atol=1e-10)
+
+
+def test_one_step_trains_weights_and_logits_together(model: nn.Module, images: Tensor) -> None:
+    supernet = wrap(model, SPACE, input_size=SIZE).train()
+    optimiser = torch.optim.SGD(supernet.parameters(), lr=0.1)
+    nn.functional.cross_entropy(supernet(images), torch.tensor([0, 1, 2])).backward()
+    assert [name for name, p in supernet.named_parameters() if p.grad is None] == []
+    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
+    optimiser.step()
+    moved = {name for name, p in supernet.named_parameters() if not torch.equal(p, before[name])}
+    assert all(f"{name}.gate.logits" in moved for name in selection_ops(supernet))
+    assert bool(supernet(images).isfinite().all())
+
+
+def test_the_training_mode_of_every_layer_carries_over(model: nn.Module) -> None:
+    model.train()
+    model.held.eval()
+    supernet = wrap(model, SPACE, input_size=SIZE)
+    ops = selection_ops(supernet)
+    assert not ops["held.0"].training and ops["shared"].training
+    network, _ = discretise(supernet, drawn(supernet, 3))
+    assert not network.held[0].training and network.shared.training
+    fresh = rebuild(model, drawn(supernet, 3), SIZE)
+    assert not fresh.held[0].training and fresh.shared.training

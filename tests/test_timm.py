@@ -1,0 +1,75 @@
+"""The whole line on timm's networks: wrap, step, discretise, count."""
+
+import random
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from lwdc import Architecture, discretise, wrap
+from lwdc.counting import count_macs, count_params
+from lwdc.gates import OneHot
+from lwdc.selection import SelectionOp, selection_ops
+from lwdc.space import SearchSpace, make_plan
+
+NETWORKS = {  # what keeps a test small, and the share of the MACs that lies inside sites
+    "resnet18": ({}, 0.75),
+    "resnet50": ({}, 0.75),
+    "mobilenetv2_100": ({}, 0.8),
+    "efficientnet_b0": ({}, 0.8),
+    "convnext_atto": ({}, 0.2),  # its blocks hold their matrix products in Linear layers
+    "regnety_002": ({}, 0.8),
+    "vgg11_bn": ({"num_features": 64}, 0.8),
+    "densenet121": ({}, 0.8),
+    "test_resnet": ({}, 0.4),
+    "test_efficientnet": ({}, 0.6),
+}
+SPACE = SearchSpace(
+    [
+        {"op": "original"},
+        {"op": "grouped", "groups": 2},
+        {"op": "grouped", "groups": 4},
+        {"op": "separable"},
+        {"op": "pointwise"},
+        {"op": "low_rank", "ratio": 0.25},
+        {"op": "skip"},
+        {"op": "avg_pool"},
+        {"op": "max_pool"},
+    ]
+)
+SIZE = (3, 64, 64)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.filterwarnings("ignore::UserWarning:timm")
+def test_a_timm_network_goes_through_the_whole_line(name: str) -> None:
+    options, share = NETWORKS[name]
+    model = timm.create_model(name, num_classes=10, **options)
+    plan = make_plan(model, SPACE, SIZE)
+    macs, params = count_macs(model, [SIZE]), count_params(model)
+    inside = sum(choice.macs[0] for choice in plan.choices)
+    assert inside / macs >= share
+
+    supernet = wrap(model, gate=OneHot, plan=plan).train()
+    optimiser = torch.optim.SGD(supernet.parameters(), lr=1e-3)
+    images = torch.randn(2, *SIZE)
+    nn.functional.cross_entropy(supernet(images), torch.tensor([0, 1])).backward()
+    assert all(p.grad is not None for p in supernet.parameters() if p.requires_grad)
+    optimiser.step()
+
+    pick = random.Random(0)
+    rest_macs, rest_params = macs - inside, params - sum(choice.params[0] for choice in plan.choices)
+    for _ in range(3):
+        index = {choice.site.name: pick.randrange(len(choice.candidates)) for choice in plan.choices}
+        chosen = {choice.site.name: choice.candidates[index[choice.site.name]] for choice in plan.choices}
+        network, _ = discretise(supernet, Architecture(chosen))
+        assert count_macs(network, [SIZE]) == rest_macs + sum(c.macs[index[c.site.name]] for c in plan.choices)
+        assert count_params(network) == rest_params + sum(c.params[index[c.site.name]] for c in plan.choices)
+
+    assert not any(isinstance(module, SelectionOp) for module in network.modules())
+    for op in selection_ops(supernet).values():
+        op.gate.point_at(index[op.site.name])
+    with torch.no_grad():
+        wanted = supernet.double().eval()(images.double())
+        torch.testing.assert_close(network.double().eval()(images.double()), wanted, rtol=1e-10, atol=1e-10)
