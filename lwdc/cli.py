@@ -21,7 +21,15 @@ from rich.console import Console
 
 import lwdc
 from lwdc.errors import LwdcError, unknown_name
-from lwdc.pipeline import BackboneSettings, Compute, CostSettings, Interrupted, Settings, compress
+from lwdc.pipeline import (
+    BackboneSettings,
+    Compute,
+    CostSettings,
+    Interrupted,
+    Settings,
+    check_folder,
+    compress,
+)
 from lwdc.pipeline.inspection import print_plan
 from lwdc.pipeline.packages import evaluate_run, export_run, settings_of
 from lwdc.pipeline.sweep import add_row
@@ -38,7 +46,17 @@ COMMANDS = {
     "export": "write and verify a finished run's files again: run=FOLDER, with any export.* settings",
 }
 _UNTIL = {"compress": "export", "train": "baseline", "search": "search", "finetune": "export"}
-_NOT_COMPARED = ("resume", "run", "tracking", "checkpoint", "compute", "export", "latency_batches", "inspect")
+_NOT_COMPARED = (
+    "resume",
+    "run",
+    "tracking",
+    "checkpoint",
+    "compute",
+    "export",
+    "latency_batches",
+    "inspect",
+    "overrides",
+)
 
 
 def main() -> None:
@@ -54,6 +72,8 @@ def main() -> None:
         sys.exit(_run(arguments[0], arguments[1:]))
     except LwdcError as error:
         sys.exit(_report(error))
+    except _Refused as refused:
+        sys.exit(_report(refused.error))
     except KeyboardInterrupt:
         print("\nstopped at once; what the last checkpoint holds is safe", file=sys.stderr)
         sys.exit(130)
@@ -66,14 +86,17 @@ def _run(command: str, overrides: list[str]) -> int:
         print(_help(command))
         return 0
     _check_groups(overrides)
-    overrides = _with_resumed(command, overrides)
+    overrides = _in_folder(command, _with_resumed(command, overrides))
     failures: list[LwdcError] = []
 
     def task(config: DictConfig) -> None:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            _in_sweep(command, config, failures)
-        else:
-            _ACTIONS[command](command, config)
+        try:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                _in_sweep(command, config, failures)
+            else:
+                _ACTIONS[command](command, config)
+        except LwdcError as error:
+            raise _Refused(error) from error
 
     OmegaConf.register_new_resolver("unless", _unless, replace=True)
     sys.argv = ["lwdc", *overrides, f"hydra.job.name={command}"]
@@ -81,6 +104,14 @@ def _run(command: str, overrides: list[str]) -> int:
     if failures:
         print(f"{len(failures)} run(s) of the sweep failed; results.csv says which", file=sys.stderr)
     return 2 if failures else 0
+
+
+class _Refused(BaseException):
+    """Carries one of our errors past Hydra, which would print a traceback, and go on with a sweep."""
+
+    def __init__(self, error: LwdcError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _unless(given: Any, otherwise: Any) -> Any:
@@ -119,7 +150,8 @@ def _in_sweep(command: str, config: DictConfig, failures: list[LwdcError]) -> No
 
 def _compress(command: str, config: DictConfig) -> Any:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    data = _plain(config)
+    overrides = [o for o in HydraConfig.get().overrides.task if _key(o) not in ("resume", "run")]
+    data = {**_plain(config), "overrides": overrides}
     sinks: list[Sink] = [TerminalSink()]
     if config.tracking:
         run_id = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
@@ -246,16 +278,35 @@ def _saved(folder: Path) -> DictConfig:
 def _with_resumed(command: str, overrides: list[str]) -> list[str]:
     """For resume=FOLDER: the overrides that the run was started with, then those given now, in its folder."""
     key = "run" if command == "finetune" else "resume"
-    if command == "finetune" and not any(o.startswith("run=") for o in overrides):
+    folder = _given(key, overrides)
+    if command == "finetune" and folder is None:
         raise LwdcError("name the run's folder: lwdc finetune run=outputs/search/...")
-    folders = [o.split("=", 1)[1] for o in overrides if o.startswith(f"{key}=") and not o.endswith("=null")]
-    if not folders or command in ("evaluate", "export", "inspect"):
+    if folder is None or command not in _UNTIL:
         return overrides
-    saved = Path(folders[-1]) / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
-        raise LwdcError(f"{key}={folders[-1]} holds no run of lwdc (no {saved.name} in its .hydra folder).")
-    before = [str(o) for o in OmegaConf.load(saved) if not re.match(r"(resume|run)=", str(o))]
-    return [*before, *(o for o in overrides if o not in before), f"hydra.run.dir={folders[-1]}"]
+    now = {_key(o) for o in overrides}
+    # From the checkpoint: `.hydra` is written anew before a resumed run can be refused.
+    before = [o for o in settings_of(Path(folder)).get("overrides", []) if _key(o) not in now]
+    quoted = folder.replace("'", "\\'")
+    return [*before, *overrides, f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"]
+
+
+def _in_folder(command: str, overrides: list[str]) -> list[str]:
+    """The overrides, once the folder to write to is checked: Hydra would make it without a word of ours."""
+    if command not in _UNTIL:  # leaves nothing behind but in the folder of a run
+        return [*overrides, "hydra.run.dir=.", "hydra.output_subdir=null"]
+    folder = _given("hydra.run.dir", overrides) or _given("hydra.sweep.dir", overrides) or "outputs"
+    check_folder(Path(folder), resume="hydra.output_subdir=null" in overrides)
+    return overrides
+
+
+def _given(key: str, overrides: list[str]) -> str | None:
+    """The last value of ``key=value``, without quotes; None if it is not there."""
+    values = [o.partition("=")[2].strip("\"'") for o in overrides if _key(o) == key]
+    return values[-1] if values and values[-1] not in ("", "null") else None
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
 
 
 def _groups() -> dict[str, list[str]]:

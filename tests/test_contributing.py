@@ -87,9 +87,7 @@ def test_the_backbone_can_be_created_by_name(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.needs("usps")
-def test_the_data_set_is_read_and_split(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_root: Path
-) -> None:
+def test_the_data_set_is_read_and_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_root: Path) -> None:
     data: DataModule = example("a data set", tmp_path, monkeypatch).Usps(data_root)
     data.prepare(torch.device("cpu"))
     images, labels = next(data.batches("test", 100))

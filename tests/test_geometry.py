@@ -51,7 +51,12 @@ def test_supports_are_centred_and_lean_towards_the_first_tap(place: Any) -> None
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 def test_padding_that_grows_and_crops_at_once_reads_the_maps_own_border(mode: str) -> None:
     x = torch.arange(5.0).view(1, 1, 5)
-    wanted = {"zeros": [2, 3, 4, 0, 0], "reflect": [2, 3, 4, 3, 2], "replicate": [2, 3, 4, 4, 4], "circular": [2, 3, 4, 0, 1]}
+    wanted = {
+        "zeros": [2, 3, 4, 0, 0],
+        "reflect": [2, 3, 4, 3, 2],
+        "replicate": [2, 3, 4, 4, 4],
+        "circular": [2, 3, 4, 0, 1],
+    }
     assert pad(x, ((-2, 2),), mode).flatten().tolist() == wanted[mode]
 
 

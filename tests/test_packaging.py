@@ -33,9 +33,7 @@ def test_a_wheel_holds_modules_configs_and_the_command(tmp_path: Path) -> None:
     for file in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, tmp_path / "source")
     build = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", *build, str(tmp_path / "source")], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", *build, str(tmp_path / "source")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (built,) = tmp_path.glob("lwdc-*.whl")
     with zipfile.ZipFile(built) as wheel:

@@ -245,7 +245,13 @@ class Net(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-SPACE = [{"op": "original"}, {"op": "grouped", "groups": 2}, {"op": "separable"}, {"op": "low_rank", "ratio": 0.5}, {"op": "skip"}]
+SPACE = [
+    {"op": "original"},
+    {"op": "grouped", "groups": 2},
+    {"op": "separable"},
+    {"op": "low_rank", "ratio": 0.5},
+    {"op": "skip"},
+]
 
 
 @pytest.fixture

@@ -166,7 +166,14 @@ def test_the_default_space_fits_a_real_network() -> None:
     model = timm.create_model("resnet18", num_classes=10)
     found = make_plan(model, SearchSpace(), (3, 64, 64))
     assert len(found.choices) == 16
-    assert labels(found, "layer1.0.conv1") == ["original", "grouped_2", "grouped_4", "grouped_8", "separable", "pointwise"]
+    assert labels(found, "layer1.0.conv1") == [
+        "original",
+        "grouped_2",
+        "grouped_4",
+        "grouped_8",
+        "separable",
+        "pointwise",
+    ]
     assert {name for name, _ in found.left_alone} == {"conv1", *(f"layer{i}.0.downsample.0" for i in (2, 3, 4))}
     assert len(LEAN) == 6
 
@@ -187,8 +194,14 @@ def test_laying_a_space_leaves_the_network_alone() -> None:
             "block2.1, downsample, head",
         ),
         ({"exclude": ["*"]}, "no site matches include="),
-        ({"include": ["block1*", "blok2*"]}, "include pattern 'blok2.' matches no site that it could change; the sites are"),
-        ({"exclude": ["layer4*"]}, "exclude pattern 'layer4.' matches no site that it could change; .* Correct or remove"),
+        (
+            {"include": ["block1*", "blok2*"]},
+            "include pattern 'blok2.' matches no site that it could change; the sites are",
+        ),
+        (
+            {"exclude": ["layer4*"]},
+            "exclude pattern 'layer4.' matches no site that it could change; .* Correct or remove",
+        ),
         ({"per_site": {"layer*": TWO}}, "per_site pattern 'layer.' matches no site that it could change"),
         ({"per_site": {"stem": TWO}}, "per_site pattern 'stem' matches no site that it could change"),
         (
@@ -198,7 +211,10 @@ def test_laying_a_space_leaves_the_network_alone() -> None:
         ),
         ({"candidates": [{"op": "original"}]}, "no site has two candidates that fit. .*: only one was listed"),
         ({"candidates": []}, "no site has two candidates that fit"),
-        ({"tie": ["block9*"]}, r"tie pattern 'block9\*' matches 0 site\(s\), it needs at least two; the sites are block1.0"),
+        (
+            {"tie": ["block9*"]},
+            r"tie pattern 'block9\*' matches 0 site\(s\), it needs at least two; the sites are block1.0",
+        ),
         ({"tie": ["head"]}, r"tie pattern 'head' matches 1 site\(s\)"),
         ({"tie": ["block1*", "block*"]}, r"site 'block1.0' is tied twice, the second time by 'block\*'"),
         (

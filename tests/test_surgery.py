@@ -16,7 +16,7 @@ from lwdc.counting import count_macs, count_params
 from lwdc.errors import ArchitectureError, SpaceError
 from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax, TrainableGate
 from lwdc.selection import SelectionOp, gates, selection_ops
-from lwdc.space import SearchSpace, make_plan
+from lwdc.space import Plan, SearchSpace, make_plan
 from lwdc.surgery import chosen_architecture, input_size_of, original_network, point_at
 
 SIZE = (3, 9, 9)
@@ -77,6 +77,12 @@ def model() -> nn.Module:
     return net.double()
 
 
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    """The space laid on the network: plain data, the same for every test."""
+    return make_plan(Net(), SPACE, SIZE)
+
+
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(3, *SIZE, dtype=torch.float64)
@@ -100,15 +106,15 @@ def test_wrap_leaves_the_network_alone(model: nn.Module, images: Tensor) -> None
     assert not {id(p) for p in supernet.parameters()} & {id(p) for p in model.parameters()}
 
 
-def test_every_site_becomes_one_selection_operator(model: nn.Module) -> None:
-    supernet = wrap(model, SPACE, input_size=SIZE)
+def test_every_site_becomes_one_selection_operator(model: nn.Module, plan: Plan) -> None:
+    supernet = wrap(model, plan=plan)
     assert list(selection_ops(supernet)) == ["stem", "shared", "standard", "mirrored", "held.0", "line"]
     assert supernet.held[0] is supernet.again
     assert input_size_of(supernet) == SIZE
 
 
-def test_at_the_original_the_supernet_is_the_network(model: nn.Module, images: Tensor) -> None:
-    supernet = wrap(model, SPACE, input_size=SIZE)
+def test_at_the_original_the_supernet_is_the_network(model: nn.Module, plan: Plan, images: Tensor) -> None:
+    supernet = wrap(model, plan=plan)
     point_at(supernet, Architecture({name: {"op": "original"} for name in selection_ops(supernet)}))
     for mode in (True, False):
         torch.testing.assert_close(
@@ -121,9 +127,9 @@ def test_at_the_original_the_supernet_is_the_network(model: nn.Module, images: T
 
 @pytest.mark.parametrize(("gate", "mixing"), [*((gate, "auto") for gate in GATES), (OneHot, "branches")])
 def test_at_a_one_hot_gate_the_discretised_network_is_the_supernet(
-    gate: Any, mixing: Any, model: nn.Module, images: Tensor
+    gate: Any, mixing: Any, model: nn.Module, plan: Plan, images: Tensor
 ) -> None:
-    supernet = wrap(model, SPACE, gate, SIZE, mixing=mixing).eval()
+    supernet = wrap(model, gate=gate, plan=plan, mixing=mixing).eval()
     for module in supernet.modules():  # statistics of the branches' own norms too
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)
@@ -136,17 +142,19 @@ def test_at_a_one_hot_gate_the_discretised_network_is_the_supernet(
         torch.testing.assert_close(network(images), supernet(images), rtol=1e-10, atol=1e-10)
 
 
-def test_random_gates_that_are_pointed_at_a_choice_train_as_its_network_does(model: nn.Module, images: Tensor) -> None:
+def test_random_gates_that_are_pointed_at_a_choice_train_as_its_network_does(
+    model: nn.Module, plan: Plan, images: Tensor
+) -> None:
     for gate in GATES:
-        supernet = wrap(model, SPACE, gate, SIZE).train()
+        supernet = wrap(model, gate=gate, plan=plan).train()
         point_at(supernet, drawn(supernet, 1))
         network, _ = discretise(supernet)
         assert network.training
         torch.testing.assert_close(network(images), supernet(images), rtol=1e-10, atol=1e-10)
 
 
-def test_discretising_leaves_plain_pytorch_and_the_supernet_alone(model: nn.Module, images: Tensor) -> None:
-    supernet = wrap(model, SPACE, input_size=SIZE).eval()
+def test_discretising_leaves_plain_pytorch_and_the_supernet_alone(model: nn.Module, plan: Plan, images: Tensor) -> None:
+    supernet = wrap(model, plan=plan).eval()
     before = {key: value.clone() for key, value in supernet.state_dict().items()}
     wanted = supernet(images)
     for seed in range(4):
@@ -163,8 +171,8 @@ def test_discretising_leaves_plain_pytorch_and_the_supernet_alone(model: nn.Modu
     assert torch.equal(supernet(images), wanted)
 
 
-def test_the_default_choice_is_every_gates_best(model: nn.Module) -> None:
-    supernet = wrap(model, SPACE, input_size=SIZE)
+def test_the_default_choice_is_every_gates_best(model: nn.Module, plan: Plan) -> None:
+    supernet = wrap(model, plan=plan)
     for gate in gates(supernet):
         nn.init.normal_(gate.logits)
     _, architecture = discretise(supernet)
@@ -173,16 +181,16 @@ def test_the_default_choice_is_every_gates_best(model: nn.Module) -> None:
         assert architecture.choices[name] == op.candidates[int(op.gate.logits.argmax())]
 
 
-def test_the_original_network_comes_back(model: nn.Module, images: Tensor) -> None:
-    supernet = wrap(model, SPACE, input_size=SIZE).eval()
+def test_the_original_network_comes_back(model: nn.Module, plan: Plan, images: Tensor) -> None:
+    supernet = wrap(model, plan=plan).eval()
     network = original_network(supernet)
     assert list(network.state_dict()) == list(model.state_dict())
     assert torch.equal(network(images), copy.deepcopy(model).eval()(images))
     assert len(selection_ops(supernet)) == 6
 
 
-def test_a_rebuilt_network_takes_the_discretised_ones_weights(model: nn.Module, images: Tensor) -> None:
-    supernet = wrap(model, SPACE, input_size=SIZE).eval()
+def test_a_rebuilt_network_takes_the_discretised_ones_weights(model: nn.Module, plan: Plan, images: Tensor) -> None:
+    supernet = wrap(model, plan=plan).eval()
     before = copy.deepcopy(model.state_dict())
     for seed in range(6):
         network, architecture = discretise(supernet, drawn(supernet, seed))
@@ -194,14 +202,16 @@ def test_a_rebuilt_network_takes_the_discretised_ones_weights(model: nn.Module, 
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_fresh_operators_start_at_the_norm_of_the_weight_that_was_applied(model: nn.Module) -> None:
+def test_fresh_operators_start_at_the_norm_of_the_weight_that_was_applied(model: nn.Module, plan: Plan) -> None:
     from lwdc.candidates.original import effective_weight
 
-    fresh = rebuild(model, Architecture({"standard": {"op": "pointwise"}, "shared": {"op": "grouped", "groups": 4}}), SIZE)
+    fresh = rebuild(
+        model, Architecture({"standard": {"op": "pointwise"}, "shared": {"op": "grouped", "groups": 4}}), SIZE
+    )
     for name in ("standard", "shared"):
         wanted = float(effective_weight(getattr(model, name)).detach().norm())
         assert float(getattr(fresh, name).weight.detach().norm()) == pytest.approx(wanted)
-    supernet = wrap(model, SPACE, input_size=SIZE, inherit=False)
+    supernet = wrap(model, plan=plan, inherit=False)
     for op in selection_ops(supernet).values():
         wanted = float(effective_weight(op.conv).detach().norm())
         for entry, operator in zip(op.labels, op.operators, strict=True):
@@ -210,15 +220,14 @@ def test_fresh_operators_start_at_the_norm_of_the_weight_that_was_applied(model:
         assert not op.errors
 
 
-def test_inherited_errors_are_kept_by_label(model: nn.Module) -> None:
-    for op in selection_ops(wrap(model, SPACE, input_size=SIZE)).values():
+def test_inherited_errors_are_kept_by_label(model: nn.Module, plan: Plan) -> None:
+    for op in selection_ops(wrap(model, plan=plan)).values():
         assert tuple(op.errors) == op.labels
         assert op.errors["original"] == 0 and op.errors["zero"] == pytest.approx(1)
         assert 0 < op.errors["grouped_2" if "grouped_2" in op.errors else "low_rank_0.5"] < 1
 
 
-def test_counted_costs_are_those_of_the_released_network(model: nn.Module) -> None:
-    plan = make_plan(model, SPACE, SIZE)
+def test_counted_costs_are_those_of_the_released_network(model: nn.Module, plan: Plan) -> None:
     supernet = wrap(model, plan=plan)
     total_macs, total_params = count_macs(model, [SIZE]), count_params(model)
     for seed in range(6):
@@ -244,12 +253,14 @@ def test_tied_sites_share_one_gate_and_one_choice(model: nn.Module, images: Tens
     network, architecture = discretise(supernet)
     assert architecture.choices["shared"] == architecture.choices["standard"] == {"op": "skip"}
     torch.testing.assert_close(network(images), supernet(images), rtol=1e-10, atol=1e-10)
-    with pytest.raises(ArchitectureError, match="'standard' .* is tied to another site, and the architecture parts them"):
+    with pytest.raises(
+        ArchitectureError, match=r"'standard' .* is tied to another site, and the architecture parts them"
+    ):
         point_at(supernet, Architecture({**architecture.choices, "shared": {"op": "original"}}))
 
 
-def test_an_architecture_of_another_network_is_refused(model: nn.Module) -> None:
-    supernet = wrap(model, SPACE, input_size=SIZE)
+def test_an_architecture_of_another_network_is_refused(model: nn.Module, plan: Plan) -> None:
+    supernet = wrap(model, plan=plan)
     full = drawn(supernet, 0).choices
     with pytest.raises(ArchitectureError, match=r"replaces \['layer9'\], which this network lacks; it has \['stem', "):
         discretise(supernet, Architecture({**full, "layer9": {"op": "skip"}}))
@@ -257,15 +268,15 @@ def test_an_architecture_of_another_network_is_refused(model: nn.Module) -> None
         rebuild(model, Architecture({"layer9": {"op": "skip"}}), SIZE)
     with pytest.raises(ArchitectureError, match=r"the architecture says nothing of 'stem' \(3, 9, 9\) -> \(8, 5, 5\)"):
         discretise(supernet, Architecture({name: c for name, c in full.items() if name != "stem"}))
-    with pytest.raises(ArchitectureError, match="'line' .* has candidates original, .*, not 'grouped_4'"):
+    with pytest.raises(ArchitectureError, match=r"'line' .* has candidates original, .*, not 'grouped_4'"):
         point_at(supernet, Architecture({**full, "line": {"op": "grouped", "groups": 4}}))
-    with pytest.raises(ArchitectureError, match="'grouped_5' does not fit 'line' .*: groups=5 does not divide 8 -> 8"):
+    with pytest.raises(ArchitectureError, match=r"'grouped_5' does not fit 'line' .*: groups=5 does not divide 8 -> 8"):
         rebuild(model, Architecture({"line": {"op": "grouped", "groups": 5}}), SIZE)
 
 
-def test_a_supernet_is_not_wrapped_again(model: nn.Module) -> None:
+def test_a_supernet_is_not_wrapped_again(model: nn.Module, plan: Plan) -> None:
     with pytest.raises(SpaceError, match="this network is a supernet already: wrap the network that it was made from"):
-        wrap(wrap(model, SPACE, input_size=SIZE), SPACE, input_size=SIZE)
+        wrap(wrap(model, plan=plan), SPACE, input_size=SIZE)
 
 
 def test_a_network_that_does_not_say_its_input_size_is_asked_for_it(model: nn.Module) -> None:
@@ -281,16 +292,16 @@ def test_a_timm_network_knows_its_input_size() -> None:
     assert input_size_of(supernet) == (3, 160, 160)
 
 
-def test_a_supernet_serves_other_image_sizes_where_the_network_does(model: nn.Module) -> None:
-    supernet = wrap(model, SPACE, input_size=SIZE).eval()
+def test_a_supernet_serves_other_image_sizes_where_the_network_does(model: nn.Module, plan: Plan) -> None:
+    supernet = wrap(model, plan=plan).eval()
     x = torch.randn(2, 3, 12, 10, dtype=torch.float64)
     for seed in range(3):
         point_at(supernet, drawn(supernet, seed))
         torch.testing.assert_close(discretise(supernet)[0](x), supernet(x), rtol=1e-10, atol=1e-10)
 
 
-def test_one_step_trains_weights_and_logits_together(model: nn.Module, images: Tensor) -> None:
-    supernet = wrap(model, SPACE, input_size=SIZE).train()
+def test_one_step_trains_weights_and_logits_together(model: nn.Module, plan: Plan, images: Tensor) -> None:
+    supernet = wrap(model, plan=plan).train()
     optimiser = torch.optim.SGD(supernet.parameters(), lr=0.1)
     nn.functional.cross_entropy(supernet(images), torch.tensor([0, 1, 2])).backward()
     assert [name for name, p in supernet.named_parameters() if p.grad is None] == []
@@ -301,10 +312,10 @@ def test_one_step_trains_weights_and_logits_together(model: nn.Module, images: T
     assert bool(supernet(images).isfinite().all())
 
 
-def test_the_training_mode_of_every_layer_carries_over(model: nn.Module) -> None:
+def test_the_training_mode_of_every_layer_carries_over(model: nn.Module, plan: Plan) -> None:
     model.train()
     model.held.eval()
-    supernet = wrap(model, SPACE, input_size=SIZE)
+    supernet = wrap(model, plan=plan)
     ops = selection_ops(supernet)
     assert not ops["held.0"].training and ops["shared"].training
     network, _ = discretise(supernet, drawn(supernet, 3))

@@ -17,13 +17,14 @@ def measure_ms(
     batch: int = 1,
     repeats: int = 15,
     budget_s: float = 1.0,
+    device: torch.device | None = None,
 ) -> float:
     """Median milliseconds of a forward pass in evaluation mode, summed over the inputs given.
 
     After a warm-up, at most ``repeats`` rounds or ``budget_s`` seconds. The module runs where its
-    parameters lie; on a GPU, events are timed. Its mode is restored.
+    parameters lie, without any on ``device``; on a GPU, events are timed. Its mode is restored.
     """
-    reference = next(module.parameters(), torch.zeros(()))
+    reference = next(module.parameters(), torch.zeros((), device=device))
     device, dtype = reference.device, reference.dtype
     inputs = [torch.randn(batch, *shape, device=device, dtype=dtype) for shape in input_shapes]
     training = {m: m.training for m in module.modules()}

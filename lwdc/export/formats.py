@@ -1,20 +1,22 @@
 """Formats: every way to write a network, each compared with it before the files get their names."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
 from lwdc.data import Preprocessing
 from lwdc.errors import ExportError, unknown_name
 from lwdc.export.description import Description, describe
-from lwdc.export.onnx import run_onnx, to_onnx
+from lwdc.export.onnx import run_onnx, write_onnx
 from lwdc.export.package import load, save
 from lwdc.export.portable import portable
-from lwdc.export.torch_export import run_torch_export, to_torch_export
+from lwdc.export.torch_export import run_torch_export, trace, write_program
 from lwdc.export.verify import Run, verify
 from lwdc.export.writing import staging
 from lwdc.records import ExportRecord
@@ -61,12 +63,17 @@ def export_all(
     return tuple(_export(Path(folder), name, job) for name in formats)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Job:
     network: nn.Module
     description: Description
     model: nn.Module | None
     seed: int
+
+    @functools.cached_property
+    def program(self) -> ExportedProgram:
+        """The trace that torch.export and ONNX files are both made from."""
+        return trace(self.network, self.description.deployment.input_size)
 
 
 def _export(folder: Path, name: str, job: _Job) -> ExportRecord:
@@ -95,14 +102,14 @@ def _package(folder: Path, job: _Job) -> tuple[list[Path], Run]:
 
 
 def _torch_export(folder: Path, job: _Job) -> tuple[list[Path], Run]:
-    path, deployment = folder / "model.pt2", job.description.deployment
-    to_torch_export(job.network, path, deployment.input_size, deployment=deployment)
+    path = folder / "model.pt2"
+    write_program(job.program, path, job.description.deployment)
     return [path], run_torch_export(path)
 
 
 def _onnx(folder: Path, job: _Job) -> tuple[list[Path], Run]:
-    path, deployment = folder / "model.onnx", job.description.deployment
-    to_onnx(job.network, path, deployment.input_size, deployment=deployment)
+    path = folder / "model.onnx"
+    write_onnx(job.program, path, job.description.deployment)
     return [path], run_onnx(path)
 
 

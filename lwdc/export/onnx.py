@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from lwdc.errors import ExportError
 from lwdc.export.deployment import OPSET, Deployment
@@ -28,30 +29,28 @@ def to_onnx(network: nn.Module, path: Path | str, input_size: Shape, *, deployme
     Its metadata holds ``deployment`` (``Deployment.to_text``). ``network`` is not changed. Raises
     ``ExportError`` if it cannot be traced or translated.
     """
-    size = sum(4 * t.numel() for t in network.state_dict().values())
+    write_onnx(trace(network, input_size), path, deployment or Deployment(input_size))
+
+
+def write_onnx(program: ExportedProgram, path: Path | str, deployment: Deployment) -> None:
+    """Write a program that is traced already; it is not changed."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
     if size > MOST_BYTES:
         raise ExportError(f"the weights take {size} bytes, an ONNX file holds {MOST_BYTES}; leave out format 'onnx'.")
-    program = trace(network, input_size)
     try:
         translated = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=["image"],
-            output_names=["logits"],
-            opset_version=OPSET,
-            verbose=False,
+            program, dynamo=True, input_names=["image"], output_names=["logits"], opset_version=OPSET, verbose=False
         )
     # The exporter raises errors of many kinds.
     except Exception as error:
         raise ExportError(
-            f"torch.onnx cannot translate this {type(network).__name__}: {reason_of(error)}. Leave onnx "
-            "out of export.formats."
+            f"torch.onnx cannot translate this network: {reason_of(error)}. Leave onnx out of export.formats."
         ) from error
     assert translated is not None
     model = translated.model_proto
     _drop_exporter_notes(model)
     _name_batch_axis(model)
-    _set_metadata(model, deployment or Deployment(input_size))
+    _set_metadata(model, deployment)
     with writing(Path(path)) as temporary:
         temporary.write_bytes(model.SerializeToString())
 

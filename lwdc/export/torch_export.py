@@ -27,10 +27,13 @@ def to_torch_export(
 
     ``network`` is not changed. Raises ``ExportError`` if it cannot be traced, as when it looks at values.
     """
-    program = trace(network, input_size)
-    text = json.dumps((deployment or Deployment(input_size)).to_dict())
+    write_program(trace(network, input_size), path, deployment or Deployment(input_size))
+
+
+def write_program(program: ExportedProgram, path: Path | str, deployment: Deployment) -> None:
+    """Write a program that is traced already."""
     with writing(Path(path)) as temporary, temporary.open("wb") as file:
-        torch.export.save(program, file, extra_files={METADATA: text})
+        torch.export.save(program, file, extra_files={METADATA: json.dumps(deployment.to_dict())})
 
 
 def run_torch_export(path: Path | str) -> Run:

@@ -2,7 +2,7 @@
 
 from lwdc.pipeline.compress import PHASES, compress
 from lwdc.pipeline.prepare import Prepared, prepare
-from lwdc.pipeline.run import Interrupted, Run, compare_configs
+from lwdc.pipeline.run import Interrupted, Run, check_folder, compare_configs
 from lwdc.pipeline.settings import BackboneSettings, Compute, CostSettings, Settings
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Prepared",
     "Run",
     "Settings",
+    "check_folder",
     "compare_configs",
     "compress",
     "prepare",

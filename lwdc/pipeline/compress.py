@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,6 +23,7 @@ from lwdc.strategies import search_fit
 from lwdc.surgery import discretise, rebuild
 from lwdc.tracking import Sink
 from lwdc.training import Fit, Recipe, accuracy, load_checkpoint, recalibrate, save_checkpoint
+from lwdc.training.fit import derive_seed
 
 PHASES = ("baseline", "search", "finetune", "export")
 
@@ -44,8 +46,11 @@ def compress(
     prepared = prepare(settings)
     line = Run(folder, config, sinks, resume=resume, ignore=ignore, checkpoint_minutes=settings.checkpoint_minutes)
     with line as run:
-        if not resume:
+        if "export" in run.done:
+            return run.show_result()
+        if "plan" not in run.done:
             _say_what_is_planned(prepared, run)
+            run.finish("plan")
         baseline = _baseline(prepared, run)
         if until == "baseline":
             return None
@@ -112,11 +117,14 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
     architecture = lesson.choice()
     network, _ = discretise(supernet, architecture)
     batches = settings.data.train(seed=settings.seed, epoch=0, batch_size=settings.search.batch_size)
+    _seed("recalibrate", prepared)
     recalibrate(network, batches, settings.recalibrate_batches, prepared.fabric)
     save_checkpoint(run.folder / "supernet.pt", {"state": supernet.state_dict()})
     _save_weights(network, run.folder / "discretised.safetensors")
     architecture.save(run.folder / "architecture.json")
     ops = selection_ops(supernet)
+    if warning := architecture.verdict():
+        run.note(warning, "warning")
     run.finish(
         "search",
         seconds=seconds,
@@ -125,8 +133,6 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         probabilities={n: float(_probability(op, architecture)) for n, op in ops.items()},
         errors={n: op.errors for n, op in ops.items()},
     )
-    if warning := architecture.verdict():
-        run.note(warning, "warning")
     return network, architecture
 
 
@@ -140,6 +146,7 @@ def _finetune(
         network.load_state_dict(load_file(path))
         return network
     if settings.from_scratch:
+        _seed("scratch", prepared)
         fresh = prepared.backbone.create()
         network = _placed(rebuild(fresh, architecture, settings.data.input_size), prepared)
     teacher = copy.deepcopy(baseline) if settings.finetune.objective.needs_teacher else None
@@ -203,6 +210,11 @@ def _fit(phase: str, model: nn.Module, recipe: Recipe, prepared: Prepared, teach
         phase, model, prepared.settings.data, recipe,
         seed=prepared.settings.seed, fabric=prepared.fabric, teacher=teacher,
     )  # fmt: skip
+
+
+def _seed(what: str, prepared: Prepared) -> None:
+    """What is random outside of a ``Fit`` must not depend on how the run came there."""
+    torch.manual_seed(derive_seed(prepared.settings.seed, what, 0))
 
 
 def _accuracy(model: nn.Module, split: str, prepared: Prepared) -> float:

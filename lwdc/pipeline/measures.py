@@ -41,12 +41,13 @@ def measure_sites(
 ) -> tuple[SiteResult, ...]:
     """Every site before and after; equal pairs are timed again, because their place in memory differs."""
     results = []
+    device = next(original.parameters()).device
     for choice in plan.choices:
         name, shapes = choice.site.name, [shape for shape, _ in choice.site.calls]
         before, after = original.get_submodule(name), network.get_submodule(name)
         candidate = architecture.choices[name]
         same = candidate["op"] == "original"
-        ms_before = measure_ms(before, shapes, repeats=9, budget_s=0.2)
+        ms_before = _timed(before, shapes, device)
         results.append(
             SiteResult(
                 site=name,
@@ -57,10 +58,14 @@ def measure_sites(
                 params_before=count_params(before),
                 params_after=count_params(after),
                 ms_before=ms_before,
-                ms_after=ms_before if same else measure_ms(after, shapes, repeats=9, budget_s=0.2),
+                ms_after=ms_before if same else _timed(after, shapes, device),
             )
         )
     return tuple(results)
+
+
+def _timed(module: nn.Module, shapes: Sequence[Shape], device: torch.device) -> float:
+    return measure_ms(module, shapes, repeats=9, budget_s=0.2, device=device)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

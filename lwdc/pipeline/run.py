@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from lwdc.errors import CheckpointError, LwdcError, TrainingError
-from lwdc.records import EpochRecord, Note, Record
+from lwdc.records import EpochRecord, Note, Record, Result
 from lwdc.tracking import JsonlSink, ProgressSink, ReplaySink, Sink, parse_record, read_records
 from lwdc.training import Fit, load_checkpoint, save_checkpoint
 from lwdc.training.fit import StepRecord
@@ -31,7 +32,8 @@ class Interrupted(LwdcError):
 class Run:
     """One run in ``folder``: phases are done once, and a killed run goes on from its last checkpoint.
 
-    ``config`` is what a resumed run must agree with. Use as a context manager: it closes the sinks.
+    ``config`` is what a resumed run must agree with, except below the keys in ``ignore``; of these the one
+    that is named like a phase counts once that phase has begun. Use as a context manager: it closes the sinks.
     """
 
     def __init__(
@@ -50,22 +52,20 @@ class Run:
         self._every = checkpoint_minutes * 60
         self._signal: int | None = None
         self._saved_step = 0
-        _check_writable(folder)
+        check_folder(folder, resume=resume)
+        folder.mkdir(parents=True, exist_ok=True)
         records = 0
         if resume:
             state = load_checkpoint(folder / CHECKPOINT)
-            compare_configs(json.loads(state["config"]), config, ignore)
             self.done, self._fit_state, records = state["done"], state["fit"], state["records"]
-        elif (folder / CHECKPOINT).exists():
-            raise CheckpointError(
-                f"{folder} holds a run already. Go on with it by resume={folder}, or choose another folder."
-            )
+            begun = {*self.done, *([self._fit_state["state"]["phase"]] if self._fit_state else [])}
+            compare_configs(json.loads(state["config"]), config, [key for key in ignore if key not in begun])
         self._jsonl = JsonlSink(folder / RECORDS, keep=records)
         self.sinks: list[Sink] = [self._jsonl, *sinks]
-        past = [parse_record(line) for line in read_records(folder / RECORDS)] if records else []
+        self._past = [parse_record(line) for line in read_records(folder / RECORDS)] if records else []
         for sink in sinks:
             if isinstance(sink, ReplaySink):
-                sink.replay(past)
+                sink.replay(self._past)
         if not resume:
             self._save(None)
 
@@ -89,6 +89,13 @@ class Run:
         """Mark a phase as done, with figures for later phases; its files must be written already."""
         self.done[phase] = figures
         self._save(None)
+
+    def show_result(self) -> Result:
+        """Hand the result of a finished run to every sink once more, but not to its records."""
+        result = next(record for record in reversed(self._past) if isinstance(record, Result))
+        for sink in self.sinks[1:]:
+            sink.write(result)
+        return result
 
     def train(self, fit: Fit) -> float:
         """Run a phase's training to its end, from its checkpoint if there is one; returns its wall time in seconds.
@@ -190,12 +197,15 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: data}
 
 
-def _check_writable(folder: Path) -> None:
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Raise an ``LwdcError`` if a run cannot be written to ``folder``, or, unless ``resume``, one lies there."""
+    if not resume and (folder / CHECKPOINT).exists():
+        raise CheckpointError(
+            f"{folder} holds a run already. Go on with it by resume={folder}, or choose another folder."
+        )
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink()
+        tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
         raise LwdcError(
             f"the output folder {folder} cannot be written: {error.strerror}. Choose another one."

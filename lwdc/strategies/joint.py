@@ -9,11 +9,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
+from lwdc.candidates.original import Original
 from lwdc.costs import BudgetController, CostTable, choose, expected_cost
 from lwdc.data import DataModule
 from lwdc.errors import CostError
 from lwdc.records import EpochRecord, GateRecord, SearchState
-from lwdc.selection import advance, gates, selection_ops
+from lwdc.selection import SelectionOp, advance, gates, selection_ops
 from lwdc.surgery import point_at
 from lwdc.training import Fit, OptimiserFactory, Recipe, StepRecord
 
@@ -95,7 +96,7 @@ class JointLesson:
                 continue
             for operator, weight in zip(op.operators, op.sampled.tolist(), strict=True):
                 if weight == 0:
-                    for parameter in operator.parameters():
+                    for parameter in _weights_of(operator, op):
                         parameter.grad = None
 
     def end(self, step_share: float) -> None:
@@ -134,6 +135,13 @@ class JointLesson:
         self._committed = state["committed"]
         if self.budget is not None:
             self.budget.load_state_dict(state["budget"])
+
+
+def _weights_of(operator: nn.Module, op: SelectionOp) -> list[nn.Parameter]:
+    """The parameters of one operator alone; those of the original are the convolution's, but for the shared bias."""
+    if isinstance(operator, Original):
+        return [p for name, p in op.conv.named_parameters() if name != "bias"]
+    return list(operator.parameters())
 
 
 def mean_entropy(supernet: nn.Module) -> Tensor:

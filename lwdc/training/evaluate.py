@@ -30,6 +30,9 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], most: int, fabric: F
     The statistics of a network change when its operators do. The model is left in evaluation mode.
     """
     fabric = fabric or _plain()
+    model.eval()
+    if most == 0:
+        return  # update_bn would forget the statistics and learn none
     with torch.no_grad(), fabric.autocast():
         update_bn((images for images, _ in islice(batches, most)), model)
     model.eval()

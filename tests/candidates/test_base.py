@@ -108,7 +108,9 @@ def test_no_small_change_brings_inherited_weights_nearer(data: st.DataObject, pl
 
 @given(data=st.data(), norm=st.floats(0.1, 10))
 @settings(max_examples=30)
-def test_fresh_weights_have_the_norm_asked_for(data: st.DataObject, norm: float, places: Any, operators_at: Any) -> None:
+def test_fresh_weights_have_the_norm_asked_for(
+    data: st.DataObject, norm: float, places: Any, operators_at: Any
+) -> None:
     for operator in operators_at(data.draw(places)):
         if isinstance(operator, Chain):
             operator.reset(norm)

@@ -40,7 +40,9 @@ def test_max_pooling_follows_same_padding(size: int, place: Any) -> None:
     assert torch.equal(y, F.max_pool2d(F.pad(at.x, [before, 1] * 2, value=-torch.inf), 3, 2))
 
 
-@pytest.mark.parametrize("conv", [nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.Conv1d(4, 6, 3), nn.Conv2d(4, 6, 3, groups=2)])
+@pytest.mark.parametrize(
+    "conv", [nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.Conv1d(4, 6, 3), nn.Conv2d(4, 6, 3, groups=2)]
+)
 def test_a_separable_convolution_with_a_norm_is_the_mobilenet_block(conv: nn.Module, place: Any) -> None:
     at = place(conv, *[7] * (conv.weight.dim() - 2))
     operator = build({"op": "separable_norm"}, at.site).double().eval()

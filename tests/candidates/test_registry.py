@@ -24,7 +24,7 @@ def test_an_unknown_operator_suggests_the_nearest() -> None:
     ("candidate", "message"),
     [
         ({"op": "grouped"}, "missing a required argument: 'groups'; it takes groups"),
-        ({"op": "grouped", "group": 2}, "operator 'grouped' cannot be built from {'group': 2}: .*; it takes groups"),
+        ({"op": "grouped", "group": 2}, r"operator 'grouped' cannot be built from {'group': 2}: .*; it takes groups"),
         ({"op": "skip", "size": 2}, "it takes no options"),
         ({"groups": 2}, "a candidate is written {op: name, option: value}, found {'groups': 2}"),
         ("grouped", "a candidate is written {op: name, option: value}, found 'grouped'"),
@@ -36,12 +36,12 @@ def test_a_malformed_candidate_is_refused_with_what_is_accepted(candidate: Any, 
 
 
 def test_an_option_of_the_wrong_kind_is_refused(place: Any) -> None:
-    with pytest.raises(SpaceError, match="operator 'grouped' cannot be built from {'groups': 'four'}"):
+    with pytest.raises(SpaceError, match=r"operator 'grouped' cannot be built from {'groups': 'four'}"):
         build({"op": "grouped", "groups": "four"}, place(nn.Conv2d(8, 8, 3), 6, 6).site)
 
 
 def test_a_taken_name_is_refused_and_a_reloaded_module_is_not() -> None:
-    with pytest.raises(SpaceError, match="operator 'grouped' is already registered by lwdc.candidates.grouped"):
+    with pytest.raises(SpaceError, match=r"operator 'grouped' is already registered by lwdc.candidates.grouped"):
         register_candidate("grouped")(lambda site: None)  # type: ignore[arg-type,return-value]
     importlib.reload(grouped)
 

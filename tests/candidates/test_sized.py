@@ -27,10 +27,17 @@ def test_a_smaller_kernel_of_an_unpadded_site_crops_the_map(place: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [6, 7])
-def test_the_phase_of_same_padding_follows_each_inputs_own_size(size: int, place: Any, close: Any, released: Any) -> None:
+def test_the_phase_of_same_padding_follows_each_inputs_own_size(
+    size: int, place: Any, close: Any, released: Any
+) -> None:
     at = place(Conv2dSame(4, 6, 3, stride=2, bias=False), 6, 6)
     x = torch.randn(2, 4, size, size, dtype=torch.float64)
-    for candidate in ({"op": "pointwise"}, {"op": "kernel", "size": 2}, {"op": "separable"}, {"op": "kernel", "size": 5}):
+    for candidate in (
+        {"op": "pointwise"},
+        {"op": "kernel", "size": 2},
+        {"op": "separable"},
+        {"op": "kernel", "size": 5},
+    ):
         operator = build(candidate, at.site).double()
         operator.inherit(at.conv.weight)
         wide = F.pad(operator.kernel(), [0] * 4)

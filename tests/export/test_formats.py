@@ -41,18 +41,18 @@ Kinds = dict[str, Callable[[], nn.Module]]
 
 PADDED_AT_RUN_TIME: Kinds = {
     "same": lambda: Conv2dSame(8, 8, 3, stride=2),  # pads 0 before and 1 behind where the size is even
-    "even": lambda: nn.Conv2d(8, 8, 4, stride=2, padding=1),
 }
+LINES: Kinds = {"even": lambda: nn.Conv1d(8, 8, 4, stride=2, padding=1, padding_mode="circular")}
 PLANES: Kinds = {
     "plain": lambda: nn.Conv2d(8, 8, 3, padding=1),
     "strided": lambda: nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False),
+    "even": lambda: nn.Conv2d(8, 8, 4, stride=2, padding=1),
     "reflect": lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
     "flat": lambda: nn.Conv2d(8, 8, (1, 5), padding=(0, 2)),
     "unpadded": lambda: nn.Conv2d(8, 8, 3, dilation=2),
     "depthwise": lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8),
     "standardised": lambda: StdConv2d(8, 8, 3, padding=1),
 }
-LINES: Kinds = {"circular": lambda: nn.Conv1d(8, 8, 3, stride=2, padding=1, padding_mode="circular")}
 
 
 class SideBySide(nn.Module):
@@ -103,14 +103,14 @@ def test_every_operator_computes_the_same_in_every_format(tmp_path: Path, kinds:
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("test_efficientnet", 32),
+        ("test_resnet", 32),
         pytest.param("test_nfnet", 32, marks=pytest.mark.long),  # standardises weights
         pytest.param("resnet18", 64, marks=pytest.mark.long),
         pytest.param("cifar_resnet20", 32, marks=pytest.mark.long),
         pytest.param("efficientnet_b0", 64, marks=pytest.mark.long),
         pytest.param("tf_efficientnet_b0", 64, marks=pytest.mark.long),  # pads as TensorFlow does
         pytest.param("convnext_atto", 64, marks=pytest.mark.long),
-        pytest.param("test_resnet", 64, marks=pytest.mark.long),
+        pytest.param("test_efficientnet", 64, marks=pytest.mark.long),
         pytest.param("test_mambaout", 64, marks=pytest.mark.long),
     ],
 )
@@ -148,6 +148,16 @@ def test_a_network_in_training_and_half_precision_is_exported_in_float32_and_lef
     assert network.training and network.linear.weight.dtype == torch.bfloat16
     assert load(tmp_path).linear.weight.dtype == torch.float32
     assert torch.equal(load(tmp_path).linear.weight, network.linear.weight.float())
+
+
+def test_the_order_of_formats_does_not_matter(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 3))
+    arguments: dict[str, Any] = {"input_size": (1, 8, 8), "model": network}
+    first, second = (
+        export_all(tmp_path, network, Architecture({}), formats=order, **arguments)
+        for order in (list(FORMATS), list(FORMATS)[::-1])
+    )
+    assert first == second[::-1]
 
 
 def test_only_the_formats_asked_for_are_written(compressed: Any, tmp_path: Path) -> None:

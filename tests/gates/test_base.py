@@ -40,7 +40,14 @@ def drawn(make: MakeGate, count: int = 5, **schedule: Any) -> Gate:
 
 def forms(gate: Gate) -> list[Tensor]:
     """Everything that a gate says of its candidates."""
-    return [gate.train()(), gate.eval()(), gate.expected(), gate.expectation(), gate.probabilities(), gate.scores().exp()]
+    return [
+        gate.train()(),
+        gate.eval()(),
+        gate.expected(),
+        gate.expectation(),
+        gate.probabilities(),
+        gate.scores().exp(),
+    ]
 
 
 def test_the_list_above_holds_every_gate_of_the_package() -> None:

@@ -36,7 +36,9 @@ def test_the_estimate_is_exact_to_second_order() -> None:
     def loss(draw: torch.Tensor) -> torch.Tensor:
         return ((draw - target) ** 2).sum()
 
-    (exact,) = torch.autograd.grad(sum(p * loss(e) for p, e in zip(probabilities, torch.eye(3).double(), strict=True)), gate.logits)
+    (exact,) = torch.autograd.grad(
+        sum(p * loss(e) for p, e in zip(probabilities, torch.eye(3).double(), strict=True)), gate.logits
+    )
     total = torch.zeros(3, dtype=torch.float64)
     for index, p in enumerate(probabilities.detach()):
         weights = gate.sample()

@@ -1,0 +1,226 @@
+"""Budgets: read, driven towards, and kept exactly."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lwdc.costs import BudgetController, CostTable, Macs, Params, choose, parse_budget, tabulate
+from lwdc.costs.budget import _knapsack
+from lwdc.errors import CostError
+from lwdc.gates import Softmax
+from lwdc.selection import gates, selection_ops
+from lwdc.space import SearchSpace
+from lwdc.surgery import wrap
+
+TABLE = CostTable(
+    "macs",
+    "MAC",
+    sites={"a": {"original": 60_000_000, "skip": 0}, "b": {"original": 20_000_000, "grouped_2": 10_000_000}},
+    original={"a": 60_000_000, "b": 20_000_000},
+    groups={"a": "a", "b": "b"},
+    rest=1_000_000,
+)
+PARAMS = CostTable("params", "params", {"a": {"original": 900, "skip": 0}}, {"a": 900}, {"a": "a"}, 100)
+
+
+@pytest.mark.parametrize(
+    ("budget", "bound"),
+    [
+        (0.5, 40_500_000),
+        ("0.5", 40_500_000),
+        ("50%", 40_500_000),
+        (" 50 % ", 40_500_000),
+        (".5", 40_500_000),
+        ("5e-1", 40_500_000),
+        (1, 81_000_000),
+        ("100%", 81_000_000),
+        ("40MMAC", 40_000_000),
+        ("40 MMACs", 40_000_000),
+        ("0.04gmac", 40_000_000),
+        ("40000kMAC", 40_000_000),
+        ("40000000MAC", 40_000_000),
+        ("900MMAC", 900_000_000),
+        (1 / 3, 26_999_999),
+    ],
+)
+def test_budgets_are_read(budget: float | str, bound: int) -> None:
+    assert parse_budget(budget, TABLE) == bound
+
+
+@pytest.mark.parametrize(("budget", "bound"), [("0.3kparams", 300), ("300params", 300), ("300param", 300)])
+def test_budgets_of_parameters_are_read(budget: str, bound: int) -> None:
+    assert parse_budget(budget, PARAMS) == bound
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("half", "budget 'half' cannot be read; write a share like 0.5 or an amount like 40.5MMAC"),
+        ("", "cannot be read"),
+        ("-0.5", "cannot be read"),
+        ("nan", "cannot be read"),
+        ("1.2.3", "cannot be read"),
+        ("0", r"is a share of the original and must lie in \(0, 1\]"),
+        ("40", r"must lie in \(0, 1\]; an amount needs its unit, like 40.5MMAC"),
+        ("120%", r"must lie in \(0, 1\]"),
+        ("40kparams", "has the unit 'kparams', the cost is counted in MAC; .* like 40.5MMAC"),
+        ("40M", "has the unit 'M', the cost is counted in MAC"),
+        ("40xMAC", "has the unit 'xMAC'"),
+        ("0.1", r"\(8,100,000 MAC\) cannot be reached: the smallest macs of this space is 11,000,000 \(0.136"),
+        ("3MMAC", r"\(3,000,000 MAC\) cannot be reached: .* Raise it, or add cheaper candidates"),
+    ],
+)
+def test_budgets_that_cannot_be_kept_are_refused(budget: str, message: str) -> None:
+    with pytest.raises(CostError, match=message):
+        parse_budget(budget, TABLE)
+
+
+@given(share=st.floats(0.136, 1.0))
+def test_a_share_is_never_rounded_up(share: float) -> None:
+    assert parse_budget(share, TABLE) <= share * TABLE.total
+
+
+def small() -> nn.Module:
+    """Five sites, of which two are tied."""
+    widths = [4, 8, 8, 8, 8, 16]
+    layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)]
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *layers)
+    return wrap(model, SearchSpace(tie=["[24]"]), Softmax, (3, 6, 6), inherit=False)
+
+
+SUPERNET = small()
+COSTS = {cost.name: tabulate(SUPERNET, cost) for cost in (Macs(), Params())}
+
+
+def scores(seed: int, spread: float) -> None:
+    """Give the gates random logits, in place."""
+    torch.manual_seed(seed)
+    for gate in gates(SUPERNET):
+        with torch.no_grad():
+            gate.logits.normal_(std=spread)
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 2**32), spread=st.sampled_from([0.01, 1.0, 100.0]), cost=st.sampled_from(["macs", "params"]))
+def test_a_choice_is_never_over_its_budget(seed: int, spread: float, cost: str) -> None:
+    scores(seed, spread)
+    table = COSTS[cost]
+    for tenths in range(9, 0, -1):
+        bound = max(table.total * tenths // 10, table.smallest)
+        assert table.of(choose(SUPERNET, table, bound)) <= bound
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32), spread=st.sampled_from([1e-3, 1.0, 30.0]), share=st.floats(0.12, 1.0))
+def test_a_choice_is_the_best_of_all_within_the_budget(seed: int, spread: float, share: float) -> None:
+    scores(seed, spread)
+    table = COSTS["macs"]
+    bound = max(int(share * table.total), table.smallest)
+    architecture = choose(SUPERNET, table, bound)
+    ops = selection_ops(SUPERNET)
+    costs = table.group_costs()
+    values = {group: ops[group].gate.scores().double().tolist() for group in costs}
+    best = max(
+        sum(values[group][i] for group, i in zip(costs, picked, strict=True))
+        for picked in itertools.product(*(range(len(c)) for c in costs.values()))
+        if table.rest + sum(costs[group][i] for group, i in zip(costs, picked, strict=True)) <= bound
+    )
+    found = sum(values[g][ops[g].candidates.index(architecture.choices[g])] for g in costs)
+    assert found == pytest.approx(best, rel=1e-9, abs=1e-9)
+
+
+def test_without_a_budget_every_gate_gets_its_best() -> None:
+    scores(1, 1.0)
+    architecture = choose(SUPERNET, COSTS["macs"])
+    for name, op in selection_ops(SUPERNET).items():
+        assert architecture.choices[name] == op.candidates[int(op.gate.logits.argmax())]
+
+
+def test_tied_sites_get_one_operator() -> None:
+    for seed in range(10):
+        scores(seed, 1.0)
+        choices = choose(SUPERNET, COSTS["params"], COSTS["params"].total // 2).choices
+        assert choices["2"] == choices["4"]
+
+
+def test_the_smallest_budget_of_all_gives_the_cheapest_network() -> None:
+    scores(0, 10.0)
+    table = COSTS["macs"]
+    assert table.of(choose(SUPERNET, table, table.smallest)) == table.smallest
+
+
+def test_whole_numbers_decide_where_the_solver_would_round() -> None:
+    """One unit in a milliard is below any solver's tolerance."""
+    rng = random.Random(0)
+    for _ in range(20):
+        costs = {str(g): np.array([10**9 + rng.randrange(50), rng.randrange(10**8)]) for g in range(6)}
+        scores = {group: np.array([0.0, -1.0 - rng.random()]) for group in costs}
+        capacity = sum(int(c.max()) for c in costs.values()) - 1
+        chosen = _knapsack(scores, costs, capacity)
+        assert sum(int(costs[g][i]) for g, i in chosen.items()) <= capacity
+        # One site has to give way, and it must be the one that loses least.
+        gave_way = [g for g, i in chosen.items() if i == 1]
+        assert gave_way == [max(scores, key=lambda g: scores[g][1])]
+
+
+def descend(controller: BudgetController, steps: range, logit: torch.nn.Parameter, total: int) -> None:
+    """A toy: a task that wants the dear candidate, a cost that the controller weighs."""
+    optimiser = torch.optim.SGD([logit], lr=0.5)
+    for step in steps:
+        controller.advance(step / total)
+        expected = 0.2 + 0.8 * torch.sigmoid(logit)
+        loss = 0.5 * (1 - torch.sigmoid(logit)) + controller.term(expected)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        controller.update(float(expected.detach()), 1 / total)
+
+
+@pytest.mark.parametrize("target", [0.9, 0.5, 0.3])
+def test_the_controller_drives_a_toy_problem_to_its_bound(target: float) -> None:
+    controller, logit = BudgetController(target), nn.Parameter(torch.tensor(2.0))
+    descend(controller, range(500), logit, 500)
+    assert 0.2 + 0.8 * float(torch.sigmoid(logit.detach())) == pytest.approx(target, abs=0.01)
+
+
+def test_a_bound_that_does_not_bind_costs_nothing() -> None:
+    controller, logit = BudgetController(1.0), nn.Parameter(torch.tensor(0.0))
+    descend(controller, range(100), logit, 100)
+    assert controller.multiplier == 0
+    assert controller.factor(0.5) == 0
+
+
+def test_the_bound_falls_geometrically_from_one_to_the_target() -> None:
+    controller = BudgetController(0.25, begin=0.2, end=0.6)
+    bounds = {}
+    for progress in (0.0, 0.2, 0.4, 0.6, 1.0):
+        controller.advance(progress)
+        bounds[progress] = controller.bound
+    assert bounds == pytest.approx({0.0: 1.0, 0.2: 1.0, 0.4: 0.5, 0.6: 0.25, 1.0: 0.25})
+
+
+def test_the_factor_is_the_slope_of_the_term() -> None:
+    controller = BudgetController(0.5, multiplier=0.3)
+    controller.advance(1.0)
+    for value in (0.4, 0.49, 0.6, 1.0):
+        expected = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        controller.term(expected).backward()
+        assert float(expected.grad) == pytest.approx(controller.factor(value))
+
+
+def test_the_controller_goes_on_from_its_state() -> None:
+    straight, logit = BudgetController(0.4), nn.Parameter(torch.tensor(2.0))
+    descend(straight, range(100), logit, 100)
+
+    first, resumed, other = BudgetController(0.4), BudgetController(0.4), nn.Parameter(torch.tensor(2.0))
+    descend(first, range(37), other, 100)
+    resumed.load_state_dict(first.state_dict())
+    descend(resumed, range(37, 100), other, 100)
+    assert (resumed.multiplier, resumed.bound) == (straight.multiplier, straight.bound)
+    assert torch.equal(other, logit)
