@@ -1,0 +1,63 @@
+"""README.md: its Python works as it stands."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+import lwdc
+from lwdc.backbones import Backbone
+from lwdc.data import Digits
+from lwdc.export import export_all
+
+PAGE = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def block(containing: str) -> str:
+    """The Python block of the page that holds a word."""
+    found = [text for text in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if containing in text]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_the_training_loop_leaves_a_package_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = block("lwdc.wrap").replace("224", "32")
+    model = timm.create_model("test_resnet", num_classes=10)
+    loader = [(torch.randn(4, 3, 32, 32), torch.randint(10, (4,))) for _ in range(3)]
+    scope = {"torch": torch, "model": model, "loader": loader, "criterion": nn.CrossEntropyLoss()}
+    exec(code, scope)
+    images = torch.randn(2, 3, 32, 32)
+    network = scope["network"].eval()
+    torch.testing.assert_close(lwdc.load("small", model=model)(images), network(images))
+
+
+def test_the_onnx_snippet_names_the_class_that_the_network_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Digits()
+    data.prepare(torch.device("cpu"))
+    backbone = Backbone("cifar_resnet8", 10, 1)
+    network = backbone.create().eval()
+    export_all(
+        tmp_path, network, lwdc.Architecture({}), formats=("onnx",), backbone=backbone,
+        preprocessing=data.preprocessing, class_names=data.class_names, input_size=data.input_size,
+    )  # fmt: skip
+    images, _ = next(iter(data.batches("test", 1)))
+    facts = data.preprocessing
+    pixels = images[0, 0] * facts.std[0] + facts.mean[0]
+    Image.fromarray(np.round(pixels.numpy() / facts.scale).astype(np.uint8)).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    exec(block("onnxruntime"), {})
+    assert capsys.readouterr().out.strip() == data.class_names[int(network(images).argmax())]
+
+
+def test_the_folders_that_the_page_names_exist() -> None:
+    root = Path(__file__).parents[1]
+    for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert link.startswith("http") or (root / link).exists(), link
