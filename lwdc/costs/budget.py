@@ -88,29 +88,29 @@ def _knapsack(scores: dict[str, Any], costs: dict[str, Any], capacity: int) -> d
     for row, (start, size) in enumerate(zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True)):
         one_each[row, start : start + size] = 1
     scale = max(int(flat_cost.max()), 1)
-    room = capacity
-    # The solver works with tolerances; whole numbers decide. An overshoot shrinks the room it is given.
-    while room >= sum(int(costs[group].min()) for group in scores):
+    constraints = [
+        LinearConstraint(one_each, 1, 1),
+        LinearConstraint(flat_cost[None] / scale, -np.inf, capacity / scale),
+    ]
+    while True:
         solution = milp(
             -np.concatenate([scores[group] for group in scores]),
             integrality=np.ones(sum(sizes)),
             bounds=Bounds(0, 1),
-            constraints=[
-                LinearConstraint(one_each, 1, 1),
-                LinearConstraint(flat_cost[None] / scale, -np.inf, room / scale),
-            ],
+            constraints=constraints,
             options={"mip_rel_gap": 0.0},  # by default it stops at a ten-thousandth
         )
         if solution.x is None:
             break
-        chosen, start = {}, 0
+        chosen, taken, start = {}, np.zeros(sum(sizes)), 0
         for group, size in zip(scores, sizes, strict=True):
             chosen[group] = int(solution.x[start : start + size].argmax())
+            taken[start + chosen[group]] = 1
             start += size
-        spent = sum(int(costs[group][index]) for group, index in chosen.items())
-        if spent <= capacity:
+        if sum(int(costs[group][index]) for group, index in chosen.items()) <= capacity:
             return chosen
-        room -= spent - capacity
+        # The solver works with tolerances; whole numbers decide. What they refuse is ruled out, and it tries again.
+        constraints.append(LinearConstraint(taken, -np.inf, len(sizes) - 1))
     return {group: int(costs[group].argmin()) for group in scores}
 
 

@@ -49,8 +49,10 @@ class Recipe:
                 updates_per_epoch=steps,
                 **self.schedule,
             )
-        except TypeError as error:
-            raise TrainingError(f"the schedule {self.schedule} cannot be built: {error}") from error
+        except (TypeError, ValueError, AssertionError) as error:
+            raise TrainingError(
+                f"the schedule {self.schedule} cannot be built: {error} timm has cosine, step, poly, constant ..."
+            ) from error
         if scheduler is None:
-            raise TrainingError(f"timm knows no schedule {self.schedule.get('sched')!r}; try cosine, step or poly.")
+            raise TrainingError(f"{self.schedule.get('sched')!r} is no schedule; constant keeps the learning rate.")
         return scheduler

@@ -20,6 +20,7 @@ def test_every_input_channel_gets_its_best_rank_one_product(groups: int) -> None
         u, s, v = torch.linalg.svd(weight[rows, within].flatten(1), full_matrices=False)
         found = pointwise[rows, within].flatten(1) * depthwise[channel].flatten()
         torch.testing.assert_close(found, s[0] * u[:, :1] @ v[:1], rtol=1e-9, atol=1e-9)
+        assert float(depthwise[channel].norm()) == pytest.approx(float(pointwise[rows, within].norm()))
 
 
 def test_a_channel_of_zeros_stays_zero_and_finite() -> None:

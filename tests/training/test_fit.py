@@ -1,0 +1,230 @@
+"""The fit loop: one for every phase, resumable after any step."""
+
+import copy
+import io
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lwdc.data import Digits
+from lwdc.errors import CheckpointError, TrainingError
+from lwdc.objectives import Distillation
+from lwdc.records import EpochRecord
+from lwdc.training import Fit, Plain, StepRecord, accuracy
+from lwdc.training.fit import derive_seed
+
+MakeFit = Callable[..., Fit]
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def saved(fit: Fit) -> dict[str, Any]:
+    """The state as a checkpoint would hold it."""
+    file = io.BytesIO()
+    torch.save(fit.state_dict(), file)
+    file.seek(0)
+    state: dict[str, Any] = torch.load(file, weights_only=True)
+    return state
+
+
+def figures(records: list[Any]) -> list[tuple[Any, ...]]:
+    """What of the records does not depend on the clock."""
+    epochs = [record for record in records if isinstance(record, EpochRecord)]
+    return [(e.phase, e.epoch, e.step, e.loss, e.train_accuracy, e.valid_accuracy, e.learning_rate) for e in epochs]
+
+
+def test_a_fit_learns(fit: MakeFit, network: nn.Module) -> None:
+    records = list(fit(network, recipe={"epochs": 12}).run())
+    epochs = [record for record in records if isinstance(record, EpochRecord)]
+    assert epochs[-1].loss < 0.8 * epochs[0].loss
+    assert epochs[-1].valid_accuracy > 0.6
+
+
+def test_every_step_is_told_and_every_epoch_closed(fit: MakeFit, network: nn.Module) -> None:
+    kinds = [
+        (r.epoch, r.step) if isinstance(r, StepRecord) else ("end", r.epoch, r.step)
+        for r in fit(network).run()
+        if isinstance(r, StepRecord | EpochRecord)
+    ]
+    assert kinds == [(1, 1), (1, 2), (1, 3), ("end", 1, 3), (2, 1), (2, 2), (2, 3), ("end", 2, 6)]
+
+
+def test_an_epoch_record_holds_the_means_of_its_steps(fit: MakeFit, network: nn.Module, data: Digits) -> None:
+    records = list(fit(network).run())
+    losses = [r.loss for r in records[:3]]
+    epoch = records[3]
+    assert isinstance(epoch, EpochRecord)
+    assert epoch.loss == pytest.approx(sum(losses) / 3)
+    assert epoch.epochs == 2 and epoch.search is None and epoch.seconds > 0
+    final = records[-1]
+    assert isinstance(final, EpochRecord)
+    assert final.valid_accuracy == accuracy(network, data.batches("valid", 7))
+
+
+def test_the_learning_rate_follows_the_schedule_at_every_step(fit: MakeFit, network: nn.Module) -> None:
+    running = fit(network)
+    rates = [running._optimisers[0].param_groups[0]["lr"] for r in running.run() if isinstance(r, StepRecord)]
+    assert rates == pytest.approx([0.1 * 0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(1, 7)], abs=1e-7)
+
+
+def test_a_fit_of_no_epochs_changes_nothing(fit: MakeFit, network: nn.Module) -> None:
+    before = weights(network)
+    assert list(fit(network, recipe={"epochs": 0}).run()) == []
+    assert same(before, weights(network))
+
+
+def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(fit: MakeFit, network: nn.Module) -> None:
+    copies = [copy.deepcopy(network) for _ in range(3)]
+    for model, seed in zip(copies, (0, 0, 1), strict=True):
+        torch.rand(seed + 1)  # what was drawn before must not matter
+        list(fit(model, seed=seed).run())
+    first, again, other = (weights(model) for model in copies)
+    assert same(first, again) and not same(first, other)
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stops=st.lists(st.integers(1, 8), max_size=2).map(sorted))
+def test_a_fit_goes_on_bit_for_bit_after_any_record(fit: MakeFit, network: nn.Module, stops: list[int]) -> None:
+    """Six steps and two ends of epochs: eight places to stop at, also twice."""
+    straight = copy.deepcopy(network)
+    expected = list(fit(straight).run())
+
+    model, running, records = copy.deepcopy(network), None, []
+    for stop in [*stops, 8]:
+        state = saved(running) if running is not None else None
+        model = copy.deepcopy(network)
+        running = fit(model)
+        if state is not None:
+            running.load_state_dict(state)
+        torch.rand(7)
+        records += itertools.islice(running.run(), stop - len(records))
+    assert same(weights(straight), weights(model))
+    assert figures(records) == figures(expected)
+    assert len(records) == 8
+
+
+def test_going_on_from_a_finished_fit_does_nothing(fit: MakeFit, network: nn.Module) -> None:
+    done = fit(network)
+    list(done.run())
+    again = fit(copy.deepcopy(network))
+    again.load_state_dict(saved(done))
+    assert list(again.run()) == []
+
+
+class Bad(nn.Module):
+    """A network whose logits are not finite from the call ``at`` on."""
+
+    def __init__(self, inner: nn.Module, at: int, value: float) -> None:
+        super().__init__()
+        self.inner, self.calls, self.at, self.value = inner, 0, at, value
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.training
+        return self.inner(x) * (self.value if self.training and self.calls >= self.at else 1.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(fit: MakeFit, network: nn.Module, value: float) -> None:
+    running = fit(Bad(network, 4, value), phase="search").run()
+    told: list[Any] = []
+    with pytest.raises(
+        TrainingError, match=r"the loss of phase 'search' is nan at step 4 of 6\. Lower the learning rate"
+    ):
+        for record in running:
+            told.append(record)
+    assert len(told) == 4  # three steps and the end of their epoch: none of them is the bad one
+
+
+def test_the_teacher_is_frozen_and_only_listened_to(fit: MakeFit, network: nn.Module) -> None:
+    teacher = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 10)).train()
+    before = weights(teacher)
+    list(fit(network, teacher=teacher, recipe={"objective": Distillation()}).run())
+    assert same(before, weights(teacher))
+    assert not teacher.training
+    assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
+
+
+def test_distillation_without_a_teacher_is_refused(fit: MakeFit, network: nn.Module) -> None:
+    with pytest.raises(TrainingError, match="the objective of phase 'finetune' needs a teacher"):
+        fit(network, phase="finetune", recipe={"objective": Distillation()})
+
+
+def test_clipping_bounds_the_step(fit: MakeFit, network: nn.Module) -> None:
+    before = weights(network)
+    still = {"clip_norm": 1e-6, "optim": lambda parameters: torch.optim.SGD(parameters, lr=1.0)}
+    list(fit(network, recipe=still).run())
+    moved = sum(float((p.detach() - before[name]).norm()) ** 2 for name, p in network.named_parameters())
+    assert 0 < math.sqrt(moved) < 6e-6
+
+
+def test_only_the_parameters_given_are_trained(fit: MakeFit, network: nn.Module) -> None:
+    before = weights(network)
+    list(fit(network, parameters=list(network[5].parameters())).run())
+    changed = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {"5.weight", "5.bias"}
+
+
+class Diary(Plain):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+        self.extra = nn.Parameter(torch.ones(()))
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD([self.extra], lr=0.5)]
+
+    def begin(self, progress: float) -> None:
+        self.entries.append(progress)
+
+    def extra_loss(self) -> Tensor | None:
+        return self.extra
+
+    def after_backward(self) -> None:
+        self.entries.append(float(self.extra.grad))  # type: ignore[arg-type]
+
+    def end(self, step_share: float) -> None:
+        self.entries.append(step_share)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": len(self.entries)}
+
+
+def test_a_lesson_is_asked_in_turn_and_its_optimiser_steps(fit: MakeFit, network: nn.Module) -> None:
+    diary = Diary()
+    list(fit(network, lesson=diary).run())
+    expected: Iterator[float] = itertools.chain.from_iterable((step / 6, 1.0, 1 / 6) for step in range(6))
+    assert diary.entries == pytest.approx(list(expected))
+    assert float(diary.extra.detach()) == pytest.approx(1 - 6 * 0.5)
+
+
+def test_a_checkpoint_of_another_phase_or_network_is_refused(fit: MakeFit, network: nn.Module) -> None:
+    running = fit(network)
+    next(iter(running.run()))
+    state = saved(running)
+    with pytest.raises(CheckpointError, match="does not fit phase 'finetune' of this run: it is of phase 'baseline'"):
+        fit(copy.deepcopy(network), phase="finetune").load_state_dict(state)
+    with pytest.raises(CheckpointError, match="does not fit phase 'baseline' of this run"):
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 10))).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="does not fit phase 'baseline' of this run: 'optimisers'"):
+        fit(network).load_state_dict({key: value for key, value in state.items() if key != "optimisers"})
+
+
+def test_seeds_of_steps_differ_and_repeat() -> None:
+    drawn = {derive_seed(seed, phase, step) for seed in range(5) for phase in ("a", "b") for step in range(50)}
+    assert len(drawn) == 500
+    assert derive_seed(1, "search", 2) == derive_seed(1, "search", 2)
+    assert all(0 <= seed < 2**63 for seed in drawn)
