@@ -52,7 +52,6 @@ def counted_macs(network: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.filterwarnings("ignore::UserWarning:timm")
 def test_a_timm_network_goes_through_the_whole_line(name: str) -> None:
     options, share = NETWORKS[name]
     model = timm.create_model(name, num_classes=10, **options)

@@ -35,7 +35,7 @@ def _gradients(y: Tensor, x: Tensor, weights: list[nn.Parameter]) -> list[Tensor
 
 
 @given(data=st.data())
-@settings(max_examples=120)
+@settings(max_examples=80)
 def test_kernel_branch_and_released_module_agree(
     data: st.DataObject, places: Any, operators_at: Any, released: Any, close: Callable[[Tensor, Tensor], bool]
 ) -> None:

@@ -1,0 +1,183 @@
+"""The command line: what a person types, and what it answers."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+from lwdc import cli
+
+Run = Callable[..., tuple[int, str, str]]  # (*arguments) -> exit code, stdout, stderr
+
+TINY = [
+    "backbone=cifar_resnet8",
+    "+backbone.options.channels=[4,8,8]",
+    "compute=cpu",
+    "train.epochs=1",
+    "strategy.epochs=1",
+    "finetune.epochs=1",
+    "export.formats=[safetensors]",
+    "latency_batches=[1]",
+]
+
+
+@pytest.fixture
+def lwdc_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """The command, run in a folder of its own that knows nothing of this repository."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LWDC_DEBUG", raising=False)
+    threads = torch.get_num_threads()
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["lwdc", *arguments])
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield run
+    GlobalHydra.instance().clear()
+    torch.set_num_threads(threads)
+
+
+def refused(answer: tuple[int, str, str]) -> str:
+    """The one line that an error is."""
+    code, _, error = answer
+    assert code == 2, error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_help_names_commands_groups_and_choices(lwdc_in: Run) -> None:
+    code, out, _ = lwdc_in("--help")
+    assert code == 0
+    for word in ("compress", "inspect", "finetune", "backbone", "cifar_resnet20", "gumbel_hard", "fashion_mnist"):
+        assert word in out
+    assert lwdc_in()[1] == out
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_each_command_has_help_with_its_settings(lwdc_in: Run, command: str) -> None:
+    code, out, _ = lwdc_in(command, "--help")
+    assert code == 0
+    assert f"lwdc {command}:" in out
+    assert "latency_batches" in out
+    assert "groups and their choices" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["comprss"], "compress"),
+        (["compress", "gate=softmx"], "softmax"),
+        (["compress", "data=cifar"], "cifar10"),
+        (["inspect", "backbone=timm", "backbone.name=resnet5o"], "resnet50"),
+        (["inspect", "space.candidates=[{op: original}, {op: groupd, groups: 2}]"], "grouped"),
+    ],
+)
+def test_a_wrong_name_gets_the_nearest_ones(lwdc_in: Run, arguments: list[str], nearest: str) -> None:
+    assert f"'{nearest}'" in refused(lwdc_in(*arguments))
+
+
+def test_a_wrong_option_says_which_there_are(lwdc_in: Run) -> None:
+    error = refused(lwdc_in("inspect", "space.candidates=[{op: original}, {op: grouped, group: 2}]"))
+    assert "it takes groups" in error
+
+
+def test_a_wrong_key_gets_hydras_own_error(lwdc_in: Run) -> None:
+    code, _, error = lwdc_in("inspect", "cost.bugdet=0.5")
+    assert code == 1
+    assert "bugdet" in error
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("cost.factor=-1", "must not be negative"),
+        ("cost.budget=2", "must lie in (0, 1]"),
+        ("cost.budget=0.001", "cannot be reached: the smallest macs"),
+        ("space.include=[nothing*]", "no site matches"),
+        ("train.batch_size=5000", "training images"),
+        ("backbone.weights=absent.safetensors", "absent.safetensors"),
+        ("baseline=absent", "baseline.safetensors"),
+        ("resume=absent", "no checkpoint"),
+        ("compute.accelerator=abacus", "abacus"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_work(lwdc_in: Run, setting: str, said: str) -> None:
+    assert said in refused(lwdc_in("compress", *TINY, setting))
+
+
+def test_missing_data_say_where_they_were_looked_for(lwdc_in: Run) -> None:
+    error = refused(lwdc_in("compress", "data=cifar10", "data.root=nowhere"))
+    assert "nowhere" in error
+    assert "download=true" in error
+
+
+def test_debugging_shows_the_traceback(lwdc_in: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LWDC_DEBUG", "1")
+    with pytest.raises(Exception, match="unknown command"):
+        lwdc_in("comprss")
+
+
+def test_inspect_needs_neither_data_nor_training(lwdc_in: Run, tmp_path: Path) -> None:
+    code, out, _ = lwdc_in("inspect", "backbone=resnet18", "data=image_folder", "inspect.input_size=[3,64,64]")
+    assert code == 0
+    assert "layer4.1.conv2" in out
+    assert "grouped_8 0.12" in out
+    assert "the stem" in out
+    assert "reachable" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_leaves_what_later_commands_need(lwdc_in: Run, tmp_path: Path) -> None:
+    code, _, error = lwdc_in("search", *TINY, "hydra.run.dir=a")
+    assert code == 0, error
+    assert {"architecture.json", "baseline.safetensors", "supernet.pt"} <= {f.name for f in (tmp_path / "a").iterdir()}
+
+    code, out, error = lwdc_in("finetune", "run=a", "finetune.epochs=2")
+    assert code == 0, error
+    summary = json.loads((tmp_path / "a" / "summary.json").read_text())
+    assert summary["after"]["macs"] <= 0.33 * summary["before"]["macs"]
+    assert "everything lies in a" in out
+
+    code, out, error = lwdc_in("evaluate", "run=a")
+    assert code == 0, error
+    figures = json.loads((tmp_path / "a" / "evaluation.json").read_text())
+    assert figures["test"] == pytest.approx(summary["test"]["finetuned"])
+
+    code, out, error = lwdc_in("export", "run=a", "export.formats=[safetensors,onnx]")
+    assert code == 0, error
+    assert (tmp_path / "a" / "model.onnx").is_file()
+
+    assert "holds a run already" in refused(lwdc_in("compress", *TINY, "hydra.run.dir=a"))
+
+
+def test_a_sweep_leaves_one_row_a_run_also_for_those_that_fail(lwdc_in: Run, tmp_path: Path) -> None:
+    code, _, error = lwdc_in("compress", "-m", *TINY, "cost.budget=0.001,0.5", "hydra.sweep.dir=sweep")
+    assert code == 2
+    assert "cannot be reached" in error
+    rows = list(csv.DictReader((tmp_path / "sweep" / "results.csv").read_text().splitlines()))
+    assert [row["status"].split(":")[0] for row in rows] == ["failed", "done"]
+    assert 0 < int(rows[1]["macs_after"]) <= 0.5 * int(rows[1]["macs_before"])
+    assert 0 <= float(rows[1]["test_finetuned"]) <= 1
+    assert "cost.budget=0.5" in rows[1]["overrides"]
+
+
+def test_a_factor_takes_the_place_of_the_default_budget(lwdc_in: Run, tmp_path: Path) -> None:
+    code, _, error = lwdc_in("search", *TINY, "cost.factor=0.1", "hydra.run.dir=f")
+    assert code == 0, error
+    lines = [json.loads(line) for line in (tmp_path / "f" / "records.jsonl").read_text().splitlines()]
+    searched = [line for line in lines if line.get("phase") == "search"]
+    assert searched
+    assert searched[0]["search"]["bound"] is None
