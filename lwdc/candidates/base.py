@@ -105,7 +105,8 @@ def block_view(dense: Tensor, support: Support, inner: Support, outer_groups: in
     The compact kernel has ``groups`` (a multiple of ``outer_groups``) and lies on ``inner``. The view has
     the shape that ``as_blocks`` gives to it.
     """
-    dense = dense[(..., *support.slices_of(inner))]
+    if support != inner:
+        dense = dense[(..., *support.slices_of(inner))]
     ratio = groups // outer_groups
     if ratio == 1:
         return dense

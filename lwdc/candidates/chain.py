@@ -129,11 +129,11 @@ def compose(first: Tensor, first_groups: int, second: Tensor, second_groups: int
     """
     middle, out = first.shape[0], second.shape[0]
     if first_groups == middle and first.shape[1] == 1:  # depthwise, then dense: scale each input channel
-        per_group = first.view(second_groups, 1, middle // second_groups, *first.shape[2:])
-        blocks = second.view(second_groups, out // second_groups, middle // second_groups, *second.shape[2:])
-        return (blocks * per_group).flatten(0, 1), second_groups
+        into = middle // second_groups
+        dense = second.reshape(second_groups, out // second_groups, into, *second.shape[2:])
+        return _scaled(dense, first.reshape(second_groups, 1, into, *first.shape[2:])).flatten(0, 1), second_groups
     if second_groups == middle == out:  # dense, then depthwise: scale each output channel
-        return first * second, first_groups
+        return _scaled(first.unsqueeze(0), second.unsqueeze(0)).squeeze(0), first_groups
     groups = math.gcd(first_groups, second_groups)
     a = ungroup(first, first_groups, groups)  # (M, I / groups, *a)
     b = ungroup(second, second_groups, groups)  # (O, M / groups, *b)
@@ -145,6 +145,15 @@ def compose(first: Tensor, first_groups: int, second: Tensor, second_groups: int
     order = [0, 1 + dims] + [axis for j in range(dims) for axis in (1 + j, 2 + dims + j)]
     taps = [x * y for x, y in zip(a.shape[2:], b.shape[2:], strict=True)]
     return product.permute(order).reshape(out, a.shape[1], *taps), groups
+
+
+def _scaled(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two ``(g, O, I, *taps)`` that broadcast."""
+    longer = a if math.prod(a.shape[3:]) > 1 else b
+    if min(math.prod(a.shape[3:]), math.prod(b.shape[3:])) > 1:
+        return a * b
+    # With the taps as one axis: inner loops over 3 x 3 are dozens of times slower.
+    return (a.flatten(3) * b.flatten(3)).unflatten(3, longer.shape[3:])
 
 
 def ungroup(weight: Tensor, groups: int, fewer: int) -> Tensor:

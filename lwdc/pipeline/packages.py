@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+from torch import nn
+
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
 from lwdc.errors import CheckpointError
@@ -12,6 +15,7 @@ from lwdc.files import write_json
 from lwdc.pipeline.run import CHECKPOINT
 from lwdc.pipeline.settings import Settings
 from lwdc.records import ExportRecord
+from lwdc.surgery import rebuild
 from lwdc.training import accuracy, load_checkpoint
 
 
@@ -24,10 +28,10 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
-    """Accuracy of the packaged network on validation and test images; also written to ``evaluation.json``."""
+    """Accuracy of a run's network on validation and test images; also written to ``evaluation.json``."""
     fabric = settings.compute.fabric()
     settings.data.prepare(fabric.device)
-    network = load(folder).to(fabric.device)
+    network = _network(folder, settings).to(fabric.device)
     figures = {
         split: accuracy(network, settings.data.batches(split, settings.train.batch_size), fabric)
         for split in ("valid", "test")
@@ -37,12 +41,27 @@ def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def export_run(folder: Path, settings: Settings, formats: list[str]) -> tuple[ExportRecord, ...]:
-    """Write and verify the packaged network's files again."""
+    """Write and verify the files of a run's network again."""
     data = settings.data
     data.prepare(settings.compute.fabric().device)
-    named = settings.backbone
-    backbone = Backbone(named.name, data.num_classes, data.input_size[0], dict(named.options))
     return export_all(
-        folder, load(folder), Architecture.load(folder / "architecture.json"), formats=formats, backbone=backbone,
-        preprocessing=data.preprocessing, class_names=data.class_names, input_size=data.input_size,
+        folder, _network(folder, settings), Architecture.load(folder / "architecture.json"), formats=formats,
+        backbone=_backbone(settings), preprocessing=data.preprocessing, class_names=data.class_names,
+        input_size=data.input_size,
     )  # fmt: skip
+
+
+def _network(folder: Path, settings: Settings) -> nn.Module:
+    """The packaged network; where formats other than the package were asked for, the one fine-tuned."""
+    weights = folder / "finetuned.safetensors"
+    if (folder / "model.json").is_file() or not weights.is_file():
+        return load(folder)
+    architecture = Architecture.load(folder / "architecture.json")
+    network = rebuild(_backbone(settings).create(), architecture, settings.data.input_size)
+    network.load_state_dict(load_file(weights))
+    return network.eval()
+
+
+def _backbone(settings: Settings) -> Backbone:
+    named, data = settings.backbone, settings.data
+    return Backbone(named.name, data.num_classes, data.input_size[0], dict(named.options))

@@ -180,13 +180,15 @@ class Fit:
         # On a GPU reading the loss waits for it: there, not at every step.
         if loss.is_cuda and self.step % _LOOK_EVERY and self.step % self.steps:
             return None
-        value = float(loss.detach()) if not loss.is_cuda else float(self._totals[0])
+        self._check_finite(float(loss.detach()) if not loss.is_cuda else float(self._totals[0]))
+        return float(loss.detach())
+
+    def _check_finite(self, value: float) -> None:
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss of phase {self.phase!r} is {value} at step {self.step} of {self.total}. "
                 "Lower the learning rate, clip the gradient (clip_norm), or warm up longer."
             )
-        return float(loss.detach())
 
     def _finish(self, epoch: int) -> EpochRecord:
         clock = time.perf_counter()
@@ -213,7 +215,11 @@ class Fit:
         return self.step > 0 and self.step % self.steps == 0 and self._finished_epochs < self.step // self.steps
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that going on needs, as tensors and plain data."""
+        """Everything that going on needs, as tensors and plain data.
+
+        Raises ``TrainingError`` if a loss since the last look was not finite: no checkpoint shall hold that.
+        """
+        self._check_finite(float(self._totals[0]))
         return {
             "phase": self.phase,
             "step": self.step,

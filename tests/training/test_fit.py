@@ -148,6 +148,20 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(fit: MakeFit, networ
     assert len(told) == 4  # three steps and the end of their epoch: none of them is the bad one
 
 
+def test_a_state_after_a_loss_that_is_not_finite_is_refused_where_no_one_looked_yet(
+    fit: MakeFit, network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the loss is read every few steps only, and a checkpoint may be due in between."""
+    monkeypatch.setattr(Fit, "_look_at_loss", lambda fit, loss: None)
+    running = fit(Bad(network, 2, math.nan))
+    records = running.run()
+    next(records)
+    running.state_dict()
+    next(records)
+    with pytest.raises(TrainingError, match="is nan at step 2 of 6"):
+        running.state_dict()
+
+
 def test_the_teacher_is_frozen_and_only_listened_to(fit: MakeFit, network: nn.Module) -> None:
     teacher = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 10)).train()
     before = weights(teacher)

@@ -1,0 +1,51 @@
+"""Measures: counts, bytes and times of a network and of its sites."""
+
+import torch
+from safetensors.torch import load
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from lwdc.architecture import Architecture
+from lwdc.pipeline.measures import environment, measure_network, measure_sites
+from lwdc.space import SearchSpace, make_plan
+from lwdc.surgery import rebuild
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, bias=False)
+    )
+
+
+def test_a_network_is_counted_and_timed_at_every_batch_size() -> None:
+    model = network()
+    measured = measure_network(model, (3, 6, 6), [1, 5])
+    assert measured.macs == 36 * (3 * 4 + 4 * 4 + 4 * 4) * 9
+    assert measured.params == (3 * 4 + 4 * 4 + 4 * 4) * 9 + 8
+    assert list(measured.latency_ms) == ["1", "5"] and min(measured.latency_ms.values()) > 0
+    assert measured.bytes == len(to_bytes(model.state_dict()))
+
+
+def test_sites_are_compared_with_what_stood_there() -> None:
+    model = network()
+    plan = make_plan(
+        model, SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 4}, {"op": "skip"}]), (3, 6, 6)
+    )
+    architecture = Architecture({"1": {"op": "original"}, "2": {"op": "skip"}})
+    smaller = rebuild(model, architecture, (3, 6, 6))
+    kept, skipped = measure_sites(plan, model, smaller, architecture, {"1": 0.9, "2": 0.6})
+    assert (kept.operator, kept.probability, kept.macs_before, kept.macs_after) == ("original", 0.9, 5184, 5184)
+    assert kept.ms_after == kept.ms_before and kept.params_after == 4 * 4 * 9 + 4
+    assert (skipped.operator, skipped.macs_after, skipped.params_before, skipped.params_after) == ("skip", 0, 144, 0)
+    assert skipped.ms_after is not None and skipped.ms_after > 0
+
+
+def test_the_environment_names_versions_and_hardware() -> None:
+    found = environment(torch.device("cpu"))
+    assert found["torch"] == torch.__version__ and found["threads"] == torch.get_num_threads()
+    assert found["device"] and found["cores"] and found["python"].count(".") == 2
+
+
+def test_bytes_are_those_of_the_file() -> None:
+    model = network()
+    assert set(load(to_bytes(model.state_dict()))) == set(model.state_dict())

@@ -1,0 +1,48 @@
+"""Sweeps: a table with a row for every run, whatever became of it."""
+
+import csv
+from pathlib import Path
+
+from lwdc.pipeline import Settings
+from lwdc.pipeline.sweep import COLUMNS, add_row
+from lwdc.records import Result
+
+ROW = {"overrides": "cost.factor=0.1 seed=0", "seed": 0, "folder": "sweep/0"}
+
+
+def rows(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_holds_the_figures_of_the_result(finished: tuple[Path, Settings, Result], tmp_path: Path) -> None:
+    result = finished[2]
+    table = tmp_path / "deep" / "results.csv"
+    add_row(table, ROW, "done", result)
+    (row,) = rows(table)
+    assert tuple(row) == COLUMNS
+    assert row["overrides"] == ROW["overrides"] and row["status"] == "done"
+    assert (row["cost"], row["factor"], row["budget"]) == ("macs", "", "0.5")
+    assert int(row["macs_before"]) == result.before.macs and int(row["macs_after"]) == result.after.macs
+    assert float(row["latency_ms_after"]) == result.after.latency_ms["1"]
+    assert float(row["test_finetuned"]) == result.test.finetuned
+    assert float(row["valid_baseline"]) == result.valid.baseline
+
+
+def test_failures_stand_beside_results_in_order(finished: tuple[Path, Settings, Result], tmp_path: Path) -> None:
+    table = tmp_path / "results.csv"
+    add_row(table, ROW, "failed: the budget,\n  '0.01' cannot be reached")
+    add_row(table, {**ROW, "seed": 1}, "done", finished[2])
+    add_row(table, {**ROW, "seed": 2}, "interrupted")
+    assert [(row["seed"], row["status"]) for row in rows(table)] == [
+        ("0", "failed: the budget, '0.01' cannot be reached"),
+        ("1", "done"),
+        ("2", "interrupted"),
+    ]
+    assert rows(table)[0]["macs_after"] == ""
+
+
+def test_a_run_that_ended_early_has_no_figures(tmp_path: Path) -> None:
+    """``lwdc search -m`` gives no result."""
+    add_row(tmp_path / "results.csv", ROW, "done", None)
+    assert rows(tmp_path / "results.csv")[0]["test_finetuned"] == ""

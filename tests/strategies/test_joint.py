@@ -1,0 +1,318 @@
+"""Joint search: runs with every gate, ends decided within its bound, and moves nothing that took no part."""
+
+import copy
+import functools
+import io
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from lwdc.architecture import Architecture
+from lwdc.backbones import Backbone
+from lwdc.costs import BudgetController, CostTable, Macs, expected_cost, linear, logarithmic, tabulate
+from lwdc.data import Digits
+from lwdc.errors import CostError, TrainingError
+from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax, TrainableGate
+from lwdc.objectives import Distillation
+from lwdc.records import EpochRecord, SearchState
+from lwdc.selection import SelectionOp, gates, selection_ops
+from lwdc.space import Plan, SearchSpace, make_plan
+from lwdc.strategies import JointLesson, joint_search, search_fit, weight_parameters
+from lwdc.strategies.joint import mean_entropy
+from lwdc.surgery import discretise, point_at, wrap
+from lwdc.training import Fit, Recipe, StepRecord
+
+GATES: dict[str, Callable[[int], Gate]] = {
+    "softmax": Softmax,
+    "gumbel": GumbelSoftmax,
+    "gumbel_hard": functools.partial(GumbelSoftmax, hard=True),
+    "one_hot": OneHot,
+    "lwdc": TrainableGate,
+    "reinmax": ReinMax,
+}
+HARD = ["gumbel_hard", "one_hot", "lwdc", "reinmax"]
+SPACE = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 4}, {"op": "separable"}, {"op": "pointwise"}])
+RECIPE = Recipe(5, 64, functools.partial(torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=1e-2))
+ADAM = functools.partial(torch.optim.Adam, lr=0.1)
+
+
+@pytest.fixture(scope="session")
+def data() -> Digits:
+    """Four batches of 64 an epoch."""
+    digits = Digits(limit_train=256, valid=60)
+    digits.prepare(torch.device("cpu"))
+    return digits
+
+
+@functools.cache
+def backbone() -> nn.Module:
+    return Backbone("cifar_resnet8", 10, 1, {"channels": (4, 8, 8)}).create()
+
+
+@functools.cache
+def planned(model: nn.Module) -> tuple[Plan, CostTable]:
+    """The same for every gate, and slow beside these searches."""
+    plan = make_plan(model, SPACE, (1, 8, 8))
+    return plan, tabulate(wrap(model, plan=plan), Macs())
+
+
+def supernet_of(gate: str, model: nn.Module | None = None) -> tuple[nn.Module, CostTable]:
+    model = model or backbone()
+    plan, table = planned(model)
+    return wrap(model, gate=GATES[gate], plan=plan), table
+
+
+def lesson_of(supernet: nn.Module, table: CostTable, budget: float | None = 0.5, **changes: Any) -> JointLesson:
+    """A lesson under a budget, or under a factor where ``budget`` is None."""
+    if budget is not None:
+        bound = int(budget * table.total)
+        changes = {"budget": BudgetController(bound / table.total), "bound": bound, **changes}
+    return JointLesson(supernet, table, ADAM, **{"shape": linear, **changes})
+
+
+def fit_of(supernet: nn.Module, data: Digits, lesson: JointLesson, **changes: Any) -> Fit:
+    fabric = Fabric(accelerator="cpu", devices=1)
+    return search_fit(supernet, data, RECIPE, lesson, **{"seed": 0, "fabric": fabric, **changes})
+
+
+def last_state(records: list[Any]) -> SearchState:
+    states = [record.search for record in records if isinstance(record, EpochRecord)]
+    assert states[-1] is not None
+    return states[-1]
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_search_ends_decided_and_within_its_bound(gate: str, data: Digits) -> None:
+    supernet, table = supernet_of(gate)
+    lesson = lesson_of(supernet, table)
+    found = list(joint_search(supernet, data, RECIPE, lesson, seed=0, fabric=Fabric(accelerator="cpu", devices=1)))
+    architecture = found.pop()
+    assert isinstance(architecture, Architecture)
+    assert table.of(architecture) <= 0.5 * table.total
+    assert [type(record) for record in found] == [*[StepRecord] * 4, EpochRecord] * 5
+
+    state = last_state(found)
+    assert state.decided == 1.0
+    assert state.expected_cost == pytest.approx(table.of(architecture) / table.total, abs=1e-6)
+    assert state.bound == pytest.approx(0.5, abs=1e-4)
+    for record in state.gates:
+        assert sum(record.probabilities) == pytest.approx(1.0)
+        chosen = record.candidates[record.probabilities.index(1.0)]
+        assert selection_ops(supernet)[record.site].labels.index(chosen) == selection_ops(supernet)[record.site].chosen
+
+    network, again = discretise(supernet, architecture)
+    assert again == architecture
+    images = next(data.batches("valid", 60))[0]
+    with torch.no_grad():
+        assert torch.allclose(network.eval()(images), supernet.eval()(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_before_the_commitment_every_gate_may_still_turn(gate: str, data: Digits) -> None:
+    supernet, table = supernet_of(gate)
+    running = fit_of(supernet, data, lesson_of(supernet, table, commit=1.0)).run()
+    records = list(running)
+    assert all(float(g.logits.detach().abs().max()) < 100 for g in gates(supernet))
+    assert all(math.isfinite(r.loss) for r in records if isinstance(r, EpochRecord))
+    moved = [float(g.logits.detach().abs().max()) for g in gates(supernet)]
+    assert min(moved) > 0  # every gate has learnt something
+
+
+def taking_no_part(op: SelectionOp) -> dict[str, Tensor]:
+    """The weights of the operators that the last forward pass did not use, by name, as they are."""
+    assert op.sampled is not None
+    found = {}
+    for label, operator, weight in zip(op.labels, op.operators, op.sampled.tolist(), strict=True):
+        if weight == 0:
+            own = {"weight": op.original_weight()} if label == "original" else dict(operator.named_parameters())
+            found |= {f"{op.site.name} {label} {name}": p.detach().clone() for name, p in own.items()}
+    return found
+
+
+class Biased(nn.Module):
+    """Two sites with biases, which their operators share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.first = nn.Conv2d(8, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(self.stem(x).relu()).relu()).relu()
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("gate", HARD)
+def test_an_operator_that_took_no_part_is_moved_by_neither_momentum_nor_decay(gate: str, data: Digits) -> None:
+    supernet, table = supernet_of(gate, Biased())
+    running = fit_of(supernet, data, lesson_of(supernet, table, commit=1.0))
+    ops = selection_ops(supernet)
+    still = 0
+
+    def weights() -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in supernet.named_parameters()}
+
+    before = weights()
+    everyone = {label for op in ops.values() for label in op.labels}
+    idle: set[str] = set()
+    for record in running.run():
+        if not isinstance(record, StepRecord):
+            continue
+        after = weights()
+        for site, op in ops.items():
+            for name, value in taking_no_part(op).items():
+                label, parameter = name.split()[1:]
+                index = op.labels.index(label)
+                key = f"{site}.conv.weight" if label == "original" else f"{site}.operators.{index}.{parameter}"
+                assert torch.equal(value, after[key])
+                assert torch.equal(before[key], after[key]), f"{name} moved at step {running.step}"
+                still += 1
+                idle.add(label)
+            assert not torch.equal(before[f"{site}.conv.bias"], after[f"{site}.conv.bias"])
+        before = after
+    assert still > 50
+    assert idle == everyone  # the original as well as its rivals
+
+
+@pytest.mark.parametrize("gate", HARD)
+def test_everything_trains_in_the_warm_up(gate: str, data: Digits) -> None:
+    supernet, table = supernet_of(gate, Biased())
+    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
+    next(iter(fit_of(supernet, data, lesson_of(supernet, table)).run()))
+    still = {name for name, p in supernet.named_parameters() if torch.equal(p, before[name])}
+    assert all(name.endswith("gate.logits") for name in still), still
+
+
+def test_weights_and_logits_split_the_parameters_exactly() -> None:
+    supernet, _ = supernet_of("softmax")
+    weights, logits = weight_parameters(supernet), [gate.logits for gate in gates(supernet)]
+    assert {*weights, *logits} == set(supernet.parameters())
+    assert len(weights) + len(logits) == len(list(supernet.parameters()))
+
+
+def test_nothing_decays_the_logits(data: Digits) -> None:
+    """With no gradient to follow they stay where they are, however strong the decay of the weights."""
+    supernet, table = supernet_of("softmax")
+    for gate in gates(supernet):
+        with torch.no_grad():
+            gate.logits.normal_()
+        gate.logits.register_hook(torch.zeros_like)
+    before = [gate.logits.detach().clone() for gate in gates(supernet)]
+    list(itertools.islice(fit_of(supernet, data, lesson_of(supernet, table)).run(), 5))
+    assert all(torch.equal(a, g.logits.detach()) for a, g in zip(before, gates(supernet), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"factor": -0.1}, r"cost\.factor must not be negative, found -0\.1: it would reward cost"),
+        ({"factor": 1.0, "budget": BudgetController(0.5)}, r"give either cost\.factor or cost\.budget, not both"),
+        ({}, r"give either cost\.factor or cost\.budget, not both and not neither"),
+    ],
+)
+def test_a_pressure_that_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
+    supernet, table = supernet_of("softmax")
+    with pytest.raises(CostError, match=message):
+        JointLesson(supernet, table, ADAM, shape=linear, **given)
+
+
+def test_a_bigger_factor_never_ends_with_more_expected_cost(data: Digits) -> None:
+    costs = []
+    for factor in (0.0, 0.3, 3.0, 30.0):
+        torch.manual_seed(0)
+        supernet, table = supernet_of("softmax")
+        lesson = lesson_of(supernet, table, budget=None, factor=factor, decide=0.0, commit=1.0)
+        list(fit_of(supernet, data, lesson).run())
+        costs.append(float(expected_cost(supernet, table).detach()))
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < 0.8 * costs[0]
+
+
+def test_the_factor_ramps_up_and_weighs_the_shape_of_the_cost() -> None:
+    supernet, table = supernet_of("softmax")
+    lesson = lesson_of(supernet, table, budget=None, factor=2.0, ramp=0.4, decide=0.0, shape=logarithmic)
+    found = []
+    for progress in (0.0, 0.1, 0.2, 0.4, 0.7):
+        lesson.begin(progress)
+        expected = float(expected_cost(supernet, table).detach())
+        term = lesson.extra_loss()
+        assert term is not None
+        found.append(float(term.detach()) / (1 + math.log(expected)))
+    assert found == pytest.approx([0.0, 0.5, 1.0, 2.0, 2.0], rel=1e-5)
+
+
+def test_late_in_the_search_indecision_costs_and_after_the_commitment_nothing_does() -> None:
+    supernet, table = supernet_of("softmax")
+    lesson = lesson_of(supernet, table, budget=None, factor=0.0, decide=3.0, decide_from=0.5, commit=0.8)
+    terms = {}
+    for progress in (0.4, 0.5, 0.65, 0.79, 0.8, 0.9):
+        lesson.begin(progress)
+        entropy, term = float(mean_entropy(supernet).detach()), lesson.extra_loss()
+        assert term is not None
+        terms[progress] = float(term.detach()) / max(entropy, 1e-9)
+    assert terms == pytest.approx({0.4: 0.0, 0.5: 0.0, 0.65: 1.5, 0.79: 2.9, 0.8: 0.0, 0.9: 0.0}, abs=1e-4)
+
+
+def test_entropy_is_one_for_uniform_gates_and_zero_for_a_choice() -> None:
+    supernet, _ = supernet_of("softmax")
+    assert float(mean_entropy(supernet).detach()) == pytest.approx(1.0)
+    point_at(supernet, Architecture({n: op.candidates[-1] for n, op in selection_ops(supernet).items()}))
+    assert float(mean_entropy(supernet).detach()) == 0.0
+
+
+def test_the_choice_stands_once_it_is_made(data: Digits) -> None:
+    supernet, table = supernet_of("one_hot")
+    lesson = lesson_of(supernet, table)
+    choices = [lesson.choice() for r in fit_of(supernet, data, lesson).run() if isinstance(r, StepRecord)]
+    assert all(choice == choices[-1] for choice in choices[16:])  # committed at step 16 of 20
+
+
+def test_the_teacher_is_the_network_before(data: Digits) -> None:
+    supernet, table = supernet_of("softmax")
+    recipe = Recipe(1, 64, RECIPE.optim, objective=Distillation())
+    fabric, lesson = Fabric(accelerator="cpu", devices=1), lesson_of(supernet, table)
+    with pytest.raises(TrainingError, match="phase 'search' needs a teacher"):
+        search_fit(supernet, data, recipe, lesson, seed=0, fabric=fabric)
+    teacher = copy.deepcopy(backbone())
+    list(joint_search(supernet, data, recipe, lesson, seed=0, fabric=fabric, teacher=teacher))
+    theirs, ours = teacher.state_dict(), backbone().state_dict()
+    assert all(torch.equal(theirs[key], ours[key]) for key in ours)
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(gate=st.sampled_from(sorted(GATES)), stop=st.integers(1, 24), budget=st.sampled_from([0.4, None]))
+def test_a_search_goes_on_bit_for_bit_after_any_record(
+    gate: str, stop: int, budget: float | None, data: Digits
+) -> None:
+    """Twenty steps and five ends of epochs; the commitment lies among them."""
+
+    def start() -> Fit:
+        torch.manual_seed(0)
+        supernet, table = supernet_of(gate)
+        return fit_of(supernet, data, lesson_of(supernet, table, budget, factor=None if budget else 1.0))
+
+    straight, first, resumed = start(), start(), start()
+    expected = list(straight.run())
+    told = list(itertools.islice(first.run(), stop))
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    told += list(resumed.run())
+
+    theirs = straight.model.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in resumed.model.state_dict().items())
+    assert [r.search for r in told if isinstance(r, EpochRecord)] == [
+        r.search for r in expected if isinstance(r, EpochRecord)
+    ]
