@@ -324,7 +324,9 @@ def test_a_run_that_dies_around_a_checkpoint_ends_as_if_it_had_not(
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a process that is gone closes its files
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # a process that is gone closes its files
 @pytest.mark.parametrize("number", range(1, 13))  # the start, the plan, six epochs, four phases
 @pytest.mark.parametrize("after", [False, True])
 def test_a_run_may_die_around_any_checkpoint(
