@@ -64,7 +64,7 @@ class SiteResult:
 
     site: str
     operator: str
-    probability: float  # of the chosen operator, under the final gates
+    probability: float  # that the operator had when it was chosen: how decided the gate was
     macs_before: int
     macs_after: int
     params_before: int

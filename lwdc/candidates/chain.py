@@ -153,7 +153,7 @@ def _scaled(a: Tensor, b: Tensor) -> Tensor:
     if min(math.prod(a.shape[3:]), math.prod(b.shape[3:])) > 1:
         return a * b
     # With the taps as one axis: inner loops over 3 x 3 are dozens of times slower.
-    return (a.flatten(3) * b.flatten(3)).unflatten(3, longer.shape[3:])
+    return (a.flatten(3) * b.flatten(3)).unflatten(3, list(longer.shape[3:]))
 
 
 def ungroup(weight: Tensor, groups: int, fewer: int) -> Tensor:

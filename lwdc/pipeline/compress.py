@@ -130,7 +130,7 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         seconds=seconds,
         valid=_accuracy(network, "valid", prepared),
         supernet_valid=_accuracy(supernet, "valid", prepared),
-        probabilities={n: float(_probability(op, architecture)) for n, op in ops.items()},
+        probabilities=lesson.decidedness(architecture),
         errors={n: op.errors for n, op in ops.items()},
     )
     return network, architecture
@@ -220,10 +220,6 @@ def _seed(what: str, prepared: Prepared) -> None:
 def _accuracy(model: nn.Module, split: str, prepared: Prepared) -> float:
     batches = prepared.settings.data.batches(split, prepared.settings.train.batch_size)
     return accuracy(model, batches, prepared.fabric)
-
-
-def _probability(op: Any, architecture: Architecture) -> Any:
-    return op.gate.probabilities()[op.candidates.index(architecture.choices[op.site.name])]
 
 
 def _placed(model: nn.Module, prepared: Prepared) -> nn.Module:

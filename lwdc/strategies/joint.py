@@ -15,7 +15,7 @@ from lwdc.data import DataModule
 from lwdc.errors import CostError
 from lwdc.records import EpochRecord, GateRecord, SearchState
 from lwdc.selection import SelectionOp, advance, gates, selection_ops
-from lwdc.surgery import point_at
+from lwdc.surgery import candidate_index, point_at
 from lwdc.training import Fit, OptimiserFactory, Recipe, StepRecord
 
 
@@ -54,6 +54,7 @@ class JointLesson:
         self.factor, self.budget = factor, budget
         self.decide, self.decide_from, self.commit = decide, decide_from, commit
         self._bound, self._committed = bound, False
+        self._undecided: dict[str, list[float]] = {}  # probabilities just before the choice
         self._optimiser = optim([gate.logits for gate in gates(supernet)])
         self._hard = any(bool((gate.sample().detach() == 0).any()) for gate in gates(supernet))
         self._progress = 0.0
@@ -66,6 +67,7 @@ class JointLesson:
         self._progress = progress
         advance(self.supernet, progress)
         if progress >= self.commit and not self._committed:
+            self._undecided = self._probabilities()
             point_at(self.supernet, self.choice())
             self._committed = True
         if self.budget is not None:
@@ -107,11 +109,18 @@ class JointLesson:
         """The best architecture under the gates as they stand, within the bound."""
         return choose(self.supernet, self.table, self._bound)
 
-    def state(self) -> SearchState | None:
+    def decidedness(self, architecture: Architecture) -> dict[str, float]:
+        """Per site the probability that the architecture's operator had when the choice was made."""
+        probabilities = self._undecided or self._probabilities()
         ops = selection_ops(self.supernet)
-        records = tuple(
-            GateRecord(name, op.labels, tuple(op.gate.probabilities().tolist())) for name, op in ops.items()
-        )
+        return {name: probabilities[name][candidate_index(op, architecture)] for name, op in ops.items()}
+
+    def _probabilities(self) -> dict[str, list[float]]:
+        return {name: op.gate.probabilities().tolist() for name, op in selection_ops(self.supernet).items()}
+
+    def state(self) -> SearchState | None:
+        ops, probabilities = selection_ops(self.supernet), self._probabilities()
+        records = tuple(GateRecord(name, op.labels, tuple(probabilities[name])) for name, op in ops.items())
         expected = float(expected_cost(self.supernet, self.table).detach())
         factor = self.budget.factor(self._expected) if self.budget else (self.factor or 0.0) * self._ramped()
         return SearchState(
@@ -127,12 +136,13 @@ class JointLesson:
             "expected": self._expected,
             "progress": self._progress,
             "committed": self._committed,
+            "undecided": self._undecided,
             "budget": self.budget.state_dict() if self.budget else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._expected, self._progress = state["expected"], state["progress"]
-        self._committed = state["committed"]
+        self._committed, self._undecided = state["committed"], state["undecided"]
         if self.budget is not None:
             self.budget.load_state_dict(state["budget"])
 

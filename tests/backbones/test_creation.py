@@ -32,9 +32,7 @@ def test_a_network_that_timm_has_no_weights_for_is_refused() -> None:
         create(TINY, pretrained=True)
 
 
-def test_without_a_network_pretrained_says_how_to_give_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_network_pretrained_says_how_to_give_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     backbone = Backbone("resnet18", 10, 3, {"cache_dir": str(tmp_path)})
     with pytest.raises(BackboneError, match=r"of 'resnet18' could not be had .*weights=FILE") as raised:

@@ -39,9 +39,7 @@ def test_a_plain_state_dict_is_loaded(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("container", ["state_dict", "model", "state_dict_ema", "net"])
-@pytest.mark.parametrize(
-    "prefix", ["", "module.", "_orig_mod.", "model.", "model._orig_mod.", "module.model."]
-)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "model._orig_mod.", "module.model."])
 def test_checkpoints_and_prefixes_are_unwrapped(container: str, prefix: str, tmp_path: Path) -> None:
     trained, fresh = tiny(), tiny()
     state = {prefix + key: value for key, value in trained.state_dict().items()}
@@ -78,8 +76,7 @@ def test_a_classifier_of_another_size_stays_fresh_and_is_said_so(name: str, tmp_
     before = fresh.get_classifier().weight.clone()
     notes = load_weights(fresh, saved(trained.state_dict(), tmp_path / "weights.safetensors"))
     assert notes == [
-        f"weights.safetensors has 100 classes, the network 10: its classifier '{classifier}' "
-        "starts from fresh weights."
+        f"weights.safetensors has 100 classes, the network 10: its classifier '{classifier}' starts from fresh weights."
     ]
     assert torch.equal(fresh.get_classifier().weight, before)
     first_conv = fresh.pretrained_cfg["first_conv"]

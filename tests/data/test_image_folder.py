@@ -43,9 +43,7 @@ def prepared(root: Path, **options: Any) -> ImageFolder:
 
 
 def same(a: Iterator[tuple[Tensor, Tensor]], b: Iterator[tuple[Tensor, Tensor]]) -> bool:
-    return all(
-        torch.equal(x, y) and torch.equal(s, t) for (x, s), (y, t) in zip(list(a), list(b), strict=True)
-    )
+    return all(torch.equal(x, y) and torch.equal(s, t) for (x, s), (y, t) in zip(list(a), list(b), strict=True))
 
 
 def test_classes_are_the_folders_and_every_split_is_stratified(tree: Path) -> None:
@@ -188,9 +186,7 @@ def test_the_first_image_of_each_class_is_checked_at_once(tmp_path: Path) -> Non
 
 
 def test_an_unknown_augmentation_is_refused(tree: Path) -> None:
-    assert "data.augment={'hflop': 1} is refused by timm.data.create_transform" in refusal(
-        tree, augment={"hflop": 1}
-    )
+    assert "data.augment={'hflop': 1} is refused by timm.data.create_transform" in refusal(tree, augment={"hflop": 1})
 
 
 def test_a_batch_larger_than_the_training_set_is_refused(tree: Path) -> None:

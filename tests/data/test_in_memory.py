@@ -22,9 +22,7 @@ class Counted(InMemory):
     name = "counted"
     class_names = ("a", "b", "c", "d")
 
-    def __init__(
-        self, *, train: Labelled | None = None, test: Labelled | None = None, **options: Any
-    ) -> None:
+    def __init__(self, *, train: Labelled | None = None, test: Labelled | None = None, **options: Any) -> None:
         usual = {"crop_padding": 0, "flip": False, "valid": 8, "limit_train": None, "split_seed": 0}
         super().__init__(Preprocessing((2, 4, 4), "LA", 1.0, (0.0, 0.0), (1.0, 1.0)), **usual | options)
         self.parts = train or counted(range(40)), test or counted(range(40, 48))
@@ -85,9 +83,7 @@ def test_seeds_and_epochs_are_shown_in_orders_of_their_own(other: dict[str, int]
 
 
 @given(seed=st.integers(0, 9), epoch=st.integers(0, 9), start=st.integers(0, 15), size=st.integers(1, 200))
-def test_starting_late_gives_the_rest_of_the_epoch_bit_for_bit(
-    seed: int, epoch: int, start: int, size: int
-) -> None:
+def test_starting_late_gives_the_rest_of_the_epoch_bit_for_bit(seed: int, epoch: int, start: int, size: int) -> None:
     data = DIGITS
     whole = list(data.train(seed=seed, epoch=epoch, batch_size=size))
     tail = list(data.train(seed=seed, epoch=epoch, batch_size=size, start=start))
@@ -119,9 +115,7 @@ def test_crops_and_flips_are_those_of_padding_slicing_and_mirroring(
 ) -> None:
     height, width = size
     images = torch.randint(0, 256, (3, 2, height, width), dtype=torch.uint8)
-    corners = torch.tensor(
-        data.draw(st.lists(st.tuples(*[st.integers(0, 2 * padding)] * 2), min_size=3, max_size=3))
-    )
+    corners = torch.tensor(data.draw(st.lists(st.tuples(*[st.integers(0, 2 * padding)] * 2), min_size=3, max_size=3)))
     flipped = torch.tensor(data.draw(st.lists(st.booleans(), min_size=3, max_size=3)))
     result = crop_and_flip(images, padding, corners, flipped)
     for i, (top, left) in enumerate(corners.tolist()):
@@ -148,9 +142,7 @@ def test_half_of_the_training_images_are_mirrored() -> None:
     images = torch.cat([images for images, _ in data.train(seed=0, epoch=0, batch_size=100)])
     mirrored = images[:, 0, 0, 0] == 3
     assert 0.45 < float(mirrored.float().mean()) < 0.55
-    assert torch.equal(
-        images[mirrored].flip(-1), images[~mirrored][:1].expand(int(mirrored.sum()), -1, -1, -1)
-    )
+    assert torch.equal(images[mirrored].flip(-1), images[~mirrored][:1].expand(int(mirrored.sum()), -1, -1, -1))
 
 
 def test_without_augmentation_images_are_only_shuffled() -> None:

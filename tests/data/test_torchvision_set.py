@@ -93,9 +93,7 @@ def test_cifar100_is_read_channels_first(tmp_path: Path, monkeypatch: pytest.Mon
     assert data._splits["valid"].labels.bincount().tolist() == [1] * 100
 
 
-def test_svhn_is_read_channels_first_with_zero_as_zero(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_svhn_is_read_channels_first_with_zero_as_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = write_svhn(tmp_path, monkeypatch)
     data = Svhn(tmp_path, valid=10)
     data.prepare(CPU)
@@ -126,9 +124,7 @@ def test_only_the_files_that_are_missing_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cls", [Cifar10, Cifar100, Mnist, FashionMnist, Svhn])
 @pytest.mark.parametrize("content", [b"", b"damaged", b"\0" * 100])
-def test_damaged_files_are_told_from_missing_ones(
-    cls: type[TorchvisionSet], content: bytes, tmp_path: Path
-) -> None:
+def test_damaged_files_are_told_from_missing_ones(cls: type[TorchvisionSet], content: bytes, tmp_path: Path) -> None:
     for name in cls.files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -155,9 +151,7 @@ def test_a_truncated_copy_of_a_real_file_is_refused(data_root: Path, tmp_path: P
     assert "truncated or damaged" in refusal(Cifar10(tmp_path))
 
 
-def test_a_download_that_fails_says_where_to_put_the_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_that_fails_says_where_to_put_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("no route to host")
 

@@ -52,11 +52,7 @@ def _search(epoch: int, epochs: int) -> EpochRecord:
 
 
 def _sites() -> tuple[SiteResult, ...]:
-    names = [
-        f"layer{stage}.{block}.conv{conv}"
-        for stage, block in ((1, 0), (2, 0), (3, 0), (3, 1))
-        for conv in (1, 2)
-    ]
+    names = [f"layer{stage}.{block}.conv{conv}" for stage, block in ((1, 0), (2, 0), (3, 0), (3, 1)) for conv in (1, 2)]
     rows = []
     for number, name in enumerate(names):
         width = 16 * 2 ** (number // 2)
@@ -76,9 +72,7 @@ def _sites() -> tuple[SiteResult, ...]:
             )
         )
     rows.append(
-        SiteResult(
-            "layer4.1.downsample.conv", "low_rank_0.25", 0.5, 2_359_296, 600_000, 36_864, 9_500, None, None
-        )
+        SiteResult("layer4.1.downsample.conv", "low_rank_0.25", 0.5, 2_359_296, 600_000, 36_864, 9_500, None, None)
     )
     return tuple(rows)
 

@@ -32,9 +32,7 @@ def test_decimals_bound_the_width():
     assert significant(0.000123, decimals=3) == "0.000"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(4.24, "4.2s"), (59.96, "1m00s"), (187, "3m07s"), (7500, "2h05m")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(4.24, "4.2s"), (59.96, "1m00s"), (187, "3m07s"), (7500, "2h05m")])
 def test_durations_read_as_clocks_do(seconds, text):
     assert duration(seconds) == text
 

@@ -196,9 +196,7 @@ def test_an_unknown_mode_is_refused(tmp_path):
 
 def test_a_missing_wandb_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(
-        LwdcError, match="tracking=wandb needs wandb, which is not installed: pip install wandb"
-    ):
+    with pytest.raises(LwdcError, match="tracking=wandb needs wandb, which is not installed: pip install wandb"):
         WandbSink("lwdc-test", directory=tmp_path, config={})
 
 
