@@ -51,7 +51,8 @@ _NOT_COMPARED = (
     "run",
     "tracking",
     "checkpoint",
-    "compute",
+    "compute.accelerator",
+    "compute.threads",
     "export",
     "latency_batches",
     "inspect",
@@ -99,7 +100,10 @@ def _run(command: str, overrides: list[str]) -> int:
             raise _Refused(error) from error
 
     OmegaConf.register_new_resolver("unless", _unless, replace=True)
-    sys.argv = ["lwdc", *overrides, f"hydra.job.name={command}"]
+    # argparse takes positional arguments in one run only, so flags go last.
+    settings = [o for o in overrides if "=" in o and not o.startswith("-")]
+    flags = [o for o in overrides if o not in settings]
+    sys.argv = ["lwdc", *settings, f"hydra.job.name={command}", *flags]
     hydra.main(version_base="1.3", config_path="pkg://lwdc.conf", config_name="config")(task)()
     if failures:
         print(f"{len(failures)} run(s) of the sweep failed; results.csv says which", file=sys.stderr)
@@ -173,7 +177,7 @@ def _inspect(command: str, config: DictConfig) -> None:
 def _evaluate(command: str, config: DictConfig) -> None:
     del command
     folder = _named_run(config)
-    figures = evaluate_run(folder, make_settings(_saved(folder)))
+    figures = evaluate_run(folder, make_settings(_saved(folder, config)))
     for name, value in figures.items():
         print(f"{name}: {value}")
 
@@ -181,7 +185,7 @@ def _evaluate(command: str, config: DictConfig) -> None:
 def _export(command: str, config: DictConfig) -> None:
     del command
     folder = _named_run(config)
-    for record in export_run(folder, make_settings(_saved(folder)), list(config.export.formats)):
+    for record in export_run(folder, make_settings(_saved(folder, config)), list(config.export.formats)):
         print(f"{folder / record.file}: {record.bytes:,} bytes, differs by at most {record.max_difference:.1e}")
 
 
@@ -269,10 +273,13 @@ def _named_run(config: DictConfig) -> Path:
     return Path(config.run)
 
 
-def _saved(folder: Path) -> DictConfig:
-    config = OmegaConf.create(settings_of(folder))
-    assert isinstance(config, DictConfig)
-    return config
+def _saved(folder: Path, config: DictConfig) -> DictConfig:
+    """The configuration that the run was started with, under what is given now."""
+    saved = OmegaConf.create(settings_of(folder))
+    assert isinstance(saved, DictConfig)
+    for key in {_key(override) for override in HydraConfig.get().overrides.task} - {"run"}:
+        OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False, force_add=True)
+    return saved
 
 
 def _with_resumed(command: str, overrides: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ LEAN: tuple[Candidate, ...] = (
     {"op": "grouped", "groups": 4},
     {"op": "grouped", "groups": 8},
     {"op": "separable"},
+    {"op": "kernel", "size": 3},  # for wider layers
     {"op": "pointwise"},
 )
 

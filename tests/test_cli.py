@@ -181,3 +181,16 @@ def test_a_factor_takes_the_place_of_the_default_budget(lwdc_in: Run, tmp_path: 
     searched = [line for line in lines if line.get("phase") == "search"]
     assert searched
     assert searched[0]["search"]["bound"] is None
+
+
+def test_every_experiment_can_be_swept_over_the_factor(lwdc_in: Run) -> None:
+    experiments = Path(cli.__file__).parents[1] / "conf" / "experiment"
+    for file in sorted(experiments.glob("*.yaml")):
+        code, out, error = lwdc_in("search", f"experiment={file.stem}", "cost.factor=1", "--cfg", "job", "--resolve")
+        assert code == 0, error
+        assert "budget: null" in out
+
+
+def test_evaluate_heeds_what_is_given_now(lwdc_in: Run) -> None:
+    assert lwdc_in("compress", *TINY, "hydra.run.dir=e")[0] == 0
+    assert "abacus" in refused(lwdc_in("evaluate", "run=e", "compute.accelerator=abacus"))

@@ -1,7 +1,9 @@
 """The whole line: baseline, search, discretise, fine-tune, export, measure. Read it from top to bottom."""
 
 import copy
+import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from lwdc.export import export_all
 from lwdc.files import replacing, write_json
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
 from lwdc.pipeline.prepare import Prepared, prepare
-from lwdc.pipeline.run import Run
+from lwdc.pipeline.run import Interrupted, Run
 from lwdc.pipeline.settings import Settings
 from lwdc.records import Accuracies, Result, as_dict
 from lwdc.selection import selection_ops
@@ -46,21 +48,30 @@ def compress(
     prepared = prepare(settings)
     line = Run(folder, config, sinks, resume=resume, ignore=ignore, checkpoint_minutes=settings.checkpoint_minutes)
     with line as run:
-        if "export" in run.done:
-            return run.show_result()
-        if "plan" not in run.done:
-            _say_what_is_planned(prepared, run)
-            run.finish("plan")
-        baseline = _baseline(prepared, run)
-        if until == "baseline":
-            return None
-        discretised, architecture = _search(prepared, run, baseline)
-        if until == "search":
-            return None
-        network = _finetune(prepared, run, baseline, discretised, architecture)
-        if until == "finetune":
-            return None
-        return _export(prepared, run, baseline, discretised, network, architecture)
+        try:
+            return _go(prepared, run, until)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(
+                f"stopped at once; what the last checkpoint holds is safe. Go on with: resume={folder}", signal.SIGINT
+            ) from stop
+
+
+def _go(prepared: Prepared, run: Run, until: str) -> Result | None:
+    if "export" in run.done:
+        return run.show_result()
+    if "plan" not in run.done:
+        _say_what_is_planned(prepared, run)
+        run.finish("plan")
+    baseline = _baseline(prepared, run)
+    if until == "baseline":
+        return None
+    discretised, architecture = _search(prepared, run, baseline)
+    if until == "search":
+        return None
+    network = _finetune(prepared, run, baseline, discretised, architecture)
+    if until == "finetune":
+        return None
+    return _export(prepared, run, baseline, discretised, network, architecture)
 
 
 def _say_what_is_planned(prepared: Prepared, run: Run) -> None:
@@ -77,9 +88,9 @@ def _say_what_is_planned(prepared: Prepared, run: Run) -> None:
         f"{len(plan.choices)} sites, {sum(len(c.candidates) for c in plan.choices)} operators; "
         f"{table.name} {table.total:,}, reachable {table.smallest:,} to {table.largest:,}"
     )
-    for choice in plan.choices:
-        for name, reason in choice.dropped:
-            run.note(f"{choice.site.name}: {name} dropped: {reason}")
+    dropped = Counter(entry for choice in plan.choices for entry in choice.dropped)
+    for (name, reason), count in dropped.items():
+        run.note(f"{name} dropped at {count} site(s): {reason}")
     for name, reason in plan.left_alone:
         run.note(f"{name} left alone: {reason}")
 
@@ -108,17 +119,21 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         network.load_state_dict(load_file(run.folder / "discretised.safetensors"))
         return network, architecture
     teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
-    lesson = prepared.lesson(supernet)
+    lesson = prepared.lesson(supernet, lambda architecture: _gap(supernet, architecture, prepared))
     fit = search_fit(
         supernet, settings.data, settings.search, lesson,
         seed=settings.seed, fabric=prepared.fabric, teacher=teacher,
     )  # fmt: skip
     seconds = run.train(fit)
+    if lesson.commitment is not None:
+        mixture, choice = lesson.commitment
+        run.note(
+            f"when the choice was made: {mixture:.1%} of the validation images right as a mixture, {choice:.1%} as "
+            f"the network chosen, a gap of {100 * (mixture - choice):.1f} points; the search trained that one on"
+        )
     architecture = lesson.choice()
     network, _ = discretise(supernet, architecture)
-    batches = settings.data.train(seed=settings.seed, epoch=0, batch_size=settings.search.batch_size)
-    _seed("recalibrate", prepared)
-    recalibrate(network, batches, settings.recalibrate_batches, prepared.fabric)
+    _recalibrate(network, prepared)
     save_checkpoint(run.folder / "supernet.pt", {"state": supernet.state_dict()})
     _save_weights(network, run.folder / "discretised.safetensors")
     architecture.save(run.folder / "architecture.json")
@@ -210,6 +225,22 @@ def _fit(phase: str, model: nn.Module, recipe: Recipe, prepared: Prepared, teach
         phase, model, prepared.settings.data, recipe,
         seed=prepared.settings.seed, fabric=prepared.fabric, teacher=teacher,
     )  # fmt: skip
+
+
+def _recalibrate(network: nn.Module, prepared: Prepared) -> None:
+    settings = prepared.settings
+    batches = settings.data.train(seed=settings.seed, epoch=0, batch_size=settings.search.batch_size)
+    _seed("recalibrate", prepared)
+    recalibrate(network, batches, settings.recalibrate_batches, prepared.fabric)
+
+
+def _gap(supernet: nn.Module, architecture: Architecture, prepared: Prepared) -> tuple[float, float]:
+    """Validation accuracy of the mixture and of the network chosen from it, at the moment of the choice."""
+    mixture = _accuracy(supernet, "valid", prepared)
+    supernet.train()
+    network, _ = discretise(supernet, architecture)
+    _recalibrate(network, prepared)
+    return mixture, _accuracy(network, "valid", prepared)
 
 
 def _seed(what: str, prepared: Prepared) -> None:

@@ -1,12 +1,14 @@
 """Preparation: everything that can be refused is refused here, before any long work."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.costs import BudgetController, CostTable, parse_budget, tabulate
 from lwdc.errors import BackboneError
@@ -36,7 +38,9 @@ class Prepared:
         torch.manual_seed(derive_seed(settings.seed, "wrap", 0))
         return wrap(baseline, gate=settings.gate, inherit=settings.inherit, mixing=settings.mixing, plan=self.plan)
 
-    def lesson(self, supernet: nn.Module) -> JointLesson:
+    def lesson(
+        self, supernet: nn.Module, on_commit: Callable[[Architecture], tuple[float, float]] | None = None
+    ) -> JointLesson:
         """What the search adds to training."""
         cost = self.settings.cost
         controller = None
@@ -48,7 +52,7 @@ class Prepared:
             supernet, self.table, self.settings.logits_optim,
             factor=cost.factor, budget=controller, shape=cost.shape, ramp=cost.ramp,
             decide=self.settings.decide, decide_from=self.settings.decide_from, commit=self.settings.commit,
-            bound=self.bound,
+            bound=self.bound, on_commit=on_commit,
         )  # fmt: skip
 
 

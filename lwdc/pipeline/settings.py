@@ -53,6 +53,8 @@ class Compute:
 
     def fabric(self) -> Fabric:
         """A launched Fabric for one device."""
+        if self.precision == "16-mixed":
+            raise LwdcError("compute.precision='16-mixed' is not supported yet; use bf16-mixed or 32-true.")
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         try:

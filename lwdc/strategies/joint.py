@@ -28,7 +28,7 @@ class JointLesson:
     A mixture is easy and a choice is not, so the search is made to end decided: from the share
     ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``; at the share ``commit``
     the choice is made and the gates point at it, and the rest of the search trains what was chosen.
-    Both are ours.
+    Both are ours. ``on_commit`` is given the choice just before, to measure what it costs.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class JointLesson:
         decide: float = 1.0,
         decide_from: float = 0.5,
         commit: float = 0.8,
+        on_commit: Callable[[Architecture], tuple[float, float]] | None = None,
     ) -> None:
         if factor is not None and factor < 0:
             raise CostError(f"cost.factor must not be negative, found {factor}: it would reward cost.")
@@ -54,6 +55,8 @@ class JointLesson:
         self.factor, self.budget = factor, budget
         self.decide, self.decide_from, self.commit = decide, decide_from, commit
         self._bound, self._committed = bound, False
+        self._on_commit = on_commit
+        self.commitment: tuple[float, float] | None = None  # what `on_commit` said: accuracy as mixture and as choice
         self._undecided: dict[str, list[float]] = {}  # probabilities just before the choice
         self._optimiser = optim([gate.logits for gate in gates(supernet)])
         self._hard = any(bool((gate.sample().detach() == 0).any()) for gate in gates(supernet))
@@ -67,8 +70,9 @@ class JointLesson:
         self._progress = progress
         advance(self.supernet, progress)
         if progress >= self.commit and not self._committed:
-            self._undecided = self._probabilities()
-            point_at(self.supernet, self.choice())
+            self._undecided, architecture = self._probabilities(), self.choice()
+            self.commitment = self._on_commit(architecture) if self._on_commit else None
+            point_at(self.supernet, architecture)
             self._committed = True
         if self.budget is not None:
             self.budget.advance(progress)
@@ -137,12 +141,14 @@ class JointLesson:
             "progress": self._progress,
             "committed": self._committed,
             "undecided": self._undecided,
+            "commitment": None if self.commitment is None else list(self.commitment),
             "budget": self.budget.state_dict() if self.budget else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._expected, self._progress = state["expected"], state["progress"]
         self._committed, self._undecided = state["committed"], state["undecided"]
+        self.commitment = None if state["commitment"] is None else tuple(state["commitment"])
         if self.budget is not None:
             self.budget.load_state_dict(state["budget"])
 

@@ -158,12 +158,12 @@ def test_a_signal_ends_the_step_saves_it_and_says_how_to_go_on(
     ]  # fmt: skip
 
 
-def test_a_second_interrupt_acts_at_once(settings: MakeSettings, tmp_path: Path) -> None:
+def test_a_second_interrupt_acts_at_once_and_says_how_to_go_on(settings: MakeSettings, tmp_path: Path) -> None:
     def twice(phase: str, step: int) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match=r"stopped at once.*resume="):
         compress(settings(), tmp_path / "run", CONFIG, [Ear(twice)])
     load_checkpoint(tmp_path / "run" / "checkpoint.pt")
 
