@@ -71,6 +71,7 @@ class SiteResult:
     params_after: int
     ms_before: float | None
     ms_after: float | None
+    inheritance_error: float | None = None  # ||W - K|| / ||W|| with which the operator started from the trained weight
 
     @property
     def cheaper_but_slower(self) -> bool:

@@ -186,7 +186,7 @@ def _export(
         preprocessing=data.preprocessing, class_names=data.class_names, input_size=data.input_size,
     )  # fmt: skip
     search = run.done["search"]
-    sites = measure_sites(prepared.plan, baseline, network, architecture, search["probabilities"])
+    sites = measure_sites(prepared.plan, baseline, network, architecture, search["probabilities"], search["errors"])
     supernet = _placed(prepared.supernet(baseline), prepared)
     supernet.load_state_dict(load_checkpoint(run.folder / "supernet.pt")["state"])
     four = (baseline, supernet, discretised, network)

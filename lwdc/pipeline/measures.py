@@ -38,6 +38,7 @@ def measure_sites(
     network: nn.Module,
     architecture: Architecture,
     probabilities: dict[str, float],
+    errors: dict[str, dict[str, float]],
 ) -> tuple[SiteResult, ...]:
     """Every site before and after; equal pairs are timed again, because their place in memory differs."""
     results = []
@@ -58,6 +59,7 @@ def measure_sites(
                 params_before=count_params(before),
                 params_after=count_params(after),
                 ms_before=ms_before,
+                inheritance_error=errors[name].get(label(candidate)),
                 ms_after=ms_before if same else _timed(after, shapes, device),
             )
         )

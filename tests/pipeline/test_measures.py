@@ -33,11 +33,14 @@ def test_sites_are_compared_with_what_stood_there() -> None:
     )
     architecture = Architecture({"1": {"op": "original"}, "2": {"op": "skip"}})
     smaller = rebuild(model, architecture, (3, 6, 6))
-    kept, skipped = measure_sites(plan, model, smaller, architecture, {"1": 0.9, "2": 0.6})
+    kept, skipped = measure_sites(
+        plan, model, smaller, architecture, {"1": 0.9, "2": 0.6}, {"1": {}, "2": {"skip": 0.5}}
+    )
     assert (kept.operator, kept.probability, kept.macs_before, kept.macs_after) == ("original", 0.9, 5184, 5184)
     assert kept.ms_after == kept.ms_before and kept.params_after == 4 * 4 * 9 + 4
     assert (skipped.operator, skipped.macs_after, skipped.params_before, skipped.params_after) == ("skip", 0, 144, 0)
     assert skipped.ms_after is not None and skipped.ms_after > 0
+    assert (kept.inheritance_error, skipped.inheritance_error) == (None, 0.5)
 
 
 def test_the_environment_names_versions_and_hardware() -> None:
