@@ -40,7 +40,7 @@ def measure_sites(
     probabilities: dict[str, float],
     errors: dict[str, dict[str, float]],
 ) -> tuple[SiteResult, ...]:
-    """Every site before and after; equal pairs are timed again, because their place in memory differs."""
+    """Every site before and after; one that kept its original is timed once."""
     results = []
     device = next(original.parameters()).device
     for choice in plan.choices:
