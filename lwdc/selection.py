@@ -195,10 +195,16 @@ class _MixKernels(torch.autograd.Function):
         scales = weights.unbind()
         for i, (kernel, (inner, more)) in enumerate(zip(kernels, blocks, strict=True)):
             view = block_view(gradient, support, inner, groups, more)
-            weight_grads.append((view * as_blocks(kernel, groups, more)).sum())
+            weight_grads.append(_inner(view, as_blocks(kernel, groups, more)))
             wanted = ctx.needs_input_grad[5 + i]
             kernel_grads.append(_compact(view * scales[i], kernel, groups, more) if wanted else None)
         return (torch.stack(weight_grads), None, None, None, None, *kernel_grads)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    if a.is_contiguous() and b.is_contiguous():
+        return torch.dot(a.view(-1), b.view(-1))
+    return (a * b).sum()
 
 
 def _compact(blocks: Tensor, kernel: Tensor, outer_groups: int, groups: int) -> Tensor:

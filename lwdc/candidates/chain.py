@@ -67,8 +67,9 @@ class Chain(Operator):
         return max(spec.out_channels // self.groups for spec in self._specs[:-1])
 
     def compact_kernel(self) -> Tensor:
-        kernel, groups = self.convolutions[0].weight, self._specs[0].groups
-        for conv, spec in zip(self.convolutions[1:], self._specs[1:], strict=True):
+        first, *others = self.convolutions
+        kernel, groups = first.weight, self._specs[0].groups
+        for conv, spec in zip(others, self._specs[1:], strict=True):
             kernel, groups = compose(kernel, groups, conv.weight, spec.groups)
         return kernel
 

@@ -108,9 +108,8 @@ class Gate(nn.Module, abc.ABC):
         self.uniform.fill_(0)
 
     def _blend(self, weights: Tensor) -> Tensor:
-        # With `uniform` at 0 this is exactly `weights`: x * 1 + 0.
-        uniform = self.uniform.to(weights.dtype)
-        return weights * (1 - uniform) + uniform / self.logits.numel()
+        # Exactly `weights` with `uniform` at 0, exactly 1 / n with it at 1.
+        return torch.lerp(weights, weights.new_tensor(1 / weights.numel()), self.uniform.to(weights.dtype))
 
 
 _AVERAGE_RATE = 0.02  # the running average looks back about 50 steps
