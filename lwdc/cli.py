@@ -32,6 +32,7 @@ from lwdc.pipeline import (
 )
 from lwdc.pipeline.inspection import print_plan
 from lwdc.pipeline.packages import evaluate_run, export_run, settings_of
+from lwdc.pipeline.run import CHECKPOINT
 from lwdc.pipeline.sweep import add_row
 from lwdc.tracking import Sink, TerminalSink
 from lwdc.training import Recipe
@@ -131,7 +132,10 @@ def _report(error: LwdcError) -> int:
 
 
 def _in_sweep(command: str, config: DictConfig, failures: list[LwdcError]) -> None:
-    """One run of a sweep: its row is written whatever becomes of it, and the others go on."""
+    """One run of a sweep: its row is written whatever becomes of it, and the others go on.
+
+    In the folder of an earlier sweep what is done is kept, and what was interrupted goes on.
+    """
     hydra_config = HydraConfig.get()
     table = Path(hydra_config.sweep.dir) / "results.csv"
     row = {
@@ -143,7 +147,10 @@ def _in_sweep(command: str, config: DictConfig, failures: list[LwdcError]) -> No
         result = _ACTIONS[command](command, config)
     except Interrupted as error:
         add_row(table, row, "interrupted")
-        raise error
+        raise Interrupted(
+            f"{error}; or with the whole sweep, by the same command and hydra.sweep.dir={hydra_config.sweep.dir}",
+            error.signal_number,
+        ) from error
     except LwdcError as error:
         failures.append(error)
         _report(error)
@@ -160,7 +167,8 @@ def _compress(command: str, config: DictConfig) -> Any:
     if config.tracking:
         run_id = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
         sinks.append(_build(config.tracking, "tracking")(directory=folder, config=data, run_id=run_id))
-    resume = bool(config.resume or (command == "finetune" and config.run))
+    sweep_goes_on = HydraConfig.get().mode == RunMode.MULTIRUN and (folder / CHECKPOINT).exists()
+    resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)
     ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
     return compress(
         make_settings(config), folder, data, sinks, until=_UNTIL[command], resume=resume, ignore=ignore
@@ -237,7 +245,8 @@ def _recipe(config: DictConfig, group: str) -> Recipe:
     return _checked(
         Recipe, group, epochs=node.epochs, batch_size=node.batch_size,
         optim=functools.partial(_build(config.optim, "optim"), lr=node.lr),
-        schedule=_plain(node.schedule), objective=_build(node.objective, f"{group}.objective"),
+        schedule=_build(node.lr_scheduler, f"{group}.lr_scheduler") if node.lr_scheduler else _plain(node.schedule),
+        objective=_build(node.objective, f"{group}.objective"),
         clip_norm=node.clip_norm,
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import strategies as st
 from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d
 from torch import nn
 
+from lwdc import cli
 from lwdc.sites import Site, find_sites
 
 # Examples are drawn from the test itself, not from the clock or a database of earlier failures.
@@ -34,6 +36,32 @@ def fixed_seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def lwdc_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """The command, run in an empty folder that knows nothing of this repository: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LWDC_DEBUG", raising=False)
+    threads = torch.get_num_threads()
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["lwdc", *arguments])
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield run
+    GlobalHydra.instance().clear()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -2,16 +2,15 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from hydra.core.global_hydra import GlobalHydra
 
 from lwdc import cli
 
-Run = Callable[..., tuple[int, str, str]]  # (*arguments) -> exit code, stdout, stderr
+Run = Callable[..., tuple[int, str, str]]  # of the fixture lwdc_in: (*arguments) -> exit code, stdout, stderr
 
 TINY = [
     "backbone=cifar_resnet8",
@@ -23,30 +22,6 @@ TINY = [
     "export.formats=[safetensors]",
     "latency_batches=[1]",
 ]
-
-
-@pytest.fixture
-def lwdc_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """The command, run in a folder of its own that knows nothing of this repository."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LWDC_DEBUG", raising=False)
-    threads = torch.get_num_threads()
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["lwdc", *arguments])
-        GlobalHydra.instance().clear()
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    yield run
-    GlobalHydra.instance().clear()
-    torch.set_num_threads(threads)
 
 
 def refused(answer: tuple[int, str, str]) -> str:
@@ -112,6 +87,9 @@ def test_a_wrong_key_gets_hydras_own_error(lwdc_in: Run) -> None:
         ("baseline=absent", "baseline.safetensors"),
         ("resume=absent", "no checkpoint"),
         ("compute.accelerator=abacus", "abacus"),
+        ("optim.opt=sdg", "sdg"),
+        ("finetune.schedule={sched: cosin}", "cosin"),
+        ("strategy.lr_scheduler={_target_: torch.optim.lr_scheduler.StepLR, _partial_: true}", "step_size"),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(lwdc_in: Run, setting: str, said: str) -> None:
@@ -172,6 +150,34 @@ def test_a_sweep_leaves_one_row_a_run_also_for_those_that_fail(lwdc_in: Run, tmp
     assert 0 < int(rows[1]["macs_after"]) <= 0.5 * int(rows[1]["macs_before"])
     assert 0 <= float(rows[1]["test_finetuned"]) <= 1
     assert "cost.budget=0.5" in rows[1]["overrides"]
+
+
+def test_the_same_command_goes_on_with_a_sweep(lwdc_in: Run, tmp_path: Path) -> None:
+    command = ["search", "-m", *TINY, "cost.budget=0.5", "seed=0,1", "hydra.sweep.dir=sweep"]
+    assert lwdc_in("train", *TINY, "cost.budget=0.5", "seed=0", "hydra.run.dir=sweep/0")[0] == 0
+    for trained in (2, 0):
+        code, out, error = lwdc_in(*command)
+        assert (code, error) == (0, "")
+        assert len(re.findall(r"^search +1/1 ", out, re.MULTILINE)) == trained
+    rows = list(csv.DictReader((tmp_path / "sweep" / "results.csv").read_text().splitlines()))
+    assert [(row["seed"], row["status"]) for row in rows] == [("0", "done"), ("1", "done")]
+    for row in rows:
+        assert 0 < int(row["cost_after"]) <= 0.5 * int(row["cost_before"])
+        assert 0 <= float(row["valid_discretised"]) <= 1
+        assert row["test_finetuned"] == ""
+
+
+def test_training_asks_nothing_of_space_and_budget(lwdc_in: Run, tmp_path: Path) -> None:
+    code, _, error = lwdc_in("train", *TINY, "space.include=[nothing*]", "cost.budget=0.001", "hydra.run.dir=t")
+    assert (code, error) == (0, "")
+    assert (tmp_path / "t" / "baseline.safetensors").is_file()
+
+
+def test_schedules_may_be_torchs(lwdc_in: Run, tmp_path: Path) -> None:
+    schedule = "train.lr_scheduler={_target_: torch.optim.lr_scheduler.StepLR, _partial_: true, step_size: 1}"
+    assert lwdc_in("train", *TINY, "train.epochs=2", "train.lr=0.5", schedule, "hydra.run.dir=t")[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "t" / "records.jsonl").read_text().splitlines()]
+    assert [line["learning_rate"] for line in lines if "learning_rate" in line] == pytest.approx([0.05, 0.005])
 
 
 def test_a_factor_takes_the_place_of_the_default_budget(lwdc_in: Run, tmp_path: Path) -> None:

@@ -2,18 +2,16 @@
 
 import csv
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from hydra.core.global_hydra import GlobalHydra
 
 from lwdc import cli
 from lwdc.pipeline import Interrupted
 from lwdc.training import load_checkpoint
 
-Run = Callable[..., tuple[int, str, str]]  # (*arguments) -> exit code, stdout, stderr
+Run = Callable[..., tuple[int, str, str]]  # of the fixture lwdc_in: (*arguments) -> exit code, stdout, stderr
 
 TINY = [
     "backbone=cifar_resnet8",
@@ -26,29 +24,6 @@ TINY = [
     "export.formats=[]",
     "latency_batches=[1]",
 ]
-
-
-@pytest.fixture
-def lwdc_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """The command, run in an empty folder."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.delenv("LWDC_DEBUG", raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["lwdc", *arguments])
-        GlobalHydra.instance().clear()
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, captured.out, captured.err
-
-    threads = torch.get_num_threads()
-    yield run
-    GlobalHydra.instance().clear()
-    torch.set_num_threads(threads)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -135,5 +110,6 @@ def test_an_interrupt_ends_the_whole_sweep(lwdc_in: Run, monkeypatch: pytest.Mon
     code, _, error = lwdc_in("compress", "-m", *TINY, "seed=0,1,2", "hydra.sweep.dir=sweep")
     assert code == 130
     assert error.count("resume=here") == 1
+    assert "hydra.sweep.dir=sweep" in error
     with Path("sweep/results.csv").open(newline="") as file:
         assert [(row["seed"], row["status"]) for row in csv.DictReader(file)] == [("0", "interrupted")]

@@ -16,7 +16,7 @@ from lwdc.architecture import Architecture
 from lwdc.export import export_all
 from lwdc.files import replacing, write_json
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
-from lwdc.pipeline.prepare import Prepared, prepare
+from lwdc.pipeline.prepare import Prepared, Trainable, prepare, prepare_training
 from lwdc.pipeline.run import Interrupted, Run
 from lwdc.pipeline.settings import Settings
 from lwdc.records import Accuracies, Result, as_dict
@@ -42,29 +42,32 @@ def compress(
 ) -> Result | None:
     """Run the line in ``folder`` up to and with the phase ``until``; phases already done there are kept.
 
-    ``config`` is what a resumed run must agree with, except below the keys in ``ignore``. Returns the
-    result after the last phase, None before it.
+    Up to the baseline nothing is asked of space, gate and cost. ``config`` is what a resumed run must agree
+    with, except below the keys in ``ignore``. Returns the result after the last phase, None before it.
     """
-    prepared = prepare(settings)
+    prepared = prepare_training(settings) if until == "baseline" else prepare(settings)
     line = Run(folder, config, sinks, resume=resume, ignore=ignore, checkpoint_minutes=settings.checkpoint_minutes)
     with line as run:
         try:
             return _go(prepared, run, until)
         except KeyboardInterrupt as stop:
             raise Interrupted(
-                f"stopped at once; what the last checkpoint holds is safe. Go on with: resume={folder}", signal.SIGINT
+                f"stopped at once; what the last checkpoint holds is safe. Go on with: resume={folder}",
+                run.stopped_by or signal.SIGINT,
             ) from stop
 
 
-def _go(prepared: Prepared, run: Run, until: str) -> Result | None:
+def _go(prepared: Trainable, run: Run, until: str) -> Result | None:
     if "export" in run.done:
         return run.show_result()
+    if not isinstance(prepared, Prepared):
+        _say_what_is_trained(prepared, run)
+        _baseline(prepared, run)
+        return None
     if "plan" not in run.done:
         _say_what_is_planned(prepared, run)
         run.finish("plan")
     baseline = _baseline(prepared, run)
-    if until == "baseline":
-        return None
     discretised, architecture = _search(prepared, run, baseline)
     if until == "search":
         return None
@@ -72,6 +75,16 @@ def _go(prepared: Prepared, run: Run, until: str) -> Result | None:
     if until == "finetune":
         return None
     return _export(prepared, run, baseline, discretised, network, architecture)
+
+
+def _say_what_is_trained(prepared: Trainable, run: Run) -> None:
+    settings = prepared.settings
+    run.note(
+        f"{prepared.backbone.name} on {settings.data.name}; {settings.train.epochs} epochs; "
+        f"seed {settings.seed}; {run.folder}"
+    )
+    for note in prepared.notes:
+        run.note(note)
 
 
 def _say_what_is_planned(prepared: Prepared, run: Run) -> None:
@@ -95,7 +108,7 @@ def _say_what_is_planned(prepared: Prepared, run: Run) -> None:
         run.note(f"{name} left alone: {reason}")
 
 
-def _baseline(prepared: Prepared, run: Run) -> nn.Module:
+def _baseline(prepared: Trainable, run: Run) -> nn.Module:
     settings, model = prepared.settings, prepared.model
     path = run.folder / "baseline.safetensors"
     if "baseline" in run.done:
@@ -145,6 +158,8 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         seconds=seconds,
         valid=_accuracy(network, "valid", prepared),
         supernet_valid=_accuracy(supernet, "valid", prepared),
+        cost_before=prepared.table.total,
+        cost_after=prepared.table.of(architecture),
         probabilities=lesson.decidedness(architecture),
         errors={n: op.errors for n, op in ops.items()},
     )
@@ -220,7 +235,7 @@ def _export(
     return result
 
 
-def _fit(phase: str, model: nn.Module, recipe: Recipe, prepared: Prepared, teacher: nn.Module | None = None) -> Fit:
+def _fit(phase: str, model: nn.Module, recipe: Recipe, prepared: Trainable, teacher: nn.Module | None = None) -> Fit:
     return Fit(
         phase, model, prepared.settings.data, recipe,
         seed=prepared.settings.seed, fabric=prepared.fabric, teacher=teacher,
@@ -248,12 +263,12 @@ def _seed(what: str, prepared: Prepared) -> None:
     torch.manual_seed(derive_seed(prepared.settings.seed, what, 0))
 
 
-def _accuracy(model: nn.Module, split: str, prepared: Prepared) -> float:
+def _accuracy(model: nn.Module, split: str, prepared: Trainable) -> float:
     batches = prepared.settings.data.batches(split, prepared.settings.train.batch_size)
     return accuracy(model, batches, prepared.fabric)
 
 
-def _placed(model: nn.Module, prepared: Prepared) -> nn.Module:
+def _placed(model: nn.Module, prepared: Trainable) -> nn.Module:
     return model.to(prepared.fabric.device)
 
 

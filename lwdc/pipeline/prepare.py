@@ -20,14 +20,20 @@ from lwdc.training.fit import derive_seed
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A run that can begin: data read, network built, space laid on it, costs counted, budget reachable."""
+class Trainable:
+    """Data read and network built: what training the baseline needs."""
 
     settings: Settings
     fabric: Fabric
     backbone: Backbone
     model: nn.Module  # with the weights that training starts from
     notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared(Trainable):
+    """A run that can begin: also a space laid on the network, costs counted, the budget reachable."""
+
     plan: Plan
     table: CostTable
     bound: int | None  # of the budget, in the table's unit
@@ -56,16 +62,13 @@ class Prepared:
         )  # fmt: skip
 
 
-def prepare(settings: Settings) -> Prepared:
-    """Read the data, build the network, lay the space on it and check the budget.
-
-    Raises the ``LwdcError`` of whatever does not fit.
-    """
+def prepare_training(settings: Settings) -> Trainable:
+    """Read the data and build the network. Raises the ``LwdcError`` of whatever does not fit."""
     fabric = settings.compute.fabric()
     data = settings.data
     data.prepare(fabric.device)
     for recipe in (settings.train, settings.search, settings.finetune):
-        data.steps(recipe.batch_size)
+        recipe.check(data.steps(recipe.batch_size))
     named = settings.backbone
     backbone = Backbone(named.name, data.num_classes, data.input_size[0], dict(named.options))
     torch.manual_seed(derive_seed(settings.seed, "init", 0))
@@ -73,11 +76,21 @@ def prepare(settings: Settings) -> Prepared:
     check_fits(model, data.input_size, data.num_classes)
     if settings.baseline is not None:
         notes += load_weights(model, baseline_file(settings.baseline))
-    plan = make_plan(model, settings.space, data.input_size)
+    return Trainable(settings, fabric, backbone, model, tuple(notes))
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Prepare training, lay the space on the network and check the budget.
+
+    Raises the ``LwdcError`` of whatever does not fit.
+    """
+    start = prepare_training(settings)
+    model = start.model
+    plan = make_plan(model, settings.space, settings.data.input_size)
     probe = wrap(model, gate=settings.gate, inherit=False, plan=plan)
     table = tabulate(probe, settings.cost.model)
     bound = None if settings.cost.budget is None else parse_budget(settings.cost.budget, table)
-    prepared = Prepared(settings, fabric, backbone, model, tuple(notes), plan, table, bound)
+    prepared = Prepared(settings, start.fabric, start.backbone, model, start.notes, plan, table, bound)
     prepared.lesson(probe)  # refuses a negative factor, or a factor beside a budget
     return prepared
 

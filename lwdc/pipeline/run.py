@@ -50,7 +50,9 @@ class Run:
         self.done: dict[str, dict[str, Any]] = {}  # phase -> figures, json-ready
         self._fit_state: dict[str, Any] | None = None
         self._every = checkpoint_minutes * 60
-        self._signal: int | None = None
+        self.stopped_by: int | None = None  # a signal's number
+        self._between_steps = False  # training looks for signals itself
+        self._handlers: dict[int, Any] = {}
         self._saved_step = 0
         check_folder(folder, resume=resume)
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,11 +72,23 @@ class Run:
             self._save(None)
 
     def __enter__(self) -> "Run":
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {n: signal.signal(n, self._on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *failure: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         for sink in self.sinks:
             sink.close()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """In training the first SIGINT or SIGTERM ends the step; the second, or one elsewhere, acts at once."""
+        del frame
+        at_once = self.stopped_by is not None or not self._between_steps
+        self.stopped_by = number
+        if at_once:
+            raise KeyboardInterrupt  # no library takes this for an error of its own
 
     def write(self, record: Record) -> None:
         """Hand a record to every sink."""
@@ -109,7 +123,7 @@ class Run:
             self.note(f"{fit.phase}: going on at step {fit.step} of {fit.total}")
             self._fit_state = None
         clock, saved, self._saved_step = time.monotonic(), time.monotonic(), fit.step
-        with self._signals(), self._naming_the_checkpoint():
+        with self._watching_signals(), self._naming_the_checkpoint():
             for record in fit.run():
                 now = time.monotonic()
                 seconds, clock = seconds + now - clock, now
@@ -118,14 +132,14 @@ class Run:
                 else:
                     self._progress(record)
                 epoch_end = isinstance(record, EpochRecord)
-                if epoch_end or self._signal is not None or now - saved > self._every:
+                if epoch_end or self.stopped_by is not None or now - saved > self._every:
                     self._save({"state": fit.state_dict(), "seconds": seconds})
                     saved, self._saved_step = time.monotonic(), fit.step
-                if self._signal is not None:
+                if self.stopped_by is not None:
                     raise Interrupted(
                         f"stopped in {fit.phase} after step {fit.step} of {fit.total}; everything is saved. "
                         f"Go on with: resume={self.folder}",
-                        self._signal,
+                        self.stopped_by,
                     )
         return seconds
 
@@ -153,24 +167,12 @@ class Run:
         save_checkpoint(self.folder / CHECKPOINT, state)
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM ends the step, the second acts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            del frame
-            if self._signal is not None:
-                raise KeyboardInterrupt
-            self._signal = number
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def _watching_signals(self) -> Iterator[None]:
+        self._between_steps = True
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self._between_steps = False
 
 
 def compare_configs(saved: dict[str, Any], given: dict[str, Any], ignore: Sequence[str] = ()) -> None:

@@ -6,18 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from lwdc.files import write_text
+from lwdc.pipeline.run import CHECKPOINT
 from lwdc.records import Result
+from lwdc.training import load_checkpoint
 
 COLUMNS = (
-    "overrides", "seed", "status", "cost", "factor", "budget", "macs_before", "macs_after", "params_before",
-    "params_after", "bytes_before", "bytes_after", "latency_ms_before", "latency_ms_after", "test_baseline",
-    "test_supernet", "test_discretised", "test_finetuned", "valid_baseline", "valid_finetuned", "folder",
+    "overrides", "seed", "status", "cost", "factor", "budget", "cost_before", "cost_after", "macs_before",
+    "macs_after", "params_before", "params_after", "bytes_before", "bytes_after", "latency_ms_before",
+    "latency_ms_after", "test_baseline", "test_supernet", "test_discretised", "test_finetuned", "valid_baseline",
+    "valid_supernet", "valid_discretised", "valid_finetuned", "folder",
 )  # fmt: skip
 
 
 def add_row(table: Path, row: dict[str, Any], status: str, result: Result | None = None) -> None:
-    """Add one run to ``results.csv``, whole or not at all; latencies are at the first batch size."""
-    figures = {**row, "status": " ".join(status.split())}
+    """Add one run to ``results.csv``, in place of an earlier row of its folder; the file changes whole or not at all.
+
+    A run that has no result, because it failed or was not asked to go so far, gives what its phases found.
+    Latencies are at the first batch size.
+    """
+    figures = {**row, "status": " ".join(status.split()), **_found(Path(row["folder"]))}
     if result is not None:
         figures |= {"cost": result.cost, "factor": result.factor, "budget": result.budget}
         for when, measures in (("before", result.before), ("after", result.after)):
@@ -33,12 +40,24 @@ def add_row(table: Path, row: dict[str, Any], status: str, result: Result | None
             "test_supernet": result.test.supernet,
             "test_discretised": result.test.discretised,
             "test_finetuned": result.test.finetuned,
-            "valid_baseline": result.valid.baseline,
-            "valid_finetuned": result.valid.finetuned,
         }
     rows = list(csv.DictReader(io.StringIO(table.read_text()))) if table.is_file() else []
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows([*rows, figures])
+    writer.writerows([*(old for old in rows if old["folder"] != str(row["folder"])), figures])
     write_text(table, text.getvalue())
+
+
+def _found(folder: Path) -> dict[str, Any]:
+    """Figures of the phases that are done in a run's folder."""
+    done = load_checkpoint(folder / CHECKPOINT)["done"] if (folder / CHECKPOINT).is_file() else {}
+    wanted = {
+        ("baseline", "valid"): "valid_baseline",
+        ("search", "supernet_valid"): "valid_supernet",
+        ("search", "valid"): "valid_discretised",
+        ("search", "cost_before"): "cost_before",
+        ("search", "cost_after"): "cost_after",
+        ("finetune", "valid"): "valid_finetuned",
+    }
+    return {column: done[phase][key] for (phase, key), column in wanted.items() if phase in done}

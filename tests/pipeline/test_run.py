@@ -12,7 +12,7 @@ import pytest
 
 from lwdc.errors import CheckpointError, LwdcError
 from lwdc.pipeline import Interrupted, Run, Settings, check_folder, compare_configs, compress
-from lwdc.records import EpochRecord, Note, Record
+from lwdc.records import EpochRecord, Note, Record, Result
 from lwdc.tracking import read_records
 from lwdc.training import load_checkpoint
 
@@ -156,6 +156,24 @@ def test_a_signal_ends_the_step_saves_it_and_says_how_to_go_on(
     assert [r.phase for r in [*ear.seen, *rest.seen] if isinstance(r, EpochRecord)] == [
         "baseline", "search", "finetune"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_outside_of_training_acts_at_once_and_says_how_to_go_on(
+    number: signal.Signals, settings: MakeSettings, tmp_path: Path
+) -> None:
+    class Killer(Ear):
+        def write(self, record: Record) -> None:
+            super().write(record)
+            if isinstance(record, Result):
+                os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match=r"stopped at once; .*Go on with: resume=.*run") as stopped:
+        compress(settings(), tmp_path / "run", CONFIG, [Killer()])
+    assert stopped.value.signal_number == number
+    rest = Ear()
+    assert compress(settings(), tmp_path / "run", CONFIG, [rest], resume=True) is not None
+    assert rest.steps == []
 
 
 def test_a_second_interrupt_acts_at_once_and_says_how_to_go_on(settings: MakeSettings, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ def rows(table: Path) -> list[dict[str, str]]:
 
 
 def test_a_row_holds_the_figures_of_the_result(finished: tuple[Path, Settings, Result], tmp_path: Path) -> None:
-    result = finished[2]
+    folder, _, result = finished
     table = tmp_path / "deep" / "results.csv"
-    add_row(table, ROW, "done", result)
+    add_row(table, {**ROW, "folder": str(folder)}, "done", result)
     (row,) = rows(table)
     assert tuple(row) == COLUMNS
     assert row["overrides"] == ROW["overrides"] and row["status"] == "done"
@@ -31,9 +31,10 @@ def test_a_row_holds_the_figures_of_the_result(finished: tuple[Path, Settings, R
 
 def test_failures_stand_beside_results_in_order(finished: tuple[Path, Settings, Result], tmp_path: Path) -> None:
     table = tmp_path / "results.csv"
+    add_row(table, ROW, "interrupted")  # tried again below
     add_row(table, ROW, "failed: the budget,\n  '0.01' cannot be reached")
-    add_row(table, {**ROW, "seed": 1}, "done", finished[2])
-    add_row(table, {**ROW, "seed": 2}, "interrupted")
+    add_row(table, {**ROW, "seed": 1, "folder": "sweep/1"}, "done", finished[2])
+    add_row(table, {**ROW, "seed": 2, "folder": "sweep/2"}, "interrupted")
     assert [(row["seed"], row["status"]) for row in rows(table)] == [
         ("0", "failed: the budget, '0.01' cannot be reached"),
         ("1", "done"),
@@ -42,7 +43,13 @@ def test_failures_stand_beside_results_in_order(finished: tuple[Path, Settings, 
     assert rows(table)[0]["macs_after"] == ""
 
 
-def test_a_run_that_ended_early_has_no_figures(tmp_path: Path) -> None:
+def test_a_run_that_ended_early_shows_what_its_phases_found(
+    finished: tuple[Path, Settings, Result], tmp_path: Path
+) -> None:
     """``lwdc search -m`` gives no result."""
-    add_row(tmp_path / "results.csv", ROW, "done", None)
-    assert rows(tmp_path / "results.csv")[0]["test_finetuned"] == ""
+    folder, _, result = finished
+    add_row(tmp_path / "results.csv", {**ROW, "folder": str(folder)}, "done", None)
+    (row,) = rows(tmp_path / "results.csv")
+    assert row["test_finetuned"] == ""
+    assert float(row["valid_supernet"]) == result.valid.supernet
+    assert (int(row["cost_before"]), int(row["cost_after"])) == (result.before.macs, result.after.macs)
