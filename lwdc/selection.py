@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from lwdc.candidates import Candidate, Operator, label
-from lwdc.candidates.base import as_blocks, block_view, kernel_shape
+from lwdc.candidates.base import kernel_shape
 from lwdc.candidates.original import Original
 from lwdc.gates import Gate
-from lwdc.geometry import Support, convolve, union
+from lwdc.geometry import convolve, union
+from lwdc.mixing import mix, place
 from lwdc.sites import Site
 
 Mixing = Literal["auto", "branches"]
@@ -51,7 +51,9 @@ class SelectionOp(nn.Module):
         self.mixture: Tensor | None = None  # weights of the forward pass now running, else None
         self.sampled: Tensor | None = None  # those of the last one, without gradient
         supports = [op.support for op in operators if op.support is not None]
+        self._linear = [i for i, op in enumerate(operators) if op.support is not None]
         self._support = union(supports) if any(all(s.count) for s in supports) else None
+        self._placements = {i: place(site, self._support, operators[i]) for i in self._linear if self._support}
         for operator in operators:
             if isinstance(operator, Original):
                 operator.own(conv)
@@ -82,7 +84,7 @@ class SelectionOp(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The mixed kernel of all linear operators, ``(C_out, C_in / groups, *support.count)``."""
-        kernel = self.mixed_kernel(self.weights(), [i for i, op in enumerate(self.operators) if op.support])
+        kernel = self.mixed_kernel(self.weights(), self._linear)
         assert kernel is not None
         return kernel
 
@@ -106,15 +108,15 @@ class SelectionOp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, *sizes)`` to ``(B, C_out, *sizes)``, as the convolution that stood here."""
         weights = self.weights()
-        in_kernel = [i for i, op in enumerate(self.operators) if self._mixes_as_kernel(op, x)]
-        linear = [i for i, op in enumerate(self.operators) if op.support is not None]
-        bias = self._bias(weights, linear)
+        operators = list(self.operators)
+        in_kernel = [i for i, op in enumerate(operators) if self._mixes_as_kernel(op, x)]
+        bias = self._bias(weights)
         total: Tensor | None = None
         if in_kernel and self._support is not None:
             kernel = self.mixed_kernel(weights, in_kernel)
             total = convolve(x, kernel, bias, self.site, self._support, self.site.groups)
             bias = None
-        for i, operator in enumerate(self.operators):
+        for i, operator in enumerate(operators):
             if i not in in_kernel:
                 branch = operator(x)
                 branch = branch * weights[i].to(branch.dtype)
@@ -126,13 +128,12 @@ class SelectionOp(nn.Module):
         """The weighted sum of the kernels of the operators at ``chosen``, on the joint support, in full precision."""
         assert self._support is not None
         with _full_precision(weights.device):
-            operators: list[Any] = [self.operators[i] for i in chosen]
-            compact = [op.compact_kernel() for op in operators]
-            blocks = tuple((op.support, op.groups) for op in operators)
+            operators: list[Any] = list(self.operators)
+            kernels = [operators[i].compact_kernel() for i in chosen]
             picked = weights if len(chosen) == len(weights) else weights[chosen]
-            return _MixKernels.apply(
-                picked.to(compact[0].dtype), kernel_shape(self.site, self._support), self._support, self.site.groups,
-                blocks, *compact,
+            return mix(
+                picked.to(kernels[0].dtype), kernel_shape(self.site, self._support), kernels,
+                [self._placements[i] for i in chosen],
             )  # fmt: skip
 
     def _mixes_as_kernel(self, operator: Any, x: Tensor) -> bool:
@@ -147,71 +148,14 @@ class SelectionOp(nn.Module):
             pixels *= -(-size // stride)
         return bool(pixels > self.site.out_channels)
 
-    def _bias(self, weights: Tensor, linear: list[int]) -> Tensor | None:
-        if self.bias is None or len(linear) == len(self.operators):
-            return self.bias  # The weights of all sum to 1.
-        return self.bias * weights[linear].sum() if linear else None
+    def _bias(self, weights: Tensor) -> Tensor | None:
+        bias = self.bias
+        if bias is None or len(self._linear) == len(weights):
+            return bias  # The weights of all sum to 1.
+        return bias * weights[self._linear].sum() if self._linear else None
 
     def extra_repr(self) -> str:
         return f"{', '.join(self.labels)}; mixing={self.mixing}"
-
-
-class _MixKernels(torch.autograd.Function):
-    """``sum_i p_i embed(kernel_i)``, keeping only the compact kernels for the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        weights: Tensor,
-        shape: tuple[int, ...],
-        support: Support,
-        groups: int,
-        blocks: tuple[tuple[Support, int], ...],
-        *kernels: Tensor,
-    ) -> Tensor:
-        mixed: Tensor | None = None
-        scales = weights.unbind()
-        rest = []
-        for i, (kernel, block) in enumerate(zip(kernels, blocks, strict=True)):
-            if mixed is None and tuple(kernel.shape) == shape and block == (support, groups):
-                mixed = kernel * scales[i]  # fills the buffer: spares zeros and an addition
-            else:
-                rest.append(i)
-        mixed = kernels[0].new_zeros(shape) if mixed is None else mixed
-        for i in rest:
-            inner, more = blocks[i]
-            block_view(mixed, support, inner, groups, more).addcmul_(as_blocks(kernels[i], groups, more), scales[i])
-        ctx.save_for_backward(weights, *kernels)
-        ctx.geometry = (support, groups, blocks)
-        return mixed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weights, *kernels = ctx.saved_tensors
-        support, groups, blocks = ctx.geometry
-        weight_grads: list[Tensor] = []
-        kernel_grads: list[Tensor | None] = []
-        scales = weights.unbind()
-        for i, (kernel, (inner, more)) in enumerate(zip(kernels, blocks, strict=True)):
-            view = block_view(gradient, support, inner, groups, more)
-            weight_grads.append(_inner(view, as_blocks(kernel, groups, more)))
-            wanted = ctx.needs_input_grad[5 + i]
-            kernel_grads.append(_compact(view * scales[i], kernel, groups, more) if wanted else None)
-        return (torch.stack(weight_grads), None, None, None, None, *kernel_grads)
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    if a.is_contiguous() and b.is_contiguous():
-        return torch.dot(a.view(-1), b.view(-1))
-    return (a * b).sum()
-
-
-def _compact(blocks: Tensor, kernel: Tensor, outer_groups: int, groups: int) -> Tensor:
-    """Undo ``as_blocks``: the gradient in the shape of the compact kernel."""
-    if groups == outer_groups:
-        return blocks
-    return blocks.movedim(-1, 1).reshape(kernel.shape)
 
 
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -16,7 +16,9 @@ from lwdc.candidates import DoesNotFit, build, candidate_names
 from lwdc.candidates.original import Original, effective_weight
 from lwdc.gates import Gate, GumbelSoftmax, OneHot, Softmax
 from lwdc.geometry import own_support, union
-from lwdc.selection import SelectionOp, _MixKernels, advance, gates, selection_ops
+from lwdc.mixing import mix
+from lwdc.mixing import place as place_kernel
+from lwdc.selection import SelectionOp, advance, gates, selection_ops
 from lwdc.surgery import wrap
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
@@ -146,11 +148,9 @@ def test_the_mixing_function_passes_gradcheck(place: Any) -> None:
     shape = (4, 2, *op._support.count)
     kernels = [o.compact_kernel().detach() for o in op.operators]
     kernels = [torch.randn_like(k).requires_grad_(k.numel() > 0) for k in kernels]
-    blocks = tuple((o.support, o.groups) for o in op.operators)
+    places = [place_kernel(op.site, op._support, o) for o in op.operators]
     weights = torch.rand(len(kernels), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda w, *ks: _MixKernels.apply(w, shape, op._support, 2, blocks, *ks), (weights, *kernels)
-    )
+    assert torch.autograd.gradcheck(lambda w, *ks: mix(w, shape, list(ks), places), (weights, *kernels))
 
 
 def test_the_mixing_function_does_not_care_about_strides(place: Any) -> None:

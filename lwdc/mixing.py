@@ -1,0 +1,95 @@
+"""Kernel-space mixing: ``sum_i p_i embed(kernel_i)`` in few passes over memory, forward and backward."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lwdc.candidates.base import Operator, as_blocks, block_view, kernel_shape
+from lwdc.geometry import Support
+from lwdc.sites import Site
+
+Strided = tuple[tuple[int, ...], tuple[int, ...], int]  # arguments of `as_strided`: size, stride, offset
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a compact kernel's entries lie in a dense one: two strided views of the same shape.
+
+    Worked out once a site, because forming views costs as much as filling small kernels.
+    """
+
+    dense: Strided
+    compact: Strided
+    fills: bool  # the compact kernel is as large as the dense one
+
+
+def place(site: Site, support: Support, operator: Operator) -> Placement:
+    """Where the compact kernel of a linear ``operator`` lies in a dense kernel of the site on ``support``."""
+    assert operator.support is not None
+    shape = kernel_shape(site, support)
+    inner = (site.out_channels, site.in_channels // operator.groups, *operator.support.count)
+    dense = block_view(torch.empty(shape, device="meta"), support, operator.support, site.groups, operator.groups)
+    compact = as_blocks(torch.empty(inner, device="meta"), site.groups, operator.groups)
+    fills = shape == inner and (support, site.groups) == (operator.support, operator.groups)
+    return Placement(_strided(dense), _strided(compact), fills)
+
+
+def _strided(view: Tensor) -> Strided:
+    return tuple(view.shape), view.stride(), int(view.storage_offset())
+
+
+def mix(weights: Tensor, shape: tuple[int, ...], kernels: list[Tensor], placements: list[Placement]) -> Tensor:
+    """The dense kernel ``shape`` that the compact ``kernels`` give with ``weights``, ``(len(kernels),)``.
+
+    Differentiable once, in weights and kernels. Only the compact kernels are kept for the backward pass.
+    """
+    mixed: Tensor = _Mix.apply(weights, shape, placements, *kernels)
+    return mixed
+
+
+class _Mix(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weights: Tensor, shape: tuple[int, ...], placements: list[Placement], *given: Tensor
+    ) -> Tensor:
+        kernels = [kernel.contiguous() for kernel in given]
+        scales = weights.unbind()
+        first = next((i for i, place in enumerate(placements) if place.fills), None)
+        # A kernel that fills the buffer spares zeros and an addition.
+        mixed = kernels[0].new_zeros(shape) if first is None else kernels[first] * scales[first]
+        for i, (kernel, place) in enumerate(zip(kernels, placements, strict=True)):
+            if i != first:
+                mixed.as_strided(*place.dense).addcmul_(kernel.as_strided(*place.compact), scales[i])
+        ctx.save_for_backward(weights, *kernels)
+        ctx.placements = placements
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weights, *kernels = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        scales = weights.unbind()
+        weight_grads: list[Tensor] = []
+        kernel_grads: list[Tensor | None] = []
+        for i, (kernel, place) in enumerate(zip(kernels, ctx.placements, strict=True)):
+            view = gradient.as_strided(*place.dense)
+            weight_grads.append(
+                torch.dot(gradient.view(-1), kernel.view(-1))
+                if place.fills
+                else (view * kernel.as_strided(*place.compact)).sum()
+            )
+            kernel_grads.append(_compact(view * scales[i], kernel, place) if ctx.needs_input_grad[3 + i] else None)
+        return (torch.stack(weight_grads), None, None, *kernel_grads)
+
+
+def _compact(entries: Tensor, kernel: Tensor, place: Placement) -> Tensor:
+    """The ``entries`` of a strided view of the compact kernel as a tensor like it."""
+    if entries.shape == kernel.shape:
+        return entries
+    whole = torch.empty_like(kernel)
+    whole.as_strided(*place.compact).copy_(entries)
+    return whole
