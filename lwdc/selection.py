@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lwdc.candidates import Candidate, Operator, label
 from lwdc.candidates.base import kernel_shape
+from lwdc.candidates.epitome import freeze_starts
 from lwdc.candidates.original import Original
 from lwdc.gates import Gate
 from lwdc.geometry import convolve, union
@@ -176,6 +177,10 @@ def gates(supernet: nn.Module) -> Iterator[Gate]:
 
 
 def advance(supernet: nn.Module, progress: float) -> None:
-    """Set every gate's schedule, in place, to the share ``progress`` in [0, 1] of the search."""
+    """Set every gate's schedule, in place, to the share ``progress`` in [0, 1] of the search.
+
+    From 0.8 on the starts of epitomes are whole and stay where they are.
+    """
     for gate in gates(supernet):
         gate.advance(progress)
+    freeze_starts(supernet, progress)

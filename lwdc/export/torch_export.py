@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from lwdc.candidates.epitome import expand
 from lwdc.errors import ExportError
 from lwdc.export.deployment import Deployment
 from lwdc.export.portable import portable
@@ -43,7 +44,7 @@ def run_torch_export(path: Path | str) -> Run:
 
 def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
     """The program of ``network`` in evaluation mode for any batch size. Raises ``ExportError``."""
-    module = _Named(portable(network))
+    module = _Named(expand(portable(network)))
     images = torch.zeros(2, *input_size)  # two, because an axis of 1 would be taken for a constant
     try:
         # Before it raises, torch.export prints graphs for its developers.

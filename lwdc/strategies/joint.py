@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
+from lwdc.candidates.epitome import starts_of
 from lwdc.candidates.original import Original
 from lwdc.costs import BudgetController, CostTable, choose, expected_cost
 from lwdc.data import DataModule
@@ -170,8 +171,8 @@ def mean_entropy(supernet: nn.Module) -> Tensor:
 
 
 def weight_parameters(supernet: nn.Module) -> list[nn.Parameter]:
-    """Everything that is trained but the gates' logits."""
-    logits = {gate.logits for gate in gates(supernet)}
+    """Everything that is trained but the gates' logits and the starts of epitomes."""
+    logits = {*(gate.logits for gate in gates(supernet)), *starts_of(supernet)}
     return [p for p in supernet.parameters() if p not in logits]
 
 

@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from lwdc.candidates.epitome import freeze_starts, starts_of
 from lwdc.data import DataModule
 from lwdc.errors import CheckpointError, TrainingError
 from lwdc.records import EpochRecord, SearchState
@@ -115,10 +116,13 @@ class Fit:
         self._seconds = 0.0  # of this epoch, before an interruption
         if recipe.objective.needs_teacher and teacher is None:
             raise TrainingError(f"the objective of phase {phase!r} needs a teacher, and there is none.")
+        starts = starts_of(model)
+        given = {id(p) for p in starts}
         trained = parameters if parameters is not None else list(model.parameters())
-        optimiser = recipe.optim([p for p in trained if p.requires_grad])
+        optimiser = recipe.optim([p for p in trained if p.requires_grad and id(p) not in given])
+        others = [*([recipe.starts_optim(starts)] if starts else []), *self.lesson.optimisers()]
         self._module = fabric.setup_module(model)
-        self._optimisers: list[Any] = [fabric.setup_optimizers(o) for o in (optimiser, *self.lesson.optimisers())]
+        self._optimisers: list[Any] = [fabric.setup_optimizers(o) for o in (optimiser, *others)]
         self._scheduler = recipe.scheduler(optimiser, self.steps) if recipe.epochs else None
         if teacher is not None:
             teacher.to(fabric.device).eval().requires_grad_(False)
@@ -152,6 +156,7 @@ class Fit:
 
     def _step(self, images: Tensor, labels: Tensor) -> float | None:
         torch.manual_seed(derive_seed(self.seed, self.phase, self.step))
+        freeze_starts(self.model, self.step / self.total)
         self.lesson.begin(self.step / self.total)
         teacher = None
         if self.teacher is not None and self.recipe.objective.needs_teacher:

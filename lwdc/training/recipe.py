@@ -1,6 +1,7 @@
 """Recipes: how long and with what a network is trained, as plain data and factories."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -50,6 +51,9 @@ class TorchScheduler:
         self._scheduler.load_state_dict(state)
 
 
+_STARTS: OptimiserFactory = functools.partial(torch.optim.Adam, lr=0.01)
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """One phase of training.
@@ -64,6 +68,7 @@ class Recipe:
     schedule: Mapping[str, Any] | TorchSchedule = dataclasses.field(default_factory=lambda: {"sched": "cosine"})
     objective: Objective = dataclasses.field(default_factory=CrossEntropy)
     clip_norm: float | None = None  # largest norm of the gradient; None: not clipped
+    starts_optim: OptimiserFactory = dataclasses.field(default=_STARTS)  # of epitomes' starts, in shares of their range
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1:

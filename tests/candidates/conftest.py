@@ -15,6 +15,15 @@ from lwdc.candidates.original import Original, effective_weight
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "avg_pool": [{}, {"size": 2}, {"size": 5}],
     "dilated": [{}, {"size": 2, "dilation": 3}],
+    "epitome": [
+        {"ratio": 2},
+        {"ratio": 4, "window": 0.3},
+        {"out": 2, "sampling": "fixed", "window": 1.0},
+        {"into": 2, "wrap": True, "window": 1.0},
+        {"ratio": 3, "indexing": "per_block"},
+        {"out": 2, "into": 2, "taps": 1.5},
+        {"ratio": 4, "taps": 2, "indexing": "per_block", "sampling": "fixed", "wrap": True},
+    ],
     "grouped": [{"groups": 2}, {"groups": 4}, {"groups": 8}],
     "kernel": [{"size": 1}, {"size": 2}, {"size": 3}, {"size": 6}],
     "low_rank": [{"ratio": 0.25}, {"ratio": 0.6}],

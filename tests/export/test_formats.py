@@ -25,6 +25,7 @@ from lwdc.surgery import discretise, rebuild, wrap
 CANDIDATES: dict[str, dict[str, Any]] = {
     "avg_pool": {},
     "dilated": {"size": 3, "dilation": 2},
+    "epitome": {"ratio": 4},
     "grouped": {"groups": 4},
     "kernel": {"size": 5},
     "low_rank": {"ratio": 0.5},

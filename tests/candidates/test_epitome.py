@@ -1,0 +1,249 @@
+"""Epitomes: a kernel sampled from a smaller tensor, in every form the same function, with starts that learn."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lwdc.candidates import DoesNotFit, build
+from lwdc.candidates.epitome import AxisEpitome, BlockEpitome, Starts, TiedConv, expand, freeze_starts, starts_of
+from lwdc.counting import count_macs, count_params
+from lwdc.errors import SpaceError
+
+
+def epitome_at(place: Any, **options: Any) -> Any:
+    return build({"op": "epitome", **options}, place.site).double()
+
+
+@pytest.fixture
+def at(place: Any) -> Any:
+    return place(nn.Conv2d(16, 32, 3, padding=1), 8, 8)
+
+
+@given(
+    total=st.integers(1, 40), extent=st.integers(1, 40), share=st.floats(0.05, 1), learned=st.booleans(),
+    wrap=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=200)
+def test_at_first_every_entry_is_read(total: int, extent: int, share: float, learned: bool, wrap: bool) -> None:
+    extent = min(extent, total)
+    window = max(1, round(extent * share))
+    starts = Starts(total, extent, window, "learned" if learned else "fixed", wrap=wrap and extent > 1)
+    lower, upper, weight = starts.flat()
+    assert lower.shape == (total,)
+    read = torch.zeros(extent).index_add(0, lower, torch.ones(total) if weight is None else (1 - weight).detach())
+    if weight is not None:
+        read = read.index_add(0, upper, weight.detach())
+    assert bool((read > 1e-3).all())
+
+
+@pytest.mark.parametrize("options", [{"ratio": 3}, {"ratio": 3, "indexing": "per_block"}, {"out": 2, "into": 3}])
+def test_at_first_the_whole_epitome_gets_a_gradient(options: dict[str, Any], at: Any) -> None:
+    operator = epitome_at(at, **options)
+    operator.reset(1.0)
+    (gradient,) = torch.autograd.grad(operator.kernel().square().sum(), operator.epitome())
+    assert bool((gradient != 0).all())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ratio": 4},
+        {"ratio": 4, "wrap": True},
+        {"ratio": 4, "indexing": "per_block"},
+        {"out": 2, "into": 2, "taps": 1.5},
+    ],
+)
+def test_gradients_of_epitome_and_starts_are_right(options: dict[str, Any], place: Any) -> None:
+    small = place(nn.Conv2d(4, 6, 3, padding=1), 5, 5)
+    operator = epitome_at(small, **options)
+    operator.reset(1.0)
+    shares = starts_of(operator)
+    assert shares
+    with torch.no_grad():  # off the integers, where the slope is defined
+        for starts in operator.starts():
+            if starts.learned:
+                starts.share.uniform_(0.1, 0.9)
+                fraction = (starts.share * starts.ranges) % 1
+                assert bool(((fraction > 1e-4) & (fraction < 1 - 1e-4))[starts.ranges > 0].all())
+    names = [name for name, _ in operator.named_parameters()]
+
+    def kernel(*values: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(_Kernel(operator), dict(zip([f"op.{n}" for n in names], values, strict=True)))
+
+    values = tuple(p.detach().clone().requires_grad_(True) for p in operator.parameters())
+    assert torch.autograd.gradcheck(kernel, values, eps=1e-7, atol=1e-5)
+
+
+class _Kernel(nn.Module):
+    def __init__(self, op: nn.Module) -> None:
+        super().__init__()
+        self.op = op
+
+    def forward(self) -> torch.Tensor:
+        return self.op.compact_kernel()
+
+
+def test_starts_learn_to_find_what_made_the_kernel(place: Any) -> None:
+    """Only the starts are trained, from a neighbouring place: plain gradient descent finds the right one."""
+    at = place(nn.Conv2d(8, 16, 1), 4, 4)
+    truth = epitome_at(at, out=2, into=1)
+    with torch.no_grad():  # smooth along the filters, so that there is a slope to follow
+        rows = torch.linspace(0, 3, 8, dtype=torch.float64)
+        truth.epitome().copy_(torch.sin(rows[:, None] + torch.linspace(0, 2, 8, dtype=torch.float64))[..., None, None])
+    target = truth.compact_kernel().detach()
+    learner = copy.deepcopy(truth)
+    (share,) = starts_of(learner)
+    with torch.no_grad():
+        share.add_(torch.tensor([0.2, -0.15, 0.15, -0.2], dtype=torch.float64)).clamp_(0, 1)
+    optimiser = torch.optim.Adam([share], lr=0.01)
+    before = float((learner.compact_kernel() - target).detach().norm())
+    for _ in range(200):
+        optimiser.zero_grad()
+        (learner.compact_kernel() - target).square().sum().backward()
+        optimiser.step()
+    assert float((learner.compact_kernel() - target).detach().norm()) < 0.05 * before
+
+
+def test_a_start_pushed_over_the_end_comes_back(at: Any) -> None:
+    operator = epitome_at(at, ratio=4)
+    (share, _) = starts_of(operator)
+    with torch.no_grad():
+        share.fill_(1.2)  # momentum carried it there
+    kernel = operator.compact_kernel()
+    ((gradient,),) = (torch.autograd.grad(kernel.sum(), [share], retain_graph=True),)
+    ((opposite,),) = (torch.autograd.grad(-kernel.sum(), [share]),)
+    assert bool((gradient >= 0).all()) and bool((opposite >= 0).all())  # descent leads inwards only
+    assert bool(((gradient > 0) | (opposite > 0)).any())
+
+
+@pytest.mark.parametrize("indexing", ["per_axis", "per_block"])
+def test_frozen_starts_are_whole_and_stay(indexing: str, at: Any) -> None:
+    operator = epitome_at(at, ratio=3, indexing=indexing)
+    operator.reset(1.0)
+    freeze_starts(operator, 0.79)
+    before = operator.compact_kernel()
+    assert all(g is not None for g in torch.autograd.grad(before.sum(), starts_of(operator)))
+    freeze_starts(operator, 0.8)
+    after = operator.compact_kernel()
+    assert not torch.equal(before, after)
+    with torch.no_grad():
+        for share in starts_of(operator):
+            share.mul_(0.7)  # momentum
+    freeze_starts(operator, 0.9)
+    assert torch.equal(operator.compact_kernel(), after)
+    for starts in operator.starts():
+        weight = starts()[2]
+        assert weight is None or not weight.any()
+    again = epitome_at(at, ratio=3, indexing=indexing)
+    again.load_state_dict(operator.state_dict())
+    assert torch.equal(again.compact_kernel(), after)
+
+
+@pytest.mark.parametrize("norm", [0.3, 7.0])
+@pytest.mark.parametrize("options", [{"ratio": 4}, {"ratio": 4, "indexing": "per_block"}])
+def test_fresh_weights_make_up_for_interpolation(options: dict[str, Any], norm: float, at: Any) -> None:
+    operator = epitome_at(at, **options)
+    operator.reset(norm)
+    assert float(operator.compact_kernel().detach().norm()) == pytest.approx(norm)
+
+
+@pytest.mark.parametrize("options", [{"ratio": 2}, {"ratio": 4, "wrap": True}, {"ratio": 3, "indexing": "per_block"}])
+def test_learned_starts_never_inherit_worse_than_fixed_ones(options: dict[str, Any], at: Any) -> None:
+    for _ in range(3):
+        weight = torch.randn(32, 16, 3, 3, dtype=torch.float64)
+        fixed = epitome_at(at, **options, sampling="fixed").inherit(weight)
+        assert epitome_at(at, **options).inherit(weight) <= fixed + 1e-9
+
+
+@pytest.mark.parametrize("options", [{"ratio": 3}, {"ratio": 3, "indexing": "per_block"}, {"out": 4, "taps": 1.5}])
+def test_what_an_epitome_made_is_inherited_without_error(options: dict[str, Any], at: Any) -> None:
+    operator = epitome_at(at, **options, sampling="fixed")
+    operator.reset(3.0)
+    kernel = operator.compact_kernel().detach()
+    assert epitome_at(at, **options, sampling="fixed").inherit(kernel) < 1e-6
+
+
+def test_the_epitome_is_the_least_squares_one(at: Any) -> None:
+    weight = torch.randn(32, 16, 3, 3, dtype=torch.float64)
+    for options in ({"ratio": 3}, {"ratio": 3, "indexing": "per_block"}):
+        operator = epitome_at(at, **options)
+        error = operator.inherit(weight)
+        for scale in (1e-1, 1e-3):
+            moved = copy.deepcopy(operator)
+            with torch.no_grad():
+                moved.epitome().add_(scale * torch.randn_like(moved.epitome()))
+            assert moved._error(weight) >= error - 1e-6
+
+
+def test_per_axis_saves_macs_and_per_block_keeps_the_rank(place: Any) -> None:
+    at = place(nn.Conv2d(64, 64, 1), 8, 8)
+    axis, block = epitome_at(at, out=2, into=2), epitome_at(at, out=2, into=2, indexing="per_block")
+    assert isinstance(axis, AxisEpitome) and isinstance(block, BlockEpitome)
+    for operator in (axis, block):
+        operator.reset(1.0)
+    assert int(torch.linalg.matrix_rank(axis.compact_kernel()[..., 0, 0])) <= 32
+    assert int(torch.linalg.matrix_rank(block.compact_kernel()[..., 0, 0])) > 48
+    released = [copy.deepcopy(operator).float().release(None) for operator in (axis, block)]
+    assert [count_macs(module, [at.site.input_shape]) for module in released] == [32 * 32 * 64, 64 * 64 * 64]
+    assert [count_params(module) for module in released] == [32 * 32 + 4 + 4, 32 * 32 + 2 * 16]
+
+
+def test_the_formed_kernel_is_kept_in_evaluation_and_never_stale(at: Any) -> None:
+    module = epitome_at(at, ratio=3, indexing="per_block").release(None).eval()
+    with torch.no_grad():
+        first = module(at.x)
+        kept = module._kept[1]
+        assert torch.equal(module(at.x), first) and module._kept[1] is kept
+        module.weight.mul_(2)
+        torch.testing.assert_close(module(at.x), 2 * first)
+    assert copy.deepcopy(module)._kept is None
+
+
+def test_expanding_puts_equal_plain_convolutions_in_place(at: Any) -> None:
+    tied = epitome_at(at, ratio=3, indexing="per_block").release(at.conv.bias).eval()
+    network = nn.Sequential(nn.Identity(), nn.Sequential(tied))
+    with torch.no_grad():
+        wanted = network(at.x)
+        plain = expand(copy.deepcopy(network))
+        assert not any(isinstance(m, TiedConv) for m in plain.modules())
+        assert torch.equal(plain(at.x), wanted)
+        assert isinstance(expand(copy.deepcopy(tied)), nn.Sequential)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either ratio, or out and into"),
+        ({"ratio": 2, "out": 2}, "either ratio, or out and into"),
+        ({"ratio": 0.5}, "ratio must be at least 1, found 0.5"),
+        ({"into": -1}, "into must be at least 1, found -1"),
+        ({"ratio": 2, "window": 0}, r"window is a share of its channels in \(0, 1\], found 0"),
+        ({"ratio": 2, "window": 1.5}, "found 1.5"),
+        ({"ratio": 2, "indexing": "axis"}, "indexing is per_axis or per_block, found 'axis'"),
+        ({"ratio": 2, "sampling": "wsnet"}, "sampling is learned or fixed, found 'wsnet'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str, at: Any) -> None:
+    with pytest.raises(SpaceError, match=message) as refusal:
+        build({"op": "epitome", **options}, at.site)
+    assert not isinstance(refusal.value, DoesNotFit)  # everywhere, not at this site alone
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ratio": 1}, "32 x 16 x .* is no smaller than the kernel"),
+        ({"ratio": 2, "taps": 2}, "no smaller than the kernel"),
+        ({"out": 32, "wrap": True}, "1 of 32 filters cannot wrap"),
+        ({"into": 16, "wrap": True}, "1 of 16 channels cannot wrap"),
+        ({"ratio": 2, "window": 1.0}, "no window can move"),
+    ],
+)
+def test_what_cannot_stand_at_a_site_says_why(options: dict[str, Any], message: str, at: Any) -> None:
+    with pytest.raises(DoesNotFit, match=message):
+        build({"op": "epitome", **options}, at.site)
