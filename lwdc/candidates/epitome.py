@@ -220,7 +220,7 @@ class TiedConv(nn.Module):
 
     def kernel(self) -> Tensor:
         """``(C_out, C_in / groups, *k)``."""
-        epitome = self.weight.view(self.site.groups, -1)
+        epitome = self.weight.reshape(self.site.groups, -1)
         whole: Tensor | None = None
         for entries, weight in self.taps():
             part = epitome.index_select(1, entries.flatten()).unflatten(1, entries.shape)
@@ -355,6 +355,7 @@ class _Sampled(Operator):
 
 _TURNS = 4  # of starts and epitome when a trained kernel is inherited
 _ITERATIONS = 30  # of least squares where there is no closed form
+_RTOL = 1e-3  # smaller singular values of the sampling count as zero: windows half-way between are nearly singular
 
 
 class AxisEpitome(_Sampled):
@@ -371,7 +372,7 @@ class AxisEpitome(_Sampled):
 
     def compact_kernel(self) -> Tensor:
         into, out = self.starts()
-        epitome = self.epitome().view(self.site.groups, out.extent, into.extent, *self.site.kernel_size)
+        epitome = self.epitome().reshape(self.site.groups, out.extent, into.extent, *self.site.kernel_size)
         return sample(sample(epitome, 2, into.flat()), 1, out.flat()).flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -379,8 +380,9 @@ class AxisEpitome(_Sampled):
 
     def solve(self, target: Tensor) -> None:
         into, out = (_matrix(starts) for starts in self.starts())
-        wide = target.view(self.site.groups, out.shape[0], into.shape[0], -1)
-        best = torch.einsum("eo,goit,fi->geft", torch.linalg.pinv(out.to(wide)), wide, torch.linalg.pinv(into.to(wide)))
+        wide = target.reshape(self.site.groups, out.shape[0], into.shape[0], -1)
+        back, front = (torch.linalg.pinv(m.to(wide), rtol=_RTOL) for m in (out, into))
+        best = torch.einsum("eo,goit,fi->geft", back, wide, front)
         with torch.no_grad():
             self.epitome().copy_(best.reshape(self.epitome().shape))
 

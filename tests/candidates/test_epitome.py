@@ -177,7 +177,7 @@ def test_the_epitome_is_the_least_squares_one(at: Any) -> None:
             moved = copy.deepcopy(operator)
             with torch.no_grad():
                 moved.epitome().add_(scale * torch.randn_like(moved.epitome()))
-            assert moved._error(weight) >= error - 1e-6
+            assert moved._error(weight) >= error - 1e-5
 
 
 def test_per_axis_saves_macs_and_per_block_keeps_the_rank(place: Any) -> None:
