@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lwdc.candidates import Candidate, Operator, label
 from lwdc.candidates.base import kernel_shape
-from lwdc.candidates.epitome import freeze_starts
+from lwdc.candidates.epitome import advance_starts
 from lwdc.candidates.original import Original
 from lwdc.gates import Gate
 from lwdc.geometry import convolve, union
@@ -183,4 +183,4 @@ def advance(supernet: nn.Module, progress: float) -> None:
     """
     for gate in gates(supernet):
         gate.advance(progress)
-    freeze_starts(supernet, progress)
+    advance_starts(supernet, progress)

@@ -15,7 +15,6 @@ import scipy.sparse
 import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from lwdc.candidates.base import DoesNotFit, Operator, check_padding, restrict, scaled_like
 from lwdc.candidates.chain import Layer, convolution
@@ -23,6 +22,8 @@ from lwdc.candidates.registry import register_candidate
 from lwdc.errors import SpaceError
 from lwdc.geometry import convolve, own_support
 from lwdc.sites import Site
+
+_FREEZE = 0.8  # share of a training at which starts become whole
 
 Sampling = Literal["learned", "fixed"]
 Positions = tuple[Tensor, Tensor, Tensor | None]  # lower and upper entry, weight of the upper (None: all lower)
@@ -38,7 +39,7 @@ class Starts(nn.Module):
     ``copies`` every window has so many starts, one for each block of another axis; with ``turn`` each copy
     begins with another window, because blocks that are twins cost a kernel its rank.
 
-    Learned starts are trained off the integers, until ``freeze`` rounds them for good.
+    Learned starts are trained off the integers, until ``advance`` rounds them for good.
     """
 
     share: Tensor
@@ -55,9 +56,9 @@ class Starts(nn.Module):
         self.total, self.extent, self.window, self.wrap = total, extent, window, wrap
         self.learned = sampling == "learned"
         count = math.ceil(total / window)
-        lengths = torch.tensor([min(window, total - window * i) for i in range(count)])
+        tail = total - window * (count - 1)  # entries of the last window
+        lengths = torch.tensor([window] * (count - 1) + [tail])
         ranges = torch.full((count,), extent) if wrap else extent - lengths
-        tail = int(lengths[-1])
         starts = torch.arange(count) * (extent - tail) / max(count - 1, 1)
         starts = torch.minimum(starts, (extent - lengths).float())
         if copies:
@@ -79,11 +80,11 @@ class Starts(nn.Module):
 
     def forward(self) -> Positions:
         """The entries that the windows read: shape ``(count, [copies,] window)``."""
-        starts = (_Inward.apply(self.share) if self.learned else self.share) * self.ranges
         if not self.learned:
-            entries = starts.round().long().unsqueeze(-1) + self._offsets
+            entries = (self.share * self.ranges).round().long().unsqueeze(-1) + self._offsets
             return self._inside(entries), self._inside(entries), None
-        starts = torch.where(self.frozen, self.settled, starts)
+        share = self.share + (self.share.clamp(0, 1) - self.share).detach()  # the gradient passes: it may lead back
+        starts = torch.where(self.frozen, self.settled, share * self.ranges)
         entries = starts.unsqueeze(-1) + self._offsets
         lower = entries.detach().floor()
         return self._inside(lower.long()), self._inside(lower.long() + 1), entries - lower
@@ -97,13 +98,16 @@ class Starts(nn.Module):
             None if weight is None else weight.flatten()[: self.total],
         )
 
-    def freeze(self) -> None:
-        """Round learned starts to whole entries and train them no further, in place."""
-        if self.learned and not self.frozen:
-            with torch.no_grad():
-                self.settled.copy_((self.share.clamp(0, 1) * self.ranges).round())
+    def advance(self, progress: float) -> None:
+        """Between steps, in place: keep learned starts inside; from the share 0.8 of a training round them for good."""
+        if not self.learned:
+            return
+        with torch.no_grad():
+            self.share.clamp_(0, 1)
+            if progress >= _FREEZE and not self.frozen:
+                self.settled.copy_((self.share * self.ranges).round())
                 self.share.copy_(self.settled / self.ranges.clamp_min(1))
-            self.frozen.fill_(True)
+                self.frozen.fill_(True)
 
     def _inside(self, entries: Tensor) -> Tensor:
         return entries % self.extent if self.wrap else entries.clamp(0, self.extent - 1)
@@ -111,22 +115,6 @@ class Starts(nn.Module):
     def extra_repr(self) -> str:
         kind = "learned" if self.learned else "fixed"
         return f"{self.total} from {self.extent}, windows of {self.window}, {kind}{', wrapped' if self.wrap else ''}"
-
-
-class _Inward(torch.autograd.Function):
-    """Clamps to [0, 1]; a gradient that would push further out is zero, one that leads back passes."""
-
-    @staticmethod
-    def forward(ctx: Any, share: Tensor) -> Tensor:
-        ctx.save_for_backward(share)
-        return share.clamp(0, 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (share,) = ctx.saved_tensors
-        outward = ((share >= 1) & (gradient < 0)) | ((share <= 0) & (gradient > 0))
-        return gradient.masked_fill(outward, 0)
 
 
 def sample(source: Tensor, axis: int, positions: Positions) -> Tensor:
@@ -290,11 +278,6 @@ class _Sampled(Operator):
         """Set the epitome to the best one for the starts as they are, in place."""
         raise NotImplementedError
 
-    def freeze(self) -> None:
-        """Train the starts no further."""
-        for starts in self.starts():
-            starts.freeze()
-
     def inherit(self, weight: Tensor) -> float:
         """Least squares for the epitome; learned starts and epitome take turns while the error falls.
 
@@ -355,11 +338,11 @@ class _Sampled(Operator):
 
 _TURNS = 4  # of starts and epitome when a trained kernel is inherited
 _ITERATIONS = 30  # of least squares where there is no closed form
-_RTOL = 1e-3  # smaller singular values of the sampling count as zero: windows half-way between are nearly singular
+_RTOL = 1e-2  # smaller singular values of the sampling count as zero: windows half-way between are nearly singular
 
 
 class AxisEpitome(_Sampled):
-    """Starts per axis (PAPERS: SEP): fold the input, run one small convolution, read the filters. Saves MACs too."""
+    """Starts per axis: fold the input, run one small convolution, read the filters. Saves MACs too."""
 
     def __init__(self, site: Site, into: Starts, out: Starts) -> None:
         support, g = own_support(site), site.groups
@@ -399,7 +382,7 @@ def _matrix(starts: Starts) -> Tensor:
 
 
 class BlockEpitome(_Sampled):
-    """Starts per block of filters and channels (PAPERS: FULL), or windows on the taps: the kernel keeps its rank."""
+    """Starts per block of filters and channels, or windows on the taps: the kernel keeps its rank, MACs stay."""
 
     def __init__(
         self, site: Site, shape: Sequence[int], rows: Starts, columns: Starts, taps: Sequence[Starts] = ()
@@ -564,12 +547,8 @@ def starts_of(model: nn.Module) -> list[nn.Parameter]:
     return [m.share for m in model.modules() if isinstance(m, Starts) and isinstance(m.share, nn.Parameter)]
 
 
-def freeze_starts(model: nn.Module, progress: float) -> None:
-    """Round all learned starts for good, in place, once the share ``progress`` of a training reaches 0.8."""
-    if progress >= _FREEZE:
-        for module in model.modules():
-            if isinstance(module, Starts):
-                module.freeze()
-
-
-_FREEZE = 0.8
+def advance_starts(model: nn.Module, progress: float) -> None:
+    """``Starts.advance`` for all epitomes in ``model``; to be called before every step of a training."""
+    for module in model.modules():
+        if isinstance(module, Starts):
+            module.advance(progress)

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from lwdc.candidates.epitome import freeze_starts, starts_of
+from lwdc.candidates.epitome import advance_starts, starts_of
 from lwdc.data import DataModule
 from lwdc.errors import CheckpointError, TrainingError
 from lwdc.records import EpochRecord, SearchState
@@ -156,7 +156,7 @@ class Fit:
 
     def _step(self, images: Tensor, labels: Tensor) -> float | None:
         torch.manual_seed(derive_seed(self.seed, self.phase, self.step))
-        freeze_starts(self.model, self.step / self.total)
+        advance_starts(self.model, self.step / self.total)
         self.lesson.begin(self.step / self.total)
         teacher = None
         if self.teacher is not None and self.recipe.objective.needs_teacher:
