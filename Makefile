@@ -27,7 +27,7 @@ demo-seeds: $(READY) ## the demo with seeds 0, 1 and 2
 	$(BIN)/lwdc compress -m seed=0,1,2 $(ARGS)
 
 test: $(READY) ## the tests, without those that take minutes; ARGS= goes to pytest
-	$(BIN)/python -m pytest -m 'not long' -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m 'not long' -n 2 --dist worksteal $(ARGS)
 
 test-long: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m long $(ARGS)

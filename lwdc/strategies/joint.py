@@ -1,7 +1,7 @@
 """Joint search (LWDC-style): weights and selections in one pass, under the pressure of a cost."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,10 +14,10 @@ from lwdc.candidates.original import Original
 from lwdc.costs import BudgetController, CostTable, choose, expected_cost
 from lwdc.data import DataModule
 from lwdc.errors import CostError
-from lwdc.records import EpochRecord, GateRecord, SearchState
+from lwdc.records import GateRecord, SearchState
 from lwdc.selection import SelectionOp, advance, gates, selection_ops
 from lwdc.surgery import candidate_index, point_at
-from lwdc.training import Fit, OptimiserFactory, Recipe, StepRecord
+from lwdc.training import Fit, OptimiserFactory, Recipe
 
 
 class JointLesson:
@@ -176,22 +176,6 @@ def weight_parameters(supernet: nn.Module) -> list[nn.Parameter]:
     return [p for p in supernet.parameters() if p not in logits]
 
 
-def joint_search(
-    supernet: nn.Module,
-    data: DataModule,
-    recipe: Recipe,
-    lesson: JointLesson,
-    *,
-    seed: int,
-    fabric: Fabric,
-    teacher: nn.Module | None = None,
-) -> Iterator[StepRecord | EpochRecord | Architecture]:
-    """One pass over weights and logits, in place; yields records and at last the architecture."""
-    fit = search_fit(supernet, data, recipe, lesson, seed=seed, fabric=fabric, teacher=teacher)
-    yield from fit.run()
-    yield lesson.choice()
-
-
 def search_fit(
     supernet: nn.Module,
     data: DataModule,
@@ -202,7 +186,7 @@ def search_fit(
     fabric: Fabric,
     teacher: nn.Module | None = None,
 ) -> Fit:
-    """The search as a ``Fit``, for whoever saves and resumes it."""
+    """One pass over weights and logits, in place, as a ``Fit``; afterwards ``lesson.choice()`` is the architecture."""
     return Fit(
         "search", supernet, data, recipe, seed=seed, fabric=fabric, teacher=teacher, lesson=lesson,
         parameters=weight_parameters(supernet),

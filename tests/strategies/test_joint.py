@@ -25,7 +25,7 @@ from lwdc.objectives import Distillation
 from lwdc.records import EpochRecord, SearchState
 from lwdc.selection import SelectionOp, gates, selection_ops
 from lwdc.space import Plan, SearchSpace, make_plan
-from lwdc.strategies import JointLesson, joint_search, search_fit, weight_parameters
+from lwdc.strategies import JointLesson, search_fit, weight_parameters
 from lwdc.strategies.joint import mean_entropy
 from lwdc.surgery import discretise, point_at, wrap
 from lwdc.training import Fit, Recipe, StepRecord
@@ -93,9 +93,9 @@ def last_state(records: list[Any]) -> SearchState:
 def test_a_search_ends_decided_and_within_its_bound(gate: str, data: Digits) -> None:
     supernet, table = supernet_of(gate)
     lesson = lesson_of(supernet, table)
-    found = list(joint_search(supernet, data, RECIPE, lesson, seed=0, fabric=Fabric(accelerator="cpu", devices=1)))
-    architecture = found.pop()
-    assert isinstance(architecture, Architecture)
+    fit = search_fit(supernet, data, RECIPE, lesson, seed=0, fabric=Fabric(accelerator="cpu", devices=1))
+    found = list(fit.run())
+    architecture = lesson.choice()
     assert table.of(architecture) <= 0.5 * table.total
     assert [type(record) for record in found] == [*[StepRecord] * 4, EpochRecord] * 5
 
@@ -285,7 +285,7 @@ def test_the_teacher_is_the_network_before(data: Digits) -> None:
     with pytest.raises(TrainingError, match="phase 'search' needs a teacher"):
         search_fit(supernet, data, recipe, lesson, seed=0, fabric=fabric)
     teacher = copy.deepcopy(backbone())
-    list(joint_search(supernet, data, recipe, lesson, seed=0, fabric=fabric, teacher=teacher))
+    list(search_fit(supernet, data, recipe, lesson, seed=0, fabric=fabric, teacher=teacher).run())
     theirs, ours = teacher.state_dict(), backbone().state_dict()
     assert all(torch.equal(theirs[key], ours[key]) for key in ours)
 
