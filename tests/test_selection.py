@@ -33,6 +33,7 @@ LINEAR: list[dict[str, Any]] = [
     {"op": "kernel", "size": 5},
     {"op": "dilated"},
     {"op": "low_rank", "ratio": 0.5},
+    {"op": "factorised"},
     {"op": "epitome", "ratio": 2},
     {"op": "skip"},
     {"op": "avg_pool"},

@@ -1,6 +1,6 @@
 """Candidates: what may stand at a site. One file a family; importing this package registers them all."""
 
-from lwdc.candidates import branches, epitome, fixed, grouped, low_rank, original, separable, sized
+from lwdc.candidates import branches, epitome, factorised, fixed, grouped, low_rank, original, separable, sized
 from lwdc.candidates.base import DoesNotFit, Operator
 from lwdc.candidates.chain import Chain, Layer
 from lwdc.candidates.registry import (
@@ -24,6 +24,7 @@ __all__ = [
     "candidate_names",
     "check",
     "epitome",
+    "factorised",
     "fixed",
     "grouped",
     "label",

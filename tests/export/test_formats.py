@@ -26,6 +26,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "avg_pool": {},
     "dilated": {"size": 3, "dilation": 2},
     "epitome": {"ratio": 4},
+    "factorised": {},
     "grouped": {"groups": 4},
     "kernel": {"size": 5},
     "low_rank": {"ratio": 0.5},
@@ -37,6 +38,8 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "skip": {},
     "zero": {},
 }
+
+PLANES_ONLY = {"factorised"}
 
 Kinds = dict[str, Callable[[], nn.Module]]
 
@@ -94,7 +97,8 @@ def every_operator(kinds: Kinds, size: tuple[int, ...]) -> tuple[SideBySide, Arc
 def test_every_operator_computes_the_same_in_every_format(tmp_path: Path, kinds: Kinds, size: tuple[int, ...]) -> None:
     model, architecture = every_operator(kinds, size)
     used = {candidate["op"] for candidate in architecture.choices.values()}
-    assert used == set(candidate_names()), "give a new operator a line in CANDIDATES"
+    fitting = set(candidate_names()) - (PLANES_ONLY if len(size) == 2 else set())
+    assert used == fitting, "give a new operator a line in CANDIDATES"
     network = rebuild(model, architecture, size)
     records = export_all(tmp_path, network, architecture, input_size=size, model=model)
     assert [record.format for record in records] == list(FORMATS)
