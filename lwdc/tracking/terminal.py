@@ -131,7 +131,7 @@ def _header(record: EpochRecord) -> str:
 def _row(record: EpochRecord, left: float) -> str:
     """79 columns at most, so that a terminal of 80 shows it on one line."""
     return (
-        f"{record.phase:8}{f'{record.epoch}/{record.epochs}':>8}{significant(record.loss, digits=4):>7}"
+        f"{record.phase:8}{f'{record.epoch}/{record.epochs}':>8}{significant(record.loss, digits=4, decimals=4):>7}"
         f"{percent(record.train_accuracy):>7}{percent(record.valid_accuracy):>7}"
         f"{_search_cells(record.search)}{duration(record.seconds):>7}{duration(left) if left else '':>7}"
     ).rstrip()
