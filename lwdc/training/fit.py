@@ -117,6 +117,7 @@ class Fit:
         if recipe.objective.needs_teacher and teacher is None:
             raise TrainingError(f"the objective of phase {phase!r} needs a teacher, and there is none.")
         starts = starts_of(model)
+        self._learns_starts = bool(starts)
         given = {id(p) for p in starts}
         trained = parameters if parameters is not None else list(model.parameters())
         optimiser = recipe.optim([p for p in trained if p.requires_grad and id(p) not in given])
@@ -156,7 +157,8 @@ class Fit:
 
     def _step(self, images: Tensor, labels: Tensor) -> float | None:
         torch.manual_seed(derive_seed(self.seed, self.phase, self.step))
-        advance_starts(self.model, self.step / self.total)
+        if self._learns_starts:
+            advance_starts(self.model, self.step / self.total)
         self.lesson.begin(self.step / self.total)
         teacher = None
         if self.teacher is not None and self.recipe.objective.needs_teacher:

@@ -13,10 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lwdc.architecture import Architecture
+from lwdc.candidates.epitome import Starts, starts_of
 from lwdc.data import Digits
 from lwdc.errors import CheckpointError, TrainingError
 from lwdc.objectives import Distillation
 from lwdc.records import EpochRecord
+from lwdc.surgery import rebuild
 from lwdc.training import Fit, Plain, StepRecord, accuracy
 from lwdc.training.fit import derive_seed
 
@@ -242,3 +245,31 @@ def test_seeds_of_steps_differ_and_repeat() -> None:
     assert len(drawn) == 500
     assert derive_seed(1, "search", 2) == derive_seed(1, "search", 2)
     assert all(0 <= seed < 2**63 for seed in drawn)
+
+
+def test_starts_of_epitomes_train_on_their_own_end_whole_and_go_on_after_any_step(fit: MakeFit) -> None:
+    """In a network built from an architecture, with no search around it."""
+    plain = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(1024, 10),
+    )  # fmt: skip
+    network = rebuild(plain, Architecture({"2": {"op": "epitome", "ratio": 3}}), (1, 8, 8))
+    share, _ = starts_of(network)
+    before, twin = share.detach().clone(), copy.deepcopy(network)
+    running = fit(network, recipe={"epochs": 4})  # 12 steps: frozen from the tenth on
+    states, moved = [], []
+    for record in running.run():
+        if isinstance(record, StepRecord):
+            states.append(saved(running))
+            moved.append(not torch.equal(share, before))
+    assert all(moved)
+    for starts in (module for module in network.modules() if isinstance(module, Starts)):
+        assert bool(starts.frozen) and torch.equal(starts.settled, starts.settled.round())
+    assert len(running._optimisers) == 2
+    assert running._optimisers[1].param_groups[0]["weight_decay"] == 0
+    for step in (5, 9, 10):
+        again = copy.deepcopy(twin)
+        going_on = fit(again, recipe={"epochs": 4})
+        going_on.load_state_dict(states[step - 1])
+        list(going_on.run())
+        assert same(weights(again), weights(network))
