@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lwdc.candidates import Candidate, Operator, label
 from lwdc.candidates.base import kernel_shape
-from lwdc.candidates.epitome import advance_starts
 from lwdc.candidates.original import Original
+from lwdc.candidates.sampling import Starts
 from lwdc.gates import Gate
 from lwdc.geometry import convolve, union
 from lwdc.mixing import mix, place
@@ -181,6 +181,6 @@ def advance(supernet: nn.Module, progress: float) -> None:
 
     From 0.8 on the starts of epitomes are whole and stay where they are.
     """
-    for gate in gates(supernet):
-        gate.advance(progress)
-    advance_starts(supernet, progress)
+    for module in supernet.modules():
+        if isinstance(module, (Gate, Starts)):
+            module.advance(progress)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from lwdc.candidates.epitome import expand
+from lwdc.candidates.sampling import expand
 from lwdc.errors import ExportError
 from lwdc.export.deployment import Deployment
 from lwdc.export.portable import portable

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from lwdc.errors import CheckpointError
 from lwdc.files import write_text
 from lwdc.pipeline.run import CHECKPOINT
 from lwdc.records import Result
@@ -51,7 +52,10 @@ def add_row(table: Path, row: dict[str, Any], status: str, result: Result | None
 
 def _found(folder: Path) -> dict[str, Any]:
     """Figures of the phases that are done in a run's folder."""
-    done = load_checkpoint(folder / CHECKPOINT)["done"] if (folder / CHECKPOINT).is_file() else {}
+    try:
+        done = load_checkpoint(folder / CHECKPOINT)["done"]
+    except CheckpointError:  # none yet, or damaged: the run's status says so
+        return {}
     wanted = {
         ("baseline", "valid"): "valid_baseline",
         ("search", "supernet_valid"): "valid_supernet",

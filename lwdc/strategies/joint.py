@@ -9,8 +9,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
-from lwdc.candidates.epitome import starts_of
 from lwdc.candidates.original import Original
+from lwdc.candidates.sampling import starts_of
 from lwdc.costs import BudgetController, CostTable, choose, expected_cost
 from lwdc.data import DataModule
 from lwdc.errors import CostError

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from lwdc.candidates.epitome import advance_starts, starts_of
+from lwdc.candidates.sampling import advance_starts, starts_of
 from lwdc.data import DataModule
 from lwdc.errors import CheckpointError, TrainingError
 from lwdc.records import EpochRecord, SearchState
@@ -117,7 +117,7 @@ class Fit:
         if recipe.objective.needs_teacher and teacher is None:
             raise TrainingError(f"the objective of phase {phase!r} needs a teacher, and there is none.")
         starts = starts_of(model)
-        self._learns_starts = bool(starts)
+        self._advances_starts = bool(starts) and lesson is None  # a search does so with its gates
         given = {id(p) for p in starts}
         trained = parameters if parameters is not None else list(model.parameters())
         optimiser = recipe.optim([p for p in trained if p.requires_grad and id(p) not in given])
@@ -157,7 +157,7 @@ class Fit:
 
     def _step(self, images: Tensor, labels: Tensor) -> float | None:
         torch.manual_seed(derive_seed(self.seed, self.phase, self.step))
-        if self._learns_starts:
+        if self._advances_starts:
             advance_starts(self.model, self.step / self.total)
         self.lesson.begin(self.step / self.total)
         teacher = None

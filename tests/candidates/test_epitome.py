@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lwdc.candidates import DoesNotFit, build
-from lwdc.candidates.epitome import AxisEpitome, BlockEpitome, Starts, TiedConv, advance_starts, expand, starts_of
+from lwdc.candidates.epitome import AxisEpitome, BlockEpitome
+from lwdc.candidates.sampling import Starts, TiedConv, advance_starts, expand, starts_of
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import SpaceError
 

@@ -53,3 +53,11 @@ def test_a_run_that_ended_early_shows_what_its_phases_found(
     assert row["test_finetuned"] == ""
     assert float(row["valid_supernet"]) == result.valid.supernet
     assert (int(row["cost_before"]), int(row["cost_after"])) == (result.before.macs, result.after.macs)
+
+
+def test_a_damaged_run_gets_its_row_too(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"damaged")
+    add_row(tmp_path / "results.csv", {**ROW, "folder": str(tmp_path / "run")}, "failed: the checkpoint is damaged")
+    (row,) = rows(tmp_path / "results.csv")
+    assert row["status"].startswith("failed") and row["valid_baseline"] == ""

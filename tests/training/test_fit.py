@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
-from lwdc.candidates.epitome import Starts, starts_of
+from lwdc.candidates.sampling import Starts, starts_of
 from lwdc.data import Digits
 from lwdc.errors import CheckpointError, TrainingError
 from lwdc.objectives import Distillation

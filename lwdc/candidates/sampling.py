@@ -1,0 +1,275 @@
+"""Sampling from an epitome: where its windows begin, and the modules that compute with it and stay when released."""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lwdc.candidates.chain import Layer, convolution
+from lwdc.geometry import convolve, own_support
+from lwdc.sites import Site
+
+_FREEZE = 0.8  # share of a training at which starts become whole
+
+Sampling = Literal["learned", "fixed"]
+Positions = tuple[Tensor, Tensor, Tensor | None]  # lower and upper entry, weight of the upper (None: all lower)
+
+
+class Starts(nn.Module):
+    """Where the windows on one axis of an epitome begin.
+
+    ``ceil(total / window)`` windows of ``window`` entries each, laid end to end and cut to ``total``, make
+    up that axis of the kernel. A start is a share in [0, 1] of the range that keeps its window inside
+    the ``extent``; with ``wrap`` of the whole extent, as windows go on at its other end. At first the windows
+    are spread so that every entry of the epitome is used. Fixed starts are whole and no parameters. With
+    ``copies`` every window has so many starts, one for each block of another axis; with ``turn`` each copy
+    begins with another window, because blocks that are twins cost a kernel its rank.
+
+    Learned starts are trained off the integers, until ``advance`` rounds them for good.
+    """
+
+    share: Tensor
+    frozen: Tensor
+    settled: Tensor
+    ranges: Tensor
+    _offsets: Tensor
+
+    def __init__(
+        self, total: int, extent: int, window: int, sampling: Sampling,
+        *, wrap: bool = False, copies: int = 0, turn: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.total, self.extent, self.window, self.wrap = total, extent, window, wrap
+        self.learned = sampling == "learned"
+        count = math.ceil(total / window)
+        tail = total - window * (count - 1)  # entries of the last window
+        lengths = torch.tensor([window] * (count - 1) + [tail])
+        ranges = torch.full((count,), extent) if wrap else extent - lengths
+        starts = torch.arange(count) * (extent - tail) / max(count - 1, 1)
+        starts = torch.minimum(starts, (extent - lengths).float())
+        if copies:
+            order = torch.arange(count)[:, None].repeat(1, copies)
+            if turn:
+                whole = count if tail == window else count - 1
+                order[:whole] = (order[:whole] + torch.arange(copies)) % max(whole, 1)
+            starts, ranges = starts[order], ranges[:, None].expand(-1, copies)
+        starts = starts if self.learned else starts.round()
+        share = starts / ranges.clamp_min(1)
+        self.register_buffer("ranges", ranges.float(), persistent=False)
+        self.register_buffer("_offsets", torch.arange(window), persistent=False)
+        if self.learned:
+            self.share = nn.Parameter(share)
+            self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
+            self.register_buffer("settled", torch.zeros_like(share))  # starts once frozen: momentum moves shares on
+        else:
+            self.register_buffer("share", share, persistent=False)
+
+    def forward(self) -> Positions:
+        """The entries that the windows read: shape ``(count, [copies,] window)``."""
+        if not self.learned:
+            entries = (self.share * self.ranges).round().long().unsqueeze(-1) + self._offsets
+            return self._inside(entries), self._inside(entries), None
+        share = self.share + (self.share.clamp(0, 1) - self.share).detach()  # the gradient passes: it may lead back
+        starts = torch.where(self.frozen, self.settled, share * self.ranges)
+        entries = starts.unsqueeze(-1) + self._offsets
+        lower = entries.detach().floor()
+        return self._inside(lower.long()), self._inside(lower.long() + 1), entries - lower
+
+    def flat(self) -> Positions:
+        """The same, laid end to end and cut: shape ``(total,)``."""
+        lower, upper, weight = self()
+        return (
+            lower.flatten()[: self.total],
+            upper.flatten()[: self.total],
+            None if weight is None else weight.flatten()[: self.total],
+        )
+
+    def advance(self, progress: float) -> None:
+        """Between steps, in place: keep learned starts inside; from the share 0.8 of a training round them for good."""
+        if not self.learned:
+            return
+        with torch.no_grad():
+            self.share.clamp_(0, 1)
+            if progress >= _FREEZE and not self.frozen:
+                self.settled.copy_((self.share * self.ranges).round())
+                self.share.copy_(self.settled / self.ranges.clamp_min(1))
+                self.frozen.fill_(True)
+
+    def _inside(self, entries: Tensor) -> Tensor:
+        return entries % self.extent if self.wrap else entries.clamp(0, self.extent - 1)
+
+    def extra_repr(self) -> str:
+        kind = "learned" if self.learned else "fixed"
+        return f"{self.total} from {self.extent}, windows of {self.window}, {kind}{', wrapped' if self.wrap else ''}"
+
+
+def sample(source: Tensor, axis: int, positions: Positions) -> Tensor:
+    """``source`` read at ``positions`` along ``axis``, two taps to an entry."""
+    lower, upper, weight = positions
+    found = source.index_select(axis, lower)
+    if weight is None:
+        return found
+    weight = weight.to(source.dtype).view(-1, *(1,) * (source.dim() - axis - 1))
+    return torch.lerp(found, source.index_select(axis, upper), weight)
+
+
+class Fold(nn.Module):
+    """Sums the input channels that meet the same channel of the epitome: the transpose of sampling."""
+
+    def __init__(self, starts: Starts, groups: int) -> None:
+        super().__init__()
+        self.starts, self.groups = starts, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, groups * total, *sizes)`` to ``(B, groups * extent, *sizes)``."""
+        lower, upper, weight = self.starts.flat()
+        split = x.unflatten(1, (self.groups, self.starts.total))
+        folded = x.new_zeros(x.shape[0], self.groups, self.starts.extent, *x.shape[2:])
+        if weight is None:
+            return folded.index_add(2, lower, split).flatten(1, 2)
+        weight = weight.to(x.dtype).view(-1, *(1,) * (x.dim() - 2))
+        return folded.index_add(2, lower, split * (1 - weight)).index_add(2, upper, split * weight).flatten(1, 2)
+
+
+class Unfold(nn.Module):
+    """Reads the output channels from the few that were computed, and adds the site's bias."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, starts: Starts, groups: int) -> None:
+        super().__init__()
+        self.starts, self.groups = starts, groups
+        self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, groups * extent, *sizes)`` to ``(B, groups * total, *sizes)``."""
+        split = x.unflatten(1, (self.groups, self.starts.extent))
+        y = sample(split, 2, self.starts.flat()).flatten(1, 2)
+        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *(1,) * (y.dim() - 2))
+
+
+class TiedConv(nn.Module):
+    """A convolution whose kernel is formed from an epitome: parameters are saved, MACs are not.
+
+    ``rows`` and ``columns`` say where each block of filters and input channels is read, ``taps`` where its
+    window on the epitome's taps begins, per axis.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, site: Site, epitome: Tensor, rows: Starts, columns: Starts, taps: Sequence[Starts]) -> None:
+        super().__init__()
+        self.site = site
+        self.weight = nn.Parameter(epitome)  # (groups * E_out, E_in, *E_taps)
+        self.rows, self.columns, self.tap_starts = rows, columns, nn.ModuleList(taps)
+        self.register_parameter("bias", None)
+        self._kept: tuple[Any, Tensor] | None = None  # in evaluation: what it was formed from, and the kernel
+
+    def taps(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """What makes up the kernel of one group, ``(C_out / groups, C_in / groups, *k)``.
+
+        Entries of the flat epitome, and their weights (None: all 1); all of them are to be added.
+        """
+        dims, extents = self.site.dims, (self.weight.shape[0] // self.site.groups, *self.weight.shape[1:])
+        positions = [
+            self.rows(),
+            tuple(_swap(part) for part in self.columns()),
+            *(starts() for starts in self.tap_starts),
+        ]
+        axes = [_along(found, axis, dims) for axis, found in enumerate(positions)]
+        for corner in itertools.product(*([0] if axis[2] is None else [0, 1] for axis in axes)):
+            entries: Any = 0
+            weight: Tensor | None = None
+            for extent, axis, side in zip(extents, axes, corner, strict=True):
+                entries = entries * extent + axis[side]
+                if axis[2] is not None:
+                    factor = axis[2] if side else 1 - axis[2]
+                    weight = factor if weight is None else weight * factor
+            yield self._laid_out(entries), None if weight is None else self._laid_out(weight.expand(entries.shape))
+
+    def _laid_out(self, blocks: Tensor) -> Tensor:
+        """``(R_out, R_in, b_out, b_in, *k)`` as one kernel, cut to the site's channels."""
+        dense = blocks.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+        return dense[: self.site.out_channels // self.site.groups, : self.site.in_channels // self.site.groups]
+
+    def kernel(self) -> Tensor:
+        """``(C_out, C_in / groups, *k)``."""
+        epitome = self.weight.reshape(self.site.groups, -1)
+        whole: Tensor | None = None
+        for entries, weight in self.taps():
+            part = epitome.index_select(1, entries.flatten()).unflatten(1, entries.shape)
+            part = part if weight is None else part * weight.to(part.dtype)
+            whole = part if whole is None else whole + part
+        assert whole is not None
+        return whole.flatten(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C_in, *sizes)`` to ``(B, C_out, *sizes)``."""
+        return convolve(x, self._formed().to(x.dtype), self.bias, self.site, own_support(self.site), self.site.groups)
+
+    def expanded(self) -> nn.Module:
+        """A plain convolution with the kernel as it stands."""
+        site = self.site
+        layer = Layer(site.in_channels, site.out_channels, site.groups, (True,) * site.dims)
+        plain = nn.Sequential(*convolution(site, own_support(site), layer))
+        with torch.no_grad():
+            plain[-1].weight = nn.Parameter(self.kernel().detach())
+        plain[-1].bias = self.bias  # type: ignore[assignment]
+        return plain.train(self.training)
+
+    def _formed(self) -> Tensor:
+        if self.training or torch.is_grad_enabled():
+            self._kept = None
+            return self.kernel()
+        state = [*self.parameters(), *self.buffers()]
+        versions = [(id(t), t._version, t.device, t.dtype) for t in state]
+        if self._kept is None or self._kept[0] != versions:
+            self._kept = (versions, self.kernel())
+        return self._kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
+
+def _swap(part: Tensor | None) -> Tensor | None:
+    """Starts of the columns are kept as ``(R_in, [R_out,] b)``; blocks are counted rows first."""
+    return part if part is None or part.dim() == 2 else part.transpose(0, 1)
+
+
+def _along(positions: Any, axis: int, dims: int) -> Any:
+    """Positions in the shape ``(R_out, R_in, b_out, b_in, *k)``, 1 where they do not vary."""
+
+    def shaped(part: Tensor | None) -> Tensor | None:
+        if part is None:
+            return None
+        if part.dim() == 2:  # one start for a whole row or column of blocks
+            part = part.unsqueeze(0 if axis == 1 else 1)
+        return part.view(*part.shape[:2], *(1,) * axis, part.shape[2], *(1,) * (1 + dims - axis))
+
+    return tuple(shaped(part) for part in positions)
+
+
+def expand(network: nn.Module) -> nn.Module:
+    """Put a plain convolution, in place, for every kernel that is formed from an epitome: what other runtimes need."""
+    tied = {name: module for name, module in network.named_modules() if isinstance(module, TiedConv)}
+    for name, module in tied.items():
+        if name == "":
+            return module.expanded()
+        parent, _, child = name.rpartition(".")
+        setattr(network.get_submodule(parent), child, module.expanded())
+    return network
+
+
+def starts_of(model: nn.Module) -> list[nn.Parameter]:
+    """The learned starts of all epitomes in ``model``: trained with an own learning rate and without weight decay."""
+    return [m.share for m in model.modules() if isinstance(m, Starts) and isinstance(m.share, nn.Parameter)]
+
+
+def advance_starts(model: nn.Module, progress: float) -> None:
+    """``Starts.advance`` for all epitomes in ``model``; to be called before every step of a training."""
+    for module in model.modules():
+        if isinstance(module, Starts):
+            module.advance(progress)
