@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,8 +68,7 @@ def union(supports: Sequence[Support]) -> Support:
         steps = [s.step[axis] for s in held if s.count[axis] > 1] + [s.start[axis] - low for s in held]
         step = math.gcd(*steps) or held[0].step[axis]
         axes.append((low, step, (high - low) // step + 1))
-    start, step_, count = zip(*axes, strict=True)
-    return Support(start, step_, count)
+    return Support(*(tuple(axis[part] for axis in axes) for part in range(3)))
 
 
 def pads_for(site: Site, support: Support, sizes: Sequence[int]) -> Pads:
@@ -98,14 +98,25 @@ def pad(x: Tensor, pads: Pads, mode: str = "zeros", value: float = 0.0) -> Tenso
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, site: Site, support: Support, groups: int) -> Tensor:
     """The site's convolution with another weight ``(C_out, C_in / groups, *support.count)``.
 
-    ``x`` is ``(B, C_in, *sizes)``; stride and padding mode are the site's.
+    ``x`` is ``(B, C_in, *sizes)``, or ``(B, ..., C_in)`` at a Linear layer; stride and padding mode are the site's.
     """
+    if site.dims == 0:
+        return block_linear(x, weight, bias, groups)
     pads = pads_for(site, support, x.shape[2:])
     padding: tuple[int, ...] = tuple(before for before, _ in pads)
     if site.padding_mode != "zeros" or any(a != b or a < 0 for a, b in pads):
         x, padding = pad(x, pads, site.padding_mode), (0,) * site.dims
     conv = F.conv2d if site.dims == 2 else F.conv1d
     return conv(x, weight, bias, site.stride, padding, support.step, groups)
+
+
+def block_linear(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    """``(..., C_in)`` times a block-diagonal ``weight`` ``(C_out, C_in / groups)``, transposed."""
+    if groups == 1:
+        return F.linear(x, weight, bias)
+    blocks = weight.unflatten(0, (groups, -1))
+    y = torch.einsum("...gi,goi->...go", x.unflatten(-1, (groups, -1)), blocks).flatten(-2)
+    return y if bias is None else y + bias
 
 
 class Pad(nn.Module):

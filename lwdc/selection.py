@@ -58,7 +58,7 @@ class SelectionOp(nn.Module):
         for operator in operators:
             if isinstance(operator, Original):
                 operator.own(conv)
-        if not any(isinstance(op, Original) for op in operators):
+        if not any(isinstance(op, Original) for op in operators) and not site.pools:
             self.original_weight().requires_grad_(False)  # It only lends its bias.
 
     @property
@@ -80,7 +80,7 @@ class SelectionOp(nn.Module):
     @property
     def bias(self) -> Tensor | None:
         """The site's bias, shared by its linear operators."""
-        return self.conv._parameters["bias"]
+        return self.conv._parameters.get("bias")
 
     @property
     def weight(self) -> Tensor:
@@ -107,7 +107,7 @@ class SelectionOp(nn.Module):
         return self.gate() if self.mixture is None else self.mixture
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C_in, *sizes)`` to ``(B, C_out, *sizes)``, as the convolution that stood here."""
+        """``(B, C_in, *sizes)`` to ``(B, C_out, *sizes)``, as the layer that stood here."""
         weights = self.weights()
         operators = list(self.operators)
         in_kernel = [i for i, op in enumerate(operators) if self._mixes_as_kernel(op, x)]
@@ -144,6 +144,8 @@ class SelectionOp(nn.Module):
             return True
         # Forming a rank-r product costs r per weight, running it r per weight and output pixel shared by
         # C_out: kernel space wins where a batch has more output pixels than the site has filters.
+        if self.site.dims == 0:
+            return bool(x.shape[:-1].numel() > self.site.out_channels)
         pixels = x.shape[0]
         for size, stride in zip(x.shape[2:], self.site.stride, strict=True):
             pixels *= -(-size // stride)

@@ -3,26 +3,37 @@
 import copy
 import dataclasses
 import math
+from typing import Any, Literal
 
 import torch
-from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+from timm.layers import Conv2dSame, Linear, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lwdc.errors import SpaceError
 
-Shape = tuple[int, ...]  # (channels, height, width) or (channels, length): one image, no batch axis
+Shape = tuple[int, ...]  # (channels, height, width), (channels, length) or (positions, channels): no batch axis
+Kind = Literal["convolution", "linear", "max_pool", "avg_pool"]
 
 STANDARDISING = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
-_KNOWN_FORWARDS = (nn.Conv1d, nn.Conv2d, Conv2dSame, *STANDARDISING)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, Conv2dSame, *STANDARDISING)
+_POOLS: dict[type[nn.Module], Kind] = {
+    nn.MaxPool1d: "max_pool",
+    nn.MaxPool2d: "max_pool",
+    nn.AvgPool1d: "avg_pool",
+    nn.AvgPool2d: "avg_pool",
+}
+_LAYERS: tuple[type[nn.Module], ...] = (nn.modules.conv._ConvNd, nn.Linear, *_POOLS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """One convolution of a network, as plain data: its arithmetic and where it stands.
+    """One layer of a network, as plain data: its arithmetic and where it stands.
 
     Sizes are one number per spatial axis. ``padding`` is ``(before, after)`` per axis; with ``same``
-    it is what the traced input gave, and is computed from each input's own size at run time.
+    it is what the traced input gave, and is computed from each input's own size at run time. A Linear
+    layer is a convolution without spatial axes, its channels last; a pooling layer one with as many
+    groups as channels, and no weight.
     """
 
     name: str
@@ -39,11 +50,17 @@ class Site:
     padding_mode: str = "zeros"
     calls: tuple[tuple[Shape, Shape], ...] = ()  # (input, output) shape of every use for one image
     aliases: tuple[str, ...] = ()  # further names under which the same module is held
+    kind: Kind = "convolution"
 
     @property
     def dims(self) -> int:
-        """Number of spatial axes."""
+        """Number of spatial axes; 0 for a Linear layer."""
         return len(self.kernel_size)
+
+    @property
+    def pools(self) -> bool:
+        """Whether it is a pooling layer."""
+        return self.kind in ("max_pool", "avg_pool")
 
     @property
     def input_shape(self) -> Shape:
@@ -68,7 +85,9 @@ class Layout:
 
 
 def find_sites(model: nn.Module, input_size: Shape) -> Layout:
-    """Every convolution that could be replaced, found by a trace of shapes without computing anything.
+    """Every layer that could be replaced, found by a trace of shapes without computing anything.
+
+    These are convolutions, Linear layers and pooling layers with a window.
 
     ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an image of ``input_size``.
     """
@@ -76,10 +95,10 @@ def find_sites(model: nn.Module, input_size: Shape) -> Layout:
     model = outline(model)
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.modules.conv._ConvNd):
+        if isinstance(module, _LAYERS):
             names.setdefault(module, []).append(name)
     reasons = {module: _unusable(module, held_as[0]) for module, held_as in names.items()}
-    calls = _trace(model, tuple(names), input_size)
+    calls = _trace(model, tuple(module for module in names if not reasons[module]), input_size)
 
     left_alone: list[tuple[str, str]] = []
     sites: list[Site] = []
@@ -88,7 +107,10 @@ def find_sites(model: nn.Module, input_size: Shape) -> Layout:
         if reason:
             left_alone.append((held_as[0], reason))
     for module, shapes in calls.items():
-        if not reasons[module]:
+        reason = _rounds_up(module, shapes)
+        if reason:
+            left_alone.append((names[module][0], reason))
+        else:
             sites.append(_site(module, names[module], len(sites), tuple(shapes)))
     return Layout(tuple(sites), tuple(left_alone))
 
@@ -103,19 +125,43 @@ _NEVER_CALLED = "not called in a forward pass: it is unused, or its weight is re
 
 def _unusable(module: nn.Module, name: str) -> str:
     kind = type(module)
-    if not isinstance(module, (nn.Conv1d, nn.Conv2d)):
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear, *_POOLS)):
         return f"{kind.__name__} is not supported as a site"
     if not name:
         return "it is the whole network: put it into a container"
-    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+    if not isinstance(module, tuple(_POOLS)) and not isinstance(module._parameters.get("weight"), nn.Parameter):
         return "its weight is computed, by weight norm or another parametrisation"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "it has hooks, which its stand-in would not run"
-    for known in _KNOWN_FORWARDS:
+    if kind in _POOLS:
+        return _pools_otherwise(module)
+    if isinstance(module, nn.Linear) and kind.forward in (nn.Linear.forward, Linear.forward):
+        return ""
+    for known in _CONVOLUTIONS:
         if isinstance(module, known) and kind.forward is known.forward:
             same = kind._conv_forward is known._conv_forward  # type: ignore[attr-defined]
             return "" if same else f"{kind.__name__} convolves in its own way"
     return f"{kind.__name__} has a forward of its own"
+
+
+def _pools_otherwise(module: nn.Module) -> str:
+    if getattr(module, "return_indices", False):
+        return "it returns indices, which no stand-in has"
+    return "it pools nothing" if math.prod(_per_axis(module, module.kernel_size)) == 1 else ""
+
+
+def _rounds_up(module: nn.Module, calls: list[tuple[Shape, Shape]]) -> str:
+    """Why a pooling layer is no site: its last windows reach past the padding, as no stand-in's do."""
+    if not getattr(module, "ceil_mode", False):
+        return ""
+    site = _pool(module, [""], 0, tuple(calls))
+    for before, after in calls:
+        for size, out, k, s, d, (pad, _) in zip(
+            before[1:], after[1:], site.kernel_size, site.stride, site.dilation, site.padding, strict=True
+        ):
+            if (size + 2 * pad - d * (k - 1) - 1) // s + 1 != out:
+                return "its last windows reach past the padding (ceil_mode)"
+    return ""
 
 
 def _trace(
@@ -124,6 +170,11 @@ def _trace(
     calls: dict[nn.Module, list[tuple[Shape, Shape]]] = {}
 
     def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.Linear):
+            positions = args[0].shape[:-1].numel()
+            into, out = ((n,) if positions == 1 else (positions, n) for n in (args[0].shape[-1], output.shape[-1]))
+            calls.setdefault(module, []).append((into, out))
+            return
         # Some networks fold heads or windows into the batch: that is so many uses for one image.
         use = (tuple(args[0].shape[1:]), tuple(output.shape[1:]))
         calls.setdefault(module, []).extend([use] * args[0].shape[0])
@@ -153,6 +204,13 @@ def _image(model: nn.Module, input_size: Shape) -> Tensor:
 
 
 def _site(module: nn.Module, names: list[str], index: int, calls: tuple[tuple[Shape, Shape], ...]) -> Site:
+    if isinstance(module, nn.Linear):
+        return Site(
+            names[0], index, module.in_features, module.out_features, (), (), (), (), 1,
+            module.bias is not None, calls=calls, aliases=tuple(names[1:]), kind="linear",
+        )  # fmt: skip
+    if type(module) in _POOLS:
+        return _pool(module, names, index, calls)
     assert isinstance(module, (nn.Conv1d, nn.Conv2d))
     same = isinstance(module, Conv2dSame) or bool(getattr(module, "same_pad", False))
     return Site(
@@ -171,6 +229,31 @@ def _site(module: nn.Module, names: list[str], index: int, calls: tuple[tuple[Sh
         calls=calls,
         aliases=tuple(names[1:]),
     )
+
+
+def _pool(module: nn.Module, names: list[str], index: int, calls: tuple[tuple[Shape, Shape], ...]) -> Site:
+    channels = calls[0][0][0]
+    padding = _per_axis(module, module.padding)
+    return Site(
+        name=names[0],
+        index=index,
+        in_channels=channels,
+        out_channels=channels,
+        kernel_size=_per_axis(module, module.kernel_size),
+        stride=_per_axis(module, module.stride),
+        dilation=_per_axis(module, getattr(module, "dilation", 1)),
+        padding=tuple((p, p) for p in padding),
+        groups=channels,
+        bias=False,
+        calls=calls,
+        aliases=tuple(names[1:]),
+        kind=_POOLS[type(module)],
+    )
+
+
+def _per_axis(module: nn.Module, value: Any) -> tuple[int, ...]:
+    axes = 1 if isinstance(module, (nn.MaxPool1d, nn.AvgPool1d)) else 2
+    return tuple(int(v) for v in value) if isinstance(value, tuple) else (int(value),) * axes
 
 
 def _fixed_padding(module: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], ...]:

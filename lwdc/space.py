@@ -30,8 +30,8 @@ class SearchSpace:
 
     ``per_site`` maps patterns to candidate lists of their own; the last match wins. All sites that one
     ``tie`` pattern matches share one choice. The stem and the classifier (as timm's ``pretrained_cfg``
-    names them; else the layer that reads the image) and 1x1 shortcuts stay as they are unless asked
-    for. A candidate with more multiply-accumulates or parameters than the original is dropped unless
+    names them; else the layer that reads the image, and a Linear layer that comes last) and shortcuts (1x1 or
+    pooling) stay as they are unless asked for. A candidate with more multiply-accumulates or parameters than the original is dropped unless
     ``costlier``.
     """
 
@@ -96,6 +96,9 @@ def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
             left_alone.append((site.name, reason))
         else:
             wanted.append(site)
+    if not wanted and layout.sites and set(reserved) == {site.name for site in layout.sites}:
+        kept = "; ".join(f"{name}: {reason}" for name, reason in reserved.items())
+        raise SpaceError(f"no site is left to choose at, {kept}.")
     if not wanted:
         raise SpaceError(
             f"no site matches include={list(space.include)} exclude={list(space.exclude)}; "
@@ -189,6 +192,8 @@ def _reserved(model: nn.Module, space: SearchSpace, sites: Sequence[Site], input
     stem, classifier = _names(config.get("first_conv")), _names(config.get("classifier"))
     if not any(site.name in stem for site in sites) and sites and sites[0].input_shape == tuple(input_size):
         stem = (sites[0].name,)
+    if not classifier and sites and sites[-1].kind == "linear":
+        classifier = (sites[-1].name,)
     found = {}
     for site in sites:
         names = {site.name, *site.aliases}
@@ -196,8 +201,8 @@ def _reserved(model: nn.Module, space: SearchSpace, sites: Sequence[Site], input
             found[site.name] = "the stem (stem=true includes it)"
         elif not space.classifier and names & set(classifier):
             found[site.name] = "the classifier (classifier=true includes it)"
-        elif not space.shortcuts and all(k == 1 for k in site.kernel_size) and _is_shortcut(site.name):
-            found[site.name] = "a 1x1 shortcut (shortcuts=true includes it)"
+        elif not space.shortcuts and _is_shortcut(site):
+            found[site.name] = "a shortcut (shortcuts=true includes it)"
     return found
 
 
@@ -205,8 +210,10 @@ def _names(entry: Any) -> tuple[str, ...]:
     return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
-def _is_shortcut(name: str) -> bool:
-    return any(part in ("downsample", "shortcut") for part in name.split("."))
+def _is_shortcut(site: Site) -> bool:
+    """A pooling layer or a 1x1 convolution whose name says so; Linear layers and wider ones do more than fit shapes."""
+    fits = site.pools or (site.dims > 0 and all(k == 1 for k in site.kernel_size))
+    return fits and any(part in ("downsample", "shortcut") for part in site.name.split("."))
 
 
 def _outside(space: SearchSpace, site: Site) -> str:
@@ -247,4 +254,4 @@ def _versus(found: tuple[int, int], original: tuple[int, int]) -> str:
 
 def _listed(names: Sequence[str], most: int = 20) -> str:
     shown = ", ".join(names[:most])
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown or "no convolution"
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else shown or "no layer that could be a site"

@@ -4,11 +4,12 @@ import copy
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.candidates import Candidate, Operator, build, label
-from lwdc.candidates.original import effective_weight
+from lwdc.candidates.original import trained_weight
 from lwdc.errors import ArchitectureError, SpaceError
 from lwdc.gates import Gate, Softmax
 from lwdc.selection import Mixing, SelectionOp, selection_ops
@@ -40,10 +41,11 @@ def wrap(
     shared: dict[str, Gate] = {}
     replacements: dict[nn.Module, nn.Module] = {}
     for choice in plan.choices:
-        conv = modules[choice.site.name]
+        layer = modules[choice.site.name]
+        weight = trained_weight(choice.site, layer, _reference(supernet))
         if choice.group not in shared:
-            shared[choice.group] = gate(len(choice.candidates)).to(conv.weight.device)
-        replacements[conv] = _selection_op(choice, conv, shared[choice.group], inherit, mixing)
+            shared[choice.group] = gate(len(choice.candidates)).to(weight.device)
+        replacements[layer] = _selection_op(choice, layer, weight, shared[choice.group], inherit, mixing)
     _swap(supernet, replacements)
     supernet.lwdc_input_size = plan.input_size  # type: ignore[assignment]
     supernet.register_forward_pre_hook(_sample_gates)
@@ -129,7 +131,8 @@ def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | No
     replacements: dict[nn.Module, nn.Module] = {}
     for name, candidate in architecture.choices.items():
         if candidate["op"] != "original":
-            replacements[modules[name]] = _fresh(candidate, by_name[name], modules[name])
+            weight = trained_weight(by_name[name], modules[name], _reference(network))
+            replacements[modules[name]] = _fresh(candidate, by_name[name], modules[name], weight)
     _swap(network, replacements)
     return network
 
@@ -142,19 +145,23 @@ def _check_names(architecture: Architecture, known: Collection[str]) -> None:
         )
 
 
-def _fresh(candidate: Candidate, site: Site, conv: nn.Module) -> nn.Module:
-    weight, bias = conv._parameters["weight"], conv._parameters["bias"]
-    assert weight is not None
+def _reference(network: nn.Module) -> Tensor:
+    """A tensor of the type and on the device that the network computes with."""
+    return next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+
+
+def _fresh(candidate: Candidate, site: Site, layer: nn.Module, weight: Tensor) -> nn.Module:
     try:
         operator = build(candidate, site).to(weight.device, weight.dtype)
     except SpaceError as error:
         raise ArchitectureError(f"{label(candidate)!r} does not fit {site}: {error}") from error
-    operator.reset(float(effective_weight(conv).detach().norm()))
-    return operator.release(bias).train(conv.training)
+    operator.reset(float(weight.norm()))
+    return operator.release(layer._parameters.get("bias")).train(layer.training)
 
 
-def _selection_op(choice: Choice, conv: nn.Module, gate: Gate, inherit: bool, mixing: Mixing) -> SelectionOp:
-    weight = effective_weight(conv).detach()
+def _selection_op(
+    choice: Choice, layer: nn.Module, weight: Tensor, gate: Gate, inherit: bool, mixing: Mixing
+) -> SelectionOp:
     operators, errors = [], {}
     for candidate in choice.candidates:
         operator = build(candidate, choice.site).to(weight.device, weight.dtype)
@@ -164,8 +171,8 @@ def _selection_op(choice: Choice, conv: nn.Module, gate: Gate, inherit: bool, mi
             operator.reset(float(weight.norm()))
         operators.append(operator)
     return SelectionOp(
-        choice.site, conv, choice.candidates, tuple(operators), gate, mixing=mixing, errors=errors
-    ).train(conv.training)
+        choice.site, layer, choice.candidates, tuple(operators), gate, mixing=mixing, errors=errors
+    ).train(layer.training)
 
 
 def _swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:

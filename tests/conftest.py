@@ -17,6 +17,7 @@ from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdCon
 from torch import nn
 
 from lwdc import cli
+from lwdc.candidates.original import trained_weight
 from lwdc.sites import Site, find_sites
 
 # Examples are drawn from the test itself, not from the clock or a database of earlier failures.
@@ -83,27 +84,39 @@ def data_root(request: pytest.FixtureRequest) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A convolution as the only layer of a network, in float64, and a batch of two images for it."""
+    """A layer as the only one of a network, in float64, and a batch of two images for it."""
 
     conv: nn.Module
     plain: nn.Module  # the same arithmetic without weight standardisation
     site: Site
     x: torch.Tensor
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """What stand-ins inherit."""
+        return trained_weight(self.site, self.conv, self.x)
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The layer's own, if it has one."""
+        return self.conv._parameters.get("bias")
+
     def biased(self, y: torch.Tensor) -> torch.Tensor:
-        """``y`` plus the convolution's bias, if it has one."""
-        return y if self.conv.bias is None else y + self.conv.bias.view(-1, *(1,) * self.site.dims)
+        """``y`` plus the layer's bias, if it has one."""
+        return y if self.bias is None else y + self.bias.view(-1, *(1,) * self.site.dims)
 
 
 @pytest.fixture(scope="session")
 def place() -> Callable[..., Place]:
-    """``place(conv, *sizes)``: the convolution as a site on maps of these sizes."""
+    """``place(layer, *sizes)``: the layer as a site on maps of these sizes; of 8 channels, if it pools."""
 
     def make(conv: nn.Module, *sizes: int, plain: nn.Module | None = None) -> Place:
         conv = conv.double()
-        found = find_sites(nn.Sequential(conv), (conv.in_channels, *sizes))
+        linear = isinstance(conv, nn.Linear)
+        shape = (*sizes, conv.in_features) if linear else (getattr(conv, "in_channels", 8), *sizes)
+        found = find_sites(nn.Sequential(conv), shape)
         assert len(found.sites) == 1, found.left_alone
-        x = torch.randn(2, conv.in_channels, *sizes, dtype=torch.float64)
+        x = torch.randn(2, *shape, dtype=torch.float64)
         return Place(conv, plain.double() if plain is not None else conv, found.sites[0], x)
 
     return make
@@ -111,13 +124,24 @@ def place() -> Callable[..., Place]:
 
 @pytest.fixture(scope="session")
 def places(place: Callable[..., Place]) -> st.SearchStrategy[Place]:
-    """Sites of every kind: one or two axes, strides, dilations, groups, paddings, even and uneven kernels."""
+    """Sites of every kind: no, one or two axes, strides, dilations, groups, paddings, even and uneven kernels."""
 
     @st.composite
     def any_place(draw: st.DrawFn) -> Place:
         kind = draw(
-            st.sampled_from(["conv1d", *["conv2d"] * 4, "same", "same", "std", "scaled_std", "scaled_std_same"])
+            st.sampled_from(
+                ["conv1d", *["conv2d"] * 4, "same", "same", "std", "scaled_std", "scaled_std_same", "linear", "pool"]
+            )
         )
+        if kind == "linear":
+            inputs, outputs = draw(st.sampled_from([4, 8])), draw(st.sampled_from([4, 6, 8, 12]))
+            torch.manual_seed(draw(st.integers(0, 99)))
+            return place(nn.Linear(inputs, outputs, draw(st.booleans())), *draw(st.sampled_from([(), (5,), (2, 3)])))
+        if kind == "pool":
+            size = draw(st.sampled_from([2, 3]))
+            stride, padding = draw(st.sampled_from([1, 2])), draw(st.integers(0, 1))
+            pool = draw(st.sampled_from([nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d]))
+            return place(pool(size, stride, padding), *((7, 6) if pool.__name__.endswith("2d") else (7,)))
         dims = 1 if kind == "conv1d" else 2
         same = kind in ("same", "scaled_std_same")
 

@@ -13,7 +13,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from lwdc.candidates import DoesNotFit, build, candidate_names
-from lwdc.candidates.original import Original, effective_weight
+from lwdc.candidates.original import Original
 from lwdc.gates import Gate, GumbelSoftmax, OneHot, Softmax
 from lwdc.geometry import own_support, union
 from lwdc.mixing import mix
@@ -57,7 +57,7 @@ def fitting(place: Any, candidates: list[dict[str, Any]]) -> list[dict[str, Any]
 def mixture(place: Any, candidates: list[dict[str, Any]], **options: Any) -> SelectionOp:
     """A selection operator with those of ``candidates`` that fit, inherited, and drawn logits."""
     kept = fitting(place, candidates)
-    weight = effective_weight(place.conv).detach()
+    weight = place.weight
     operators = [build(candidate, place.site).double() for candidate in kept]
     for operator in operators:
         operator.inherit(weight)

@@ -1,4 +1,4 @@
-"""Finding the convolutions that may be replaced, without computing anything."""
+"""Finding the layers that may be replaced, without computing anything."""
 
 import copy
 from typing import Any
@@ -71,7 +71,7 @@ def test_shapes_are_those_of_a_real_forward_pass(name: str) -> None:
     model = timm.create_model(name).eval()
     seen: dict[str, list[Any]] = {}
     for key, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, (nn.Conv2d, nn.Linear, nn.MaxPool2d)):
             module.register_forward_hook(
                 lambda m, args, y, key=key: seen.setdefault(key, []).append(
                     (tuple(args[0].shape[1:]), tuple(y.shape[1:]))
@@ -132,6 +132,56 @@ def test_a_network_that_looks_at_values_is_traced_with_real_ones() -> None:
     assert [site.name for site in layout.sites] == ["b"]
     assert [name for name, _ in layout.left_alone] == ["a"]
     assert float(model.count) == 0
+
+
+class Tokens(nn.Module):
+    """Linear layers on tokens, on windows folded into the batch and on one vector; pools of every kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2, stride=1), nn.MaxPool2d((1, 1)))
+        self.up = nn.MaxPool2d(2, ceil_mode=True)
+        self.even = nn.MaxPool2d(2, ceil_mode=True)
+        self.indexed = nn.MaxPool2d(2, return_indices=True)
+        self.tokens = nn.Linear(4, 6)
+        self.windows = nn.Linear(6, 6, bias=False)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.even(self.up(self.pools(x)))  # 16 -> 8 -> 7 -> 4 -> 2
+        x, _ = self.indexed(F.pad(x, (0, 2, 0, 2)))
+        x = self.tokens(x.permute(0, 2, 3, 1))
+        x = self.windows(x.reshape(-1, 2, 6)).reshape(-1, 4, 6)
+        x, _ = self.attention(x, x, x)
+        return self.head(x.mean(1))
+
+
+def test_linear_layers_are_sites_without_axes() -> None:
+    sites = {site.name: site for site in find_sites(Tokens(), (4, 16, 16)).sites}
+    assert [name for name, site in sites.items() if site.kind == "linear"] == ["tokens", "windows", "head"]
+    assert sites["tokens"].calls == (((4, 4), (4, 6)),)  # all positions of an image at once
+    assert sites["windows"].calls == (((4, 6), (4, 6)),)  # also those that were folded into the batch
+    assert sites["head"].calls == (((6,), (3,)),)
+    assert (sites["head"].dims, sites["head"].bias, sites["windows"].bias) == (0, True, False)
+
+
+def test_pooling_layers_with_a_window_are_sites() -> None:
+    layout = find_sites(Tokens(), (4, 16, 16))
+    sites = {site.name: site for site in layout.sites if site.pools}
+    assert list(sites) == ["pools.0", "pools.1", "even"]
+    first = sites["pools.0"]
+    assert (first.kernel_size, first.stride, first.padding, first.groups) == ((3, 3), (2, 2), ((1, 1), (1, 1)), 4)
+    assert (sites["pools.1"].kind, sites["pools.1"].stride) == ("avg_pool", (1, 1))
+    reasons = dict(layout.left_alone)
+    assert reasons["pools.2"] == "it pools nothing"
+    assert "ceil_mode" in reasons["up"]
+    assert "indices" in reasons["indexed"]
+
+
+def test_weights_read_without_a_call_are_no_sites() -> None:
+    reasons = dict(find_sites(Tokens(), (4, 16, 16)).left_alone)
+    assert reasons["attention.out_proj"].startswith("not called")
 
 
 class _Flipped(nn.Conv2d):

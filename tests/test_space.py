@@ -50,7 +50,7 @@ def test_stem_and_shortcuts_are_left_alone_unless_asked_for() -> None:
     assert sites(found) == ["block1.0", "block1.1", "block2.0", "head"]
     reasons = dict(found.left_alone)
     assert reasons["stem"] == "the stem (stem=true includes it)"
-    assert reasons["downsample"] == "a 1x1 shortcut (shortcuts=true includes it)"
+    assert reasons["downsample"] == "a shortcut (shortcuts=true includes it)"
     everything = plan(stem=True, shortcuts=True, candidates=[{"op": "original"}, {"op": "low_rank", "ratio": 0.3}])
     assert {"stem", "downsample"} <= set(sites(everything))
 
@@ -174,7 +174,12 @@ def test_the_default_space_fits_a_real_network() -> None:
         "separable",
         "pointwise",
     ]
-    assert {name for name, _ in found.left_alone} == {"conv1", *(f"layer{i}.0.downsample.0" for i in (2, 3, 4))}
+    assert {name for name, _ in found.left_alone} == {
+        "conv1",
+        "maxpool",  # nothing in the space stands in for it
+        "fc",
+        *(f"layer{i}.0.downsample.0" for i in (2, 3, 4)),
+    }
     assert len(LEAN) == 7
 
 
@@ -243,9 +248,31 @@ def test_a_mistake_in_a_list_is_refused_before_any_network_is_seen(space: dict[s
         SearchSpace(**space)
 
 
-def test_a_network_without_a_convolution_is_told_so() -> None:
-    with pytest.raises(SpaceError, match="this network has no convolution"):
+def test_a_network_without_a_site_is_told_so() -> None:
+    with pytest.raises(SpaceError, match="this network has no layer that could be a site"):
+        make_plan(nn.Sequential(nn.Flatten(), nn.ReLU()), SearchSpace(), (3, 2, 2))
+
+
+def test_a_network_of_one_classifier_is_told_how_to_include_it() -> None:
+    with pytest.raises(SpaceError, match=r"1: the classifier \(classifier=true includes it\)"):
         make_plan(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), SearchSpace(), (3, 2, 2))
+
+
+def test_linear_layers_choose_among_block_diagonals() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 2))
+    found = make_plan(model, SearchSpace(), (3, 2, 2))
+    assert labels(found, "1") == ["original", "grouped_2", "grouped_4"]
+    assert found.choices[0].macs == (192, 96, 48)
+
+
+def test_pooling_layers_choose_among_what_costs_as_little() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2, 1))
+    pools = [{"op": name} for name in ("original", "max_pool", "avg_pool", "skip", "zero", "pointwise")]
+    found = make_plan(model, SearchSpace(pools), (3, 9, 9))
+    assert labels(found, "1") == ["original", "avg_pool", "skip", "zero"]
+    dropped = dict(found.choices[0].dropped)
+    assert dropped["max_pool"] == "it is the original"
+    assert "costs more" in dropped["pointwise"]  # a depthwise 1x1 multiplies, a maximum does not
 
 
 def test_long_lists_of_sites_are_cut() -> None:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from lwdc.candidates.base import DoesNotFit, Operator, restrict
 from lwdc.candidates.chain import convolution
-from lwdc.candidates.fixed import pooling_support
+from lwdc.candidates.fixed import pooling_support, refuse_itself
 from lwdc.candidates.registry import register_candidate
 from lwdc.candidates.separable import separable_layers, separate
 from lwdc.geometry import Pad, own_support, pads_for
@@ -66,6 +66,7 @@ class MaxPool(Operator):
 
     def __init__(self, site: Site, *, size: int | None = None) -> None:
         support = pooling_support(site, size)
+        refuse_itself(site, "max_pool", support)
         if site.in_channels != site.out_channels:
             raise DoesNotFit(f"it keeps the channels, the site maps {site.in_channels} to {site.out_channels}")
         pads = pads_for(site, support, site.input_shape[1:])

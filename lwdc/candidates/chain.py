@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdc.candidates.base import DoesNotFit, Operator, check_padding, restrict, scaled_like
-from lwdc.geometry import Pad, Support, own_support, pads_for
+from lwdc.geometry import Pad, Support, block_linear, own_support, pads_for
 from lwdc.sites import Site
 
 Factorise = Callable[[Tensor], Sequence[Tensor]]  # (C_out, C_in / site.groups, *support.count) -> one weight a layer
@@ -56,9 +56,9 @@ class Chain(Operator):
         self._factorise = factorise
 
     @property
-    def convolutions(self) -> list[nn.Conv1d | nn.Conv2d]:
-        """The chain's convolutions in order."""
-        return [m for m in self.layers if isinstance(m, (nn.Conv1d, nn.Conv2d))]
+    def convolutions(self) -> list["nn.Conv1d | nn.Conv2d | nn.Linear | BlockLinear"]:
+        """The chain's convolutions in order; at a Linear layer those are Linear layers."""
+        return [m for m in self.layers if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Linear, BlockLinear))]
 
     @property
     def product_rank(self) -> int:
@@ -68,7 +68,8 @@ class Chain(Operator):
 
     def compact_kernel(self) -> Tensor:
         first, *others = self.convolutions
-        kernel, groups = first.weight, self._specs[0].groups
+        kernel: Tensor = first.weight
+        groups = self._specs[0].groups
         for conv, spec in zip(others, self._specs[1:], strict=True):
             kernel, groups = compose(kernel, groups, conv.weight, spec.groups)
         return kernel
@@ -99,8 +100,35 @@ class Chain(Operator):
         return self.layers[0] if len(self.layers) == 1 else self.layers
 
 
+class BlockLinear(nn.Module):
+    """A Linear layer whose weight is block-diagonal: what groups are to a convolution."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, in_features: int, out_features: int, groups: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.groups = in_features, out_features, groups
+        self.weight = nn.Parameter(torch.empty(out_features, in_features // groups))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+        self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., in_features)`` to ``(..., out_features)``."""
+        return block_linear(x, self.weight, self.bias, self.groups)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, groups={self.groups}"
+
+
 def convolution(site: Site, support: Support, layer: Layer) -> list[nn.Module]:
-    """The modules of one layer: a convolution, with a ``Pad`` before it where its own padding cannot serve."""
+    """The modules of one layer: a convolution, with a ``Pad`` before it where its own padding cannot serve.
+
+    At a Linear layer it is one, block-diagonal where there are groups.
+    """
+    if site.dims == 0 and layer.groups == 1:
+        return [nn.Linear(layer.in_channels, layer.out_channels, bias=False)]
+    if site.dims == 0:
+        return [BlockLinear(layer.in_channels, layer.out_channels, layer.groups)]
 
     def on(values: Sequence[int], otherwise: int) -> tuple[int, ...]:
         return tuple(v if axis else otherwise for v, axis in zip(values, layer.axes, strict=True))

@@ -109,7 +109,7 @@ class AxisEpitome(_Sampled):
         support, g = own_support(site), site.groups
         super().__init__(site, support, g)
         small = convolution(site, support, Layer(g * into.extent, g * out.extent, g, (True,) * site.dims))
-        self.layers = nn.Sequential(Fold(into, g), *small, Unfold(out, g))
+        self.layers = nn.Sequential(Fold(into, g, site.dims), *small, Unfold(out, g, site.dims))
 
     def epitome(self) -> nn.Parameter:
         return cast(nn.Parameter, self.layers[-2].weight)

@@ -38,18 +38,19 @@ class Fixed(Operator):
         del norm  # There is nothing to draw.
 
     def release(self, bias: Tensor | None) -> nn.Module:
-        return self.module if bias is None else nn.Sequential(self.module, Bias(bias))
+        return self.module if bias is None else nn.Sequential(self.module, Bias(bias, self.site.dims))
 
 
 class Bias(nn.Module):
-    """Adds one number per channel to ``(B, C, *sizes)``."""
+    """Adds one number per channel to ``(B, C, *sizes)`` with so many spatial axes, or to ``(B, ..., C)`` with none."""
 
-    def __init__(self, bias: Tensor) -> None:
+    def __init__(self, bias: Tensor, dims: int) -> None:
         super().__init__()
+        self.dims = dims
         self.bias = nn.Parameter(bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.bias.view(-1, *(1,) * (x.dim() - 2))
+        return x + self.bias.view(-1, *(1,) * self.dims)
 
 
 class Subsample(nn.Module):
@@ -77,6 +78,8 @@ class Zeros(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         site, sizes = self.site, x.shape[2:]
+        if site.dims == 0:
+            return x.new_zeros(*x.shape[:-1], site.out_channels)
         pads = pads_for(site, own_support(site), sizes)
         outputs = [
             (n + before + after - d * (k - 1) - 1) // s + 1
@@ -100,6 +103,7 @@ def avg_pool(site: Site, *, size: int | None = None) -> Operator:
     """Mean over the site's own window, or one of ``size``; padding counts, as it does for a kernel."""
     support = pooling_support(site, size)
     _needs_equal_channels(site)
+    refuse_itself(site, "avg_pool", support)
     return Fixed(site, support, site.in_channels, 1.0 / math.prod(support.count), _average(site, support))
 
 
@@ -112,12 +116,20 @@ def zero(site: Site) -> Operator:
 
 def pooling_support(site: Site, size: int | None) -> Support:
     """The window of a pooling operator at the site. Raises ``DoesNotFit`` where there is none."""
+    if site.dims == 0:
+        raise DoesNotFit("a Linear layer has no taps")
     if size is None and any(d != 1 for d, k in zip(site.dilation, site.kernel_size, strict=True) if k > 1):
         raise DoesNotFit("pooling windows are not dilated; give its size")
     taps = site.kernel_size if size is None else (size,) * site.dims
     if min(taps) < 1 or math.prod(taps) == 1:
         raise DoesNotFit(f"a window of {taps} pools nothing")
     return centred_support(site, taps, (1,) * site.dims)
+
+
+def refuse_itself(site: Site, kind: str, support: Support) -> None:
+    """Raise ``DoesNotFit`` where the site is that pooling layer already."""
+    if site.kind == kind and support == own_support(site):
+        raise DoesNotFit("it is the original")
 
 
 def _average(site: Site, support: Support) -> nn.Module:

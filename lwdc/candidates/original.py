@@ -1,5 +1,8 @@
 """The original layer, as one candidate among the others."""
 
+import math
+
+import torch
 import torch.nn.functional as F
 from timm.layers import ScaledStdConv2d, ScaledStdConv2dSame
 from torch import Tensor, nn
@@ -12,10 +15,10 @@ from lwdc.sites import STANDARDISING, Site
 
 @register_candidate("original")
 class Original(Operator):
-    """The site's own convolution. The selection operator holds it and lends it through ``own``."""
+    """The site's own layer. The selection operator holds it and lends it through ``own``."""
 
     def __init__(self, site: Site) -> None:
-        super().__init__(site, own_support(site), site.groups)
+        super().__init__(site, None if site.pools else own_support(site), site.groups)
         self._conv: tuple[nn.Module, ...] = ()  # in a tuple: registered by the selection operator alone
 
     def own(self, conv: nn.Module) -> None:
@@ -24,6 +27,9 @@ class Original(Operator):
 
     def compact_kernel(self) -> Tensor:
         return effective_weight(self._conv[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv[0](x) if self.support is None else super().forward(x)
 
     def inherit(self, weight: Tensor) -> float:
         del weight  # It is the trained weight already.
@@ -35,6 +41,17 @@ class Original(Operator):
     def release(self, bias: Tensor | None) -> nn.Module:
         del bias  # It is the convolution's own.
         return self._conv[0]
+
+
+def trained_weight(site: Site, layer: nn.Module, like: Tensor) -> Tensor:
+    """What stand-ins of ``layer`` inherit, without gradient: its effective weight.
+
+    A pooling layer has none; its stand-ins begin as the mean over its window, with type and device of ``like``.
+    """
+    if not site.pools:
+        return effective_weight(layer).detach()
+    mean = 1 / math.prod(site.kernel_size)
+    return torch.full((site.out_channels, 1, *site.kernel_size), mean, dtype=like.dtype, device=like.device)
 
 
 def effective_weight(conv: nn.Module) -> Tensor:

@@ -119,19 +119,23 @@ def sample(source: Tensor, axis: int, positions: Positions) -> Tensor:
 class Fold(nn.Module):
     """Sums the input channels that meet the same channel of the epitome: the transpose of sampling."""
 
-    def __init__(self, starts: Starts, groups: int) -> None:
+    def __init__(self, starts: Starts, groups: int, dims: int) -> None:
         super().__init__()
-        self.starts, self.groups = starts, groups
+        self.starts, self.groups, self.dims = starts, groups, dims
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, groups * total, *sizes)`` to ``(B, groups * extent, *sizes)``."""
+        """``(..., groups * total, *sizes)`` to ``(..., groups * extent, *sizes)``, with ``dims`` sizes."""
         lower, upper, weight = self.starts.flat()
-        split = x.unflatten(1, (self.groups, self.starts.total))
-        folded = x.new_zeros(x.shape[0], self.groups, self.starts.extent, *x.shape[2:])
+        axis = x.dim() - self.dims  # of the channels within a group
+        split = x.unflatten(axis - 1, (self.groups, self.starts.total))
+        shape = list(split.shape)
+        shape[axis] = self.starts.extent
+        folded = x.new_zeros(shape)
         if weight is None:
-            return folded.index_add(2, lower, split).flatten(1, 2)
-        weight = weight.to(x.dtype).view(-1, *(1,) * (x.dim() - 2))
-        return folded.index_add(2, lower, split * (1 - weight)).index_add(2, upper, split * weight).flatten(1, 2)
+            return folded.index_add(axis, lower, split).flatten(axis - 1, axis)
+        weight = weight.to(x.dtype).view(-1, *(1,) * self.dims)
+        folded = folded.index_add(axis, lower, split * (1 - weight)).index_add(axis, upper, split * weight)
+        return folded.flatten(axis - 1, axis)
 
 
 class Unfold(nn.Module):
@@ -139,16 +143,17 @@ class Unfold(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(self, starts: Starts, groups: int) -> None:
+    def __init__(self, starts: Starts, groups: int, dims: int) -> None:
         super().__init__()
-        self.starts, self.groups = starts, groups
+        self.starts, self.groups, self.dims = starts, groups, dims
         self.register_parameter("bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, groups * extent, *sizes)`` to ``(B, groups * total, *sizes)``."""
-        split = x.unflatten(1, (self.groups, self.starts.extent))
-        y = sample(split, 2, self.starts.flat()).flatten(1, 2)
-        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *(1,) * (y.dim() - 2))
+        """``(..., groups * extent, *sizes)`` to ``(..., groups * total, *sizes)``, with ``dims`` sizes."""
+        axis = x.dim() - self.dims
+        split = x.unflatten(axis - 1, (self.groups, self.starts.extent))
+        y = sample(split, axis, self.starts.flat()).flatten(axis - 1, axis)
+        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
 
 
 class TiedConv(nn.Module):

@@ -26,6 +26,8 @@ def dilated(site: Site, *, size: int = 3, dilation: int = 2) -> Operator:
 
 
 def _centred(site: Site, size: int, dilation: tuple[int, ...]) -> Operator:
+    if site.dims == 0:
+        raise DoesNotFit("a Linear layer has no taps")
     if size < 1 or min(dilation) < 1:
         raise DoesNotFit(f"there is no kernel of size {size} and dilation {dilation}")
     support = centred_support(site, (size,) * site.dims, dilation)

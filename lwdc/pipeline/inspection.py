@@ -44,11 +44,17 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
         f"({table.largest / table.total:.3f}). * costs more than the original.",
         highlight=False,
     )
+    dropped: dict[tuple[str, str], list[str]] = {}
     for choice in plan.choices:
-        for name, reason in choice.dropped:
-            console.print(f"dropped  {choice.site.name}: {name}: {reason}", highlight=False)
+        for entry in choice.dropped:
+            dropped.setdefault(entry, []).append(choice.site.name)
+    for (name, reason), sites in dropped.items():
+        console.print(f"dropped  {_some(sites)}: {name}: {reason}", highlight=False)
+    left_alone: dict[str, list[str]] = {}
     for name, reason in plan.left_alone:
-        console.print(f"left alone  {name}: {reason}", highlight=False)
+        left_alone.setdefault(reason, []).append(name)
+    for reason, names in left_alone.items():
+        console.print(f"left alone  {_some(names)}: {reason}", highlight=False)
 
 
 def _candidates(choice: Choice, costs: "dict[str, int] | object", original: int) -> str:
@@ -58,6 +64,11 @@ def _candidates(choice: Choice, costs: "dict[str, int] | object", original: int)
         cost = costs[label(candidate)]
         entries.append(f"{label(candidate)} {cost / max(original, 1):.2f}{'*' if cost > original else ''}")
     return ", ".join(entries)
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _shape(shape: Shape) -> str:

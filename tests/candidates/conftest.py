@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lwdc.candidates import DoesNotFit, Operator, build, candidate_names
-from lwdc.candidates.original import Original, effective_weight
+from lwdc.candidates.original import Original
 
 # Options for every operator that cannot be built without, and further ones for those that can.
 OPTIONS: dict[str, list[dict[str, Any]]] = {
@@ -50,7 +50,7 @@ def operators_at(candidates: list[dict[str, Any]]) -> Callable[..., Iterator[Ope
                 continue
             if isinstance(operator, Original):
                 operator.own(place.conv)
-            operator.inherit(effective_weight(place.conv).detach())
+            operator.inherit(place.weight)
             yield operator.train(True)
 
     return make

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lwdc.candidates import Chain, DoesNotFit, Operator, build, candidate_names
 from lwdc.candidates.base import embed
 from lwdc.candidates.fixed import Fixed
-from lwdc.candidates.original import Original, effective_weight
+from lwdc.candidates.original import Original
 from lwdc.geometry import convolve, own_support, union
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
@@ -54,14 +54,16 @@ def test_kernel_branch_and_released_module_agree(
         for a, b in zip(_gradients(as_branch, x, weights), wanted, strict=True):
             assert close(a, b), operator
 
-        module = released(operator, place.conv.bias)
+        module = released(operator, place.bias)
         y = module(x)
         assert close(y, place.biased(as_kernel)), module
         kept = [p for name, p in module.named_parameters() if name.rpartition(".")[2] != "bias"]
         for a, b in zip(_gradients(y, x, kept), wanted, strict=True):
             assert close(a, b), module
 
-        if kernel.shape == place.conv.weight.shape:  # then the site's own convolution can say what it means
+        if (
+            not site.pools and kernel.shape == place.conv.weight.shape
+        ):  # then the site's own convolution can say what it means
             own = torch.func.functional_call(place.plain, {"weight": kernel}, (x,))
             assert close(own, place.biased(as_kernel)), operator
 
@@ -72,11 +74,11 @@ def test_every_operator_keeps_shape_and_reports_its_error(
     data: st.DataObject, places: Any, operators_at: Any, released: Any, close: Callable[[Tensor, Tensor], bool]
 ) -> None:
     place = data.draw(places)
-    site, weight = place.site, effective_weight(place.conv).detach()
+    site, weight = place.site, place.weight
     shape = place.conv(place.x).shape
     for operator in operators_at(place):
         assert operator(place.x).shape == shape
-        assert released(operator, place.conv.bias)(place.x).shape == shape
+        assert released(operator, place.bias)(place.x).shape == shape
         error = operator.inherit(weight)
         if operator.support is None:
             assert 0 <= error <= 1 + 1e-9
@@ -93,7 +95,7 @@ def test_every_operator_keeps_shape_and_reports_its_error(
 @settings(max_examples=30)
 def test_no_small_change_brings_inherited_weights_nearer(data: st.DataObject, places: Any, operators_at: Any) -> None:
     place = data.draw(places)
-    weight = effective_weight(place.conv).detach()
+    weight = place.weight
     for operator in operators_at(place):
         if not isinstance(operator, Chain):
             continue
@@ -136,7 +138,7 @@ def built(request: pytest.FixtureRequest, candidates: list[dict[str, Any]], plac
 def test_the_gradient_reaches_the_input(built: tuple[Operator, Any]) -> None:
     operator, place = built
     x = place.x.requires_grad_(True)
-    operator.inherit(effective_weight(place.conv).detach())
+    operator.inherit(place.weight)
     y = operator(x)
     if isinstance(operator, Fixed) and operator.value == 0:
         assert not y.requires_grad and not y.any()
@@ -147,7 +149,7 @@ def test_the_gradient_reaches_the_input(built: tuple[Operator, Any]) -> None:
 
 def test_a_released_operator_is_plain_pytorch_without_lwdc_operators(built: tuple[Operator, Any]) -> None:
     operator, place = built
-    module = operator.release(place.conv.bias)
+    module = operator.release(place.bias)
     assert not any(isinstance(m, Operator) for m in module.modules())
     with torch.no_grad():
         module(place.x)
@@ -166,7 +168,7 @@ def test_an_operator_moves_to_another_precision_as_a_whole(built: tuple[Operator
     for dtype in (torch.float32, torch.float64):
         place.conv.to(dtype)
         operator.to(dtype)
-        error = operator.inherit(effective_weight(place.conv).detach())
+        error = operator.inherit(place.weight)
         assert error == error
         assert operator(place.x.to(dtype)).dtype == dtype
         if operator.support is not None:
@@ -177,14 +179,14 @@ def test_a_zero_weight_is_inherited_without_nan(built: tuple[Operator, Any]) -> 
     operator, place = built
     with torch.no_grad():
         place.conv.weight.zero_()
-    error = operator.inherit(effective_weight(place.conv).detach())
+    error = operator.inherit(place.weight)
     assert error == error and error >= 0
     assert all(bool(p.isfinite().all()) for p in operator.parameters())
 
 
 def test_a_copy_has_its_own_weights(built: tuple[Operator, Any]) -> None:
     operator, place = built
-    operator.inherit(effective_weight(place.conv).detach())
+    operator.inherit(place.weight)
     twin = copy.deepcopy(operator)
     before = operator(place.x).detach()
     for p in (*twin.parameters(), *_weights(twin)):
