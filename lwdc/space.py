@@ -30,9 +30,9 @@ class SearchSpace:
 
     ``per_site`` maps patterns to candidate lists of their own; the last match wins. All sites that one
     ``tie`` pattern matches share one choice. The stem and the classifier (as timm's ``pretrained_cfg``
-    names them; else the layer that reads the image, and a Linear layer that comes last) and shortcuts (1x1 or
-    pooling) stay as they are unless asked for. A candidate with more multiply-accumulates or parameters than the original is dropped unless
-    ``costlier``.
+    names them; else the layer that reads the image, and a Linear layer that comes last) and shortcuts
+    (1x1 or pooling) stay as they are unless asked for. A candidate with more multiply-accumulates or
+    parameters than the original is dropped unless ``costlier``.
     """
 
     candidates: Sequence[Candidate] = LEAN

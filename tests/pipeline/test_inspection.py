@@ -52,7 +52,7 @@ def test_candidates_that_cost_more_are_marked(settings: MakeSettings) -> None:
 def test_what_is_dropped_or_left_alone_is_said_with_the_reason(settings: MakeSettings) -> None:
     space = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 8}, {"op": "pointwise"}])
     text = printed(settings(space=space))
-    assert "dropped  layer1.0.conv1: grouped_8: groups=8 does not divide 4 -> 4 channels" in text
+    assert "dropped  layer1.0.conv1, layer1.0.conv2: grouped_8: groups=8 does not divide 4 -> 4 channels" in text
     assert "left alone  conv1: the stem" in text
 
 
