@@ -35,6 +35,7 @@ LINEAR: list[dict[str, Any]] = [
     {"op": "low_rank", "ratio": 0.5},
     {"op": "factorised"},
     {"op": "epitome", "ratio": 2},
+    {"op": "wsnet", "ratio": 2},
     {"op": "skip"},
     {"op": "avg_pool"},
     {"op": "zero"},

@@ -1,6 +1,17 @@
 """Candidates: what may stand at a site. One file a family; importing this package registers them all."""
 
-from lwdc.candidates import branches, epitome, factorised, fixed, grouped, low_rank, original, separable, sized
+from lwdc.candidates import (
+    branches,
+    epitome,
+    factorised,
+    fixed,
+    grouped,
+    low_rank,
+    original,
+    separable,
+    sized,
+    wsnet,
+)
 from lwdc.candidates.base import DoesNotFit, Operator
 from lwdc.candidates.chain import Chain, Layer
 from lwdc.candidates.registry import (
@@ -34,4 +45,5 @@ __all__ = [
     "register_candidate",
     "separable",
     "sized",
+    "wsnet",
 ]

@@ -24,8 +24,8 @@ from lwdc.geometry import own_support
 from lwdc.sites import Site
 
 
-class _Sampled(Operator):
-    """What both forms of an epitome share: inheritance and fresh weights."""
+class Sampled(Operator):
+    """A kernel sampled from fewer weights: inheritance and fresh weights."""
 
     def epitome(self) -> nn.Parameter:
         """The weight that the kernel is sampled from."""
@@ -36,8 +36,18 @@ class _Sampled(Operator):
         return [m for m in self.modules() if isinstance(m, Starts)]
 
     def solve(self, target: Tensor) -> None:
-        """Set the epitome to the best one for the starts as they are, in place."""
-        raise NotImplementedError
+        """Set the epitome to the best one for the starts as they are, in place.
+
+        Where every entry of the kernel is one of the epitome's, that is the mean of those that share it.
+        """
+        with torch.enable_grad():
+            kernel = self.compact_kernel()
+            shared = [
+                torch.autograd.grad(kernel, self.epitome(), of.to(kernel), retain_graph=True)[0].double()
+                for of in (target, torch.ones_like(target))
+            ]
+        with torch.no_grad():
+            self.epitome().copy_(shared[0] / shared[1].clamp_min(1))
 
     def inherit(self, weight: Tensor) -> float:
         """Least squares for the epitome; learned starts and epitome take turns while the error falls.
@@ -102,7 +112,7 @@ _ITERATIONS = 30  # of least squares where there is no closed form
 _RTOL = 1e-2  # smaller singular values of the sampling count as zero: windows half-way between are nearly singular
 
 
-class AxisEpitome(_Sampled):
+class AxisEpitome(Sampled):
     """Starts per axis: fold the input, run one small convolution, read the filters. Saves MACs too."""
 
     def __init__(self, site: Site, into: Starts, out: Starts) -> None:
@@ -142,7 +152,7 @@ def _matrix(starts: Starts) -> Tensor:
         return sample(torch.eye(starts.extent, dtype=torch.float64, device=starts.share.device), 0, starts.flat())
 
 
-class BlockEpitome(_Sampled):
+class BlockEpitome(Sampled):
     """Starts per block of filters and channels, or windows on the taps: the kernel keeps its rank, MACs stay."""
 
     def __init__(self, site: Site, shape: Sequence[int], rows: Starts, columns: Starts, taps: Sequence[Starts]) -> None:
@@ -160,6 +170,8 @@ class BlockEpitome(_Sampled):
         return self.conv(x)
 
     def solve(self, target: Tensor) -> None:
+        if not any(starts.learned for starts in self.starts()):
+            return super().solve(target)
         groups = self.site.groups
         wanted = target.reshape(groups, -1).cpu().numpy()
         with torch.no_grad():
@@ -252,6 +264,8 @@ def _check_options(
             raise SpaceError(f"an epitome's {name} must be at least 1, found {value}.")
     if not 0 < window <= 1:
         raise SpaceError(f"an epitome's window is a share of its channels in (0, 1], found {window}.")
+    if sampling == "wsnet":
+        raise SpaceError("WSNet's sampling is an operator of its own: {op: wsnet, ratio: ...}.")
     for option, given, known in (
         ("indexing", indexing, ("per_axis", "per_block")),
         ("sampling", sampling, ("learned", "fixed")),

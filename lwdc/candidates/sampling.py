@@ -26,7 +26,8 @@ class Starts(nn.Module):
     the ``extent``; with ``wrap`` of the whole extent, as windows go on at its other end. At first the windows
     are spread so that every entry of the epitome is used. Fixed starts are whole and no parameters. With
     ``copies`` every window has so many starts, one for each block of another axis; with ``turn`` each copy
-    begins with another window, because blocks that are twins cost a kernel its rank.
+    begins with another window, because blocks that are twins cost a kernel its rank. ``begin`` says where they
+    begin instead, in entries: ``(windows, [copies])``.
 
     Learned starts are trained off the integers, until ``advance`` rounds them for good.
     """
@@ -39,7 +40,7 @@ class Starts(nn.Module):
 
     def __init__(
         self, total: int, extent: int, window: int, sampling: Sampling,
-        *, wrap: bool = False, copies: int = 0, turn: bool = False,
+        *, wrap: bool = False, copies: int = 0, turn: bool = False, begin: Tensor | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.total, self.extent, self.window, self.wrap = total, extent, window, wrap
@@ -56,6 +57,8 @@ class Starts(nn.Module):
                 whole = count if tail == window else count - 1
                 order[:whole] = (order[:whole] + torch.arange(copies)) % max(whole, 1)
             starts, ranges = starts[order], ranges[:, None].expand(-1, copies)
+        if begin is not None:
+            starts, ranges = begin.float(), ranges.view(-1, *(1,) * (begin.dim() - 1)).expand_as(begin)
         starts = starts if self.learned else starts.round()
         share = starts / ranges.clamp_min(1)
         self.register_buffer("ranges", ranges.float(), persistent=False)
@@ -164,6 +167,7 @@ class TiedConv(nn.Module):
     """
 
     bias: nn.Parameter | None
+    reuses = False  # whether running it needs no kernel
 
     def __init__(self, site: Site, epitome: Tensor, rows: Starts, columns: Starts, taps: Sequence[Starts]) -> None:
         super().__init__()
@@ -259,7 +263,9 @@ def _along(positions: Any, axis: int, dims: int) -> Any:
 
 def expand(network: nn.Module) -> nn.Module:
     """Put a plain convolution, in place, for every kernel that is formed from an epitome: what other runtimes need."""
-    tied = {name: module for name, module in network.named_modules() if isinstance(module, TiedConv)}
+    tied = {
+        name: module for name, module in network.named_modules() if isinstance(module, TiedConv) and not module.reuses
+    }
     for name, module in tied.items():
         if name == "":
             return module.expanded()

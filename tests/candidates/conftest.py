@@ -27,6 +27,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "low_rank": [{"ratio": 0.25}, {"ratio": 0.6}],
     "max_pool": [{}, {"size": 2}],
     "separable": [{}, {"size": 2}, {"size": 5}],
+    "wsnet": [{"ratio": 2}, {"ratio": 5}, {"step": 1}, {"step": 2, "repeat": 2}],
 }
 
 

@@ -227,7 +227,7 @@ def test_expanding_puts_equal_plain_convolutions_in_place(at: Any) -> None:
         ({"ratio": 2, "window": 0}, r"window is a share of its channels in \(0, 1\], found 0"),
         ({"ratio": 2, "window": 1.5}, "found 1.5"),
         ({"ratio": 2, "indexing": "axis"}, "indexing is per_axis or per_block, found 'axis'"),
-        ({"ratio": 2, "sampling": "wsnet"}, "sampling is learned or fixed, found 'wsnet'"),
+        ({"ratio": 2, "sampling": "wsnet"}, "an operator of its own: {op: wsnet"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str, at: Any) -> None:

@@ -36,6 +36,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "separable": {},
     "separable_norm": {},
     "skip": {},
+    "wsnet": {"ratio": 2},
     "zero": {},
 }
 
