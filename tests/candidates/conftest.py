@@ -22,7 +22,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"out": 4, "into": 2, "taps": 1.5, "sampling": "fixed"},
     ],
     "factorised": [{}, {"ratio": 0.2}],
-    "grouped": [{"groups": 2}, {"groups": 4}, {"groups": 8}],
+    "grouped": [{"groups": 2}, {"groups": 4}, {"groups": "depthwise"}],
     "kernel": [{"size": 1}, {"size": 2}, {"size": 3}, {"size": 6}],
     "low_rank": [{"ratio": 0.25}, {"ratio": 0.6}],
     "max_pool": [{}, {"size": 2}],

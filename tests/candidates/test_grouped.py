@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lwdc.candidates import DoesNotFit, build
+from lwdc.candidates import DoesNotFit, build, label
 
 
 def test_a_grouped_operator_keeps_the_diagonal_blocks(place: Any) -> None:
@@ -31,3 +31,19 @@ def test_the_released_module_is_one_grouped_convolution(place: Any) -> None:
 def test_no_more_groups_than_the_site_has_already_is_refused(groups: int, place: Any) -> None:
     with pytest.raises(DoesNotFit, match="the site itself has 2 groups"):
         build({"op": "grouped", "groups": groups}, place(nn.Conv2d(8, 8, 3, groups=2), 6, 6).site)
+
+
+def test_depthwise_counts_the_groups_of_the_site_it_stands_at(place: Any) -> None:
+    module = build({"op": "grouped", "groups": "depthwise"}, place(nn.Conv2d(8, 16, 3), 6, 6).site).release(None)
+    assert isinstance(module, nn.Conv2d)
+    assert module.groups == 8 and module.weight.shape == (16, 1, 3, 3)
+    assert label({"op": "grouped", "groups": "depthwise"}) == "grouped_depthwise"
+
+
+def test_depthwise_is_refused_where_it_is_the_original_or_the_channels_do_not_divide(place: Any) -> None:
+    for conv, message in (
+        (nn.Conv2d(8, 8, 3, groups=8), "the site itself has 8 groups"),
+        (nn.Conv2d(8, 12, 3), "groups=8 does not divide 8 -> 12 channels"),
+    ):
+        with pytest.raises(DoesNotFit, match=message):
+            build({"op": "grouped", "groups": "depthwise"}, place(conv, 6, 6).site)
