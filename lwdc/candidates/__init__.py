@@ -1,6 +1,21 @@
 """Candidates: what may stand at a site. One file a family; importing this package registers them all."""
 
-from lwdc.candidates import branches, epitome, factorised, fixed, grouped, low_rank, original, separable, sized
+from lwdc.candidates import (
+    branches,
+    epitome,
+    factorised,
+    fixed,
+    ghost,
+    grouped,
+    low_rank,
+    original,
+    partial,
+    separable,
+    shift,
+    shuffled,
+    sized,
+    tucker,
+)
 from lwdc.candidates.base import DoesNotFit, Operator
 from lwdc.candidates.chain import Chain, Layer
 from lwdc.candidates.registry import (
@@ -26,12 +41,17 @@ __all__ = [
     "epitome",
     "factorised",
     "fixed",
+    "ghost",
     "grouped",
     "label",
     "low_rank",
     "origin",
     "original",
+    "partial",
     "register_candidate",
     "separable",
+    "shift",
+    "shuffled",
     "sized",
+    "tucker",
 ]
