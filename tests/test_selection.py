@@ -27,12 +27,16 @@ LINEAR: list[dict[str, Any]] = [
     {"op": "original"},
     {"op": "grouped", "groups": 2},
     {"op": "grouped", "groups": 4},
+    {"op": "shuffled", "groups": 2},
+    {"op": "partial", "ratio": 2},
+    {"op": "shift"},
     {"op": "separable"},
     {"op": "pointwise"},
     {"op": "kernel", "size": 2},
     {"op": "kernel", "size": 5},
     {"op": "dilated"},
     {"op": "low_rank", "ratio": 0.5},
+    {"op": "tucker", "ratio": 0.5},
     {"op": "factorised"},
     {"op": "epitome", "ratio": 2},
     {"op": "wsnet", "ratio": 2},
@@ -40,7 +44,13 @@ LINEAR: list[dict[str, Any]] = [
     {"op": "avg_pool"},
     {"op": "zero"},
 ]
-BRANCHES: list[dict[str, Any]] = [{"op": "separable_norm"}, {"op": "max_pool"}]
+BRANCHES: list[dict[str, Any]] = [
+    {"op": "separable_norm"},
+    {"op": "separable_norm", "repeats": 2},
+    {"op": "squeezed", "ratio": 0.5},
+    {"op": "ghost"},
+    {"op": "max_pool"},
+]
 
 
 def fitting(place: Any, candidates: list[dict[str, Any]]) -> list[dict[str, Any]]:

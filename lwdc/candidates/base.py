@@ -123,6 +123,12 @@ def as_blocks(compact: Tensor, outer_groups: int, groups: int) -> Tensor:
     return compact.view(outer_groups, groups // outer_groups, out // groups, into, *taps).movedim(1, -1)
 
 
+def needs_space(site: Site) -> None:
+    """Raise ``DoesNotFit`` at a layer without spatial axes."""
+    if site.dims == 0:
+        raise DoesNotFit("a Linear layer has no taps")
+
+
 def check_padding(site: Site, support: Support) -> None:
     """Raise ``DoesNotFit`` where a map is too small to be mirrored or repeated as far as ``support`` reaches."""
     if site.padding_mode in ("zeros", "replicate"):

@@ -1,63 +1,122 @@
-"""Operators that are not linear and so run as branches: a separable convolution with a norm inside, max-pooling."""
+"""Operators that are not linear and so run as branches: chains with norms inside, max-pooling."""
+
+import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lwdc.candidates.base import DoesNotFit, Operator, restrict
-from lwdc.candidates.chain import convolution
+from lwdc.candidates.base import DoesNotFit, Operator, check_padding, needs_space, scaled_like
+from lwdc.candidates.chain import Chain, convolution
 from lwdc.candidates.fixed import pooling_support, refuse_itself
 from lwdc.candidates.registry import register_candidate
-from lwdc.candidates.separable import separable_layers, separate
-from lwdc.geometry import Pad, own_support, pads_for
+from lwdc.candidates.separable import separable, separable_layers
+from lwdc.candidates.tucker import tucker
+from lwdc.geometry import Pad, Support, own_support, pads_for
 from lwdc.sites import Site
 
 
-@register_candidate("separable_norm")
-class SeparableNorm(Operator):
-    """Depthwise, batch norm, ReLU, pointwise, as in MobileNet; the network's own norm follows the site."""
+class Normed(Operator):
+    """A chain with batch norms and ReLUs between its layers; the network's own norm follows the site.
 
-    def __init__(self, site: Site) -> None:
-        if all(k == 1 for k in site.kernel_size) or site.groups == site.in_channels:
-            raise DoesNotFit("there is nothing to separate")
-        super().__init__(site, None)
-        spatial, mixing = separable_layers(site)
-        norm_class = nn.BatchNorm2d if site.dims == 2 else nn.BatchNorm1d
-        self.depthwise = nn.Sequential(*convolution(site, own_support(site), spatial))
-        self.norm = norm_class(site.in_channels)
-        self.pointwise = nn.Sequential(*convolution(site, own_support(site), mixing))
+    ``between`` holds what stands behind each layer of ``chain`` but the last; it ends with a norm and a ReLU.
+    Convolutions in there begin as the identity.
+    """
+
+    def __init__(self, chain: Chain, between: Sequence[nn.Sequential]) -> None:
+        super().__init__(chain.site, None)
+        self.chain = chain  # knows its own convolutions, and so their kernel as if nothing stood between
+        layers: list[nn.Module] = []
+        waiting = iter(between)
+        for module in chain.layers:
+            layers.append(module)
+            if module in chain.convolutions[:-1]:
+                layers.append(next(waiting))
+        chain.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise(torch.relu(self.norm(self.depthwise(x))))
+        return self.chain.layers(x)
 
     def inherit(self, weight: Tensor) -> float:
-        """The separable approximation, as if there were no norm between; so is the error."""
-        target = restrict(weight, self.site, own_support(self.site))
-        depthwise, pointwise = separate(target, self.site.groups)
-        with torch.no_grad():
-            self._conv(self.depthwise).weight.copy_(depthwise)
-            self._conv(self.pointwise).weight.copy_(pointwise)
-        into = target.shape[1]
-        blocks = pointwise.view(self.site.groups, -1, into, *pointwise.shape[2:])
-        kernel = (blocks * depthwise.view(self.site.groups, 1, into, *depthwise.shape[2:])).reshape(target.shape)
-        return float((target - kernel).norm() / target.norm().clamp_min(1e-30))
+        """What the chain takes over, as if there were no norm and no ReLU between; so is the error."""
+        for conv in self._inserted():
+            nn.init.dirac_(conv.weight, conv.groups)
+        return self.chain.inherit(weight)
 
     def reset(self, norm: float) -> None:
-        """The norm and the ReLU give the pointwise layer a second moment of 1/2, so its weight carries ``norm``."""
-        nn.init.kaiming_normal_(self._conv(self.depthwise).weight, nonlinearity="linear")
-        weight = self._conv(self.pointwise).weight
-        nn.init.kaiming_normal_(weight, nonlinearity="linear")
+        """The norm and the ReLU give the last layer a second moment of 1/2, so its weight carries ``norm``."""
+        *others, last = [*self._inserted(), *self.chain.convolutions]
+        for conv in (*others, last):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
         with torch.no_grad():
-            weight.mul_(norm * 2**0.5 / weight.norm())
+            last.weight.mul_(scaled_like(last.weight, norm * 2**0.5))
 
     def release(self, bias: Tensor | None) -> nn.Module:
         del bias  # The site's bias belongs to its linear operators.
-        return nn.Sequential(*self.depthwise, self.norm, nn.ReLU(), *self.pointwise)
+        return self.chain.layers
 
-    @staticmethod
-    def _conv(layers: nn.Sequential) -> nn.Conv2d:
-        conv = layers[-1]
-        assert isinstance(conv, (nn.Conv1d, nn.Conv2d))
-        return conv  # type: ignore[return-value]
+    def _inserted(self) -> list[nn.Conv1d | nn.Conv2d]:
+        own = self.chain.convolutions
+        return [m for m in self.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d)) and m not in own]
+
+
+@register_candidate("separable_norm")
+def separable_norm(site: Site, *, size: int | None = None, repeats: int = 1) -> Operator:
+    """Depthwise, batch norm, ReLU, pointwise, as in MobileNet; the network's own norm follows the site.
+
+    ``repeats: 2`` is the separable convolution of DARTS (Liu et al., 2019), whose first ReLU and last norm are the
+    network's own: depthwise, pointwise, batch norm, ReLU, and that once more at stride 1 to the site's width.
+    It begins as the same function as with one repeat. ``size`` is that of the depthwise kernels.
+    """
+    needs_space(site)
+    if repeats not in (1, 2):
+        raise DoesNotFit(f"repeats={repeats} is neither 1 nor 2")
+    chain = separable(site, size=size)
+    between = [batch_norm(site, site.in_channels), nn.ReLU()]
+    if repeats == 2:
+        assert chain.support is not None
+        second = _at_stride_one(site, chain.support)
+        pointwise, depthwise = separable_layers(second)[::-1]
+        between = [
+            *convolution(second, own_support(second), pointwise),
+            *between,
+            *convolution(second, own_support(second), depthwise),
+        ]
+    return Normed(chain, [nn.Sequential(*between)])
+
+
+def _at_stride_one(site: Site, support: Support) -> Site:
+    """A convolution as on ``support`` that follows the site, without its stride, and keeps channels and size.
+
+    Padded so that the tap in the middle, which ``dirac_`` sets, reads the pixel itself.
+    """
+    shapes = [(site.in_channels, *output[1:]) for _, output in site.calls]
+    before = [k // 2 * d for k, d in zip(support.count, support.step, strict=True)]
+    whole = [(k - 1) * d for k, d in zip(support.count, support.step, strict=True)]
+    second = dataclasses.replace(
+        site,
+        out_channels=site.in_channels,
+        kernel_size=support.count,
+        stride=(1,) * site.dims,
+        dilation=support.step,
+        padding=tuple((a, total - a) for a, total in zip(before, whole, strict=True)),
+        same=False,
+        calls=tuple((shape, shape) for shape in shapes),
+    )
+    check_padding(second, own_support(second))
+    return second
+
+
+@register_candidate("squeezed")
+def squeezed(site: Site, *, ratio: float) -> Operator:
+    """1x1 to fewer channels, the site's kernel, 1x1 to full width, with batch norm and ReLU between.
+
+    The bottleneck of He et al., "Deep residual learning for image recognition", 2016; the network's own norm
+    follows the site. Inner widths are those of ``tucker``: ``ratio`` times the input and output channels.
+    """
+    chain = tucker(site, ratio=ratio)
+    widths = [conv.out_channels for conv in chain.convolutions[:-1]]
+    return Normed(chain, [nn.Sequential(batch_norm(site, width), nn.ReLU()) for width in widths])
 
 
 @register_candidate("max_pool")
@@ -95,3 +154,9 @@ class MaxPool(Operator):
     def release(self, bias: Tensor | None) -> nn.Module:
         del bias  # The site's bias belongs to its linear operators.
         return self.module
+
+
+def batch_norm(site: Site, channels: int) -> nn.Module:
+    """A batch norm for maps like the site's."""
+    norm_class = nn.BatchNorm2d if site.dims == 2 else nn.BatchNorm1d
+    return norm_class(channels)

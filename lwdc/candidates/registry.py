@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from lwdc.candidates.base import DoesNotFit, Operator
 from lwdc.errors import SpaceError, unknown_name
@@ -10,17 +10,18 @@ from lwdc.sites import Site
 
 Candidate = Mapping[str, Any]  # {"op": name, **options}
 Builder = Callable[..., Operator]  # (site, **options) -> Operator, or raises DoesNotFit
+_B = TypeVar("_B", bound=Builder)
 
 _BUILDERS: dict[str, Builder] = {}
 
 
-def register_candidate(name: str) -> Callable[[Builder], Builder]:
+def register_candidate(name: str) -> Callable[[_B], _B]:
     """Make ``{"op": name, **options}`` build an operator by the decorated class or function.
 
     It is called as ``builder(site, **options)`` and raises ``DoesNotFit`` where it cannot stand.
     """
 
-    def register(builder: Builder) -> Builder:
+    def register(builder: _B) -> _B:
         taken = _BUILDERS.get(name)
         if taken is not None and (taken.__module__, taken.__qualname__) != (
             builder.__module__,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lwdc.candidates.base import DoesNotFit, Operator
+from lwdc.candidates.base import DoesNotFit
 from lwdc.candidates.chain import Chain, Layer
 from lwdc.candidates.registry import register_candidate
 from lwdc.geometry import centred_support
@@ -13,7 +13,7 @@ from lwdc.sites import Site
 
 
 @register_candidate("separable")
-def separable(site: Site, *, size: int | None = None) -> Operator:
+def separable(site: Site, *, size: int | None = None) -> Chain:
     """A depthwise kernel of ``size`` (default: the site's own), then a pointwise convolution (Sep_3x3)."""
     taps = site.kernel_size if size is None else (size,) * site.dims
     if site.dims == 0:

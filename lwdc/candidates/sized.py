@@ -1,6 +1,6 @@
 """Convolutions of another kernel size or dilation, centred on the site's own."""
 
-from lwdc.candidates.base import DoesNotFit, Operator
+from lwdc.candidates.base import DoesNotFit, Operator, needs_space
 from lwdc.candidates.chain import Chain, Layer
 from lwdc.candidates.registry import register_candidate
 from lwdc.geometry import centred_support
@@ -26,8 +26,7 @@ def dilated(site: Site, *, size: int = 3, dilation: int = 2) -> Operator:
 
 
 def _centred(site: Site, size: int, dilation: tuple[int, ...]) -> Operator:
-    if site.dims == 0:
-        raise DoesNotFit("a Linear layer has no taps")
+    needs_space(site)
     if size < 1 or min(dilation) < 1:
         raise DoesNotFit(f"there is no kernel of size {size} and dilation {dilation}")
     support = centred_support(site, (size,) * site.dims, dilation)

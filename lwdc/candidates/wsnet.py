@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lwdc.candidates.base import DoesNotFit, Operator, check_padding
+from lwdc.candidates.base import DoesNotFit, Operator, check_padding, needs_space
 from lwdc.candidates.epitome import Sampled
 from lwdc.candidates.registry import register_candidate
 from lwdc.candidates.sampling import Fold, Starts, TiedConv, sample
@@ -103,8 +103,7 @@ def wsnet(site: Site, *, ratio: float | None = None, step: int | None = None, re
         raise SpaceError(f"wsnet's ratio must be above 1, found {ratio}.")
     if repeat < 1 or (step is not None and step < 1):
         raise SpaceError(f"wsnet's step and repeat are at least 1, found step={step} and repeat={repeat}.")
-    if site.dims == 0:
-        raise DoesNotFit("a Linear layer has no taps")
+    needs_space(site)
     check_padding(site, own_support(site))
     return _lines(site, ratio, step, repeat) if site.dims == 1 else _planes(site, ratio, step, repeat)
 

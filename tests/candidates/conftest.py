@@ -22,11 +22,17 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"out": 4, "into": 2, "taps": 1.5, "sampling": "fixed"},
     ],
     "factorised": [{}, {"ratio": 0.2}],
-    "grouped": [{"groups": 2}, {"groups": 4}, {"groups": 8}],
+    "ghost": [{}, {"ratio": 3, "size": 1}],
+    "grouped": [{"groups": 2}, {"groups": 4}, {"groups": "most"}],
     "kernel": [{"size": 1}, {"size": 2}, {"size": 3}, {"size": 6}],
     "low_rank": [{"ratio": 0.25}, {"ratio": 0.6}],
     "max_pool": [{}, {"size": 2}],
+    "partial": [{}, {"ratio": 2}],
     "separable": [{}, {"size": 2}, {"size": 5}],
+    "separable_norm": [{}, {"size": 2}, {"repeats": 2}],
+    "shuffled": [{"groups": 2}, {"groups": 4, "size": 1}],
+    "squeezed": [{"ratio": 0.25}],
+    "tucker": [{"ratio": 0.25}, {"ratio": 0.6}],
     "wsnet": [{"ratio": 2}, {"ratio": 5}, {"step": 1}, {"step": 2, "repeat": 2}],
 }
 

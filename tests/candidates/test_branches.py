@@ -66,6 +66,9 @@ def test_fresh_weights_of_a_normed_operator_give_the_originals_second_moment(pla
 def test_branches_without_channels_or_taps_to_work_on_are_refused(place: Any) -> None:
     with pytest.raises(DoesNotFit, match="it keeps the channels, the site maps 4 to 8"):
         build({"op": "max_pool"}, place(nn.Conv2d(4, 8, 3), 7, 8).site)
-    for conv in (nn.Conv2d(4, 8, 1), nn.Conv2d(4, 4, 3, groups=4)):
-        with pytest.raises(DoesNotFit, match="there is nothing to separate"):
+    for conv, message in (
+        (nn.Conv2d(4, 8, 1), "has nothing to separate"),
+        (nn.Conv2d(4, 4, 3, groups=4), "the site is depthwise already"),
+    ):
+        with pytest.raises(DoesNotFit, match=message):
             build({"op": "separable_norm"}, place(conv, 7, 8).site)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import nn
 
+from lwdc.backbones.cifar_resnet import PadShortcut
 from lwdc.candidates import DoesNotFit, build
 
 
@@ -20,6 +21,31 @@ def test_skip_is_the_strided_input_where_the_padding_is_balanced(
     conv = nn.Conv2d(4, 4, kernel, stride=stride, padding=padding, dilation=dilation, bias=False)
     at = place(conv, 11, 12)
     assert torch.equal(build({"op": "skip"}, at.site).release(None)(at.x), at.x[..., ::stride, ::stride])
+
+
+@pytest.mark.parametrize(("outputs", "before"), [(8, 2), (7, 1), (5, 0)])
+def test_skip_to_more_channels_is_option_a_of_resnet(outputs: int, before: int, place: Any, released: Any) -> None:
+    at = place(nn.Conv2d(4, outputs, 3, stride=2, padding=1), 7, 8)
+    operator = build({"op": "skip"}, at.site).double()
+    wanted = F.pad(at.x[..., ::2, ::2], (0, 0, 0, 0, before, outputs - 4 - before))
+    assert torch.equal(operator(at.x), wanted)
+    assert torch.equal(released(operator, at.conv.bias)(at.x), at.biased(wanted))
+    assert int(operator.kernel().count_nonzero()) == 4 and float(operator.kernel().sum()) == 4
+    assert not list(operator.parameters())
+
+
+@pytest.mark.parametrize("outputs", [4, 8])
+def test_skip_to_more_channels_is_the_cifar_resnets_own_shortcut(outputs: int, place: Any) -> None:
+    at = place(nn.Conv2d(4, outputs, 3, stride=2, padding=1, bias=False), 8, 8)
+    shortcut = PadShortcut(4, outputs, 2)
+    assert torch.equal(build({"op": "skip"}, at.site).release(None)(at.x), shortcut(at.x))
+
+
+def test_skip_to_more_channels_widens_each_group_of_the_site(place: Any) -> None:
+    at = place(nn.Conv1d(4, 10, 3, padding=1, groups=2), 6)
+    y = build({"op": "skip"}, at.site)(at.x)
+    assert torch.equal(y[:, [1, 2, 6, 7]], at.x)  # of five channels a group: one before, two behind
+    assert not y[:, [0, 3, 4, 5, 8, 9]].any()
 
 
 def test_skip_of_an_unpadded_site_crops_as_the_site_does(place: Any) -> None:
@@ -79,7 +105,7 @@ def test_fixed_patterns_stay_exact_in_every_precision(place: Any) -> None:
 @pytest.mark.parametrize(
     ("conv", "candidate", "message"),
     [
-        (nn.Conv2d(4, 8, 3), {"op": "skip"}, "it keeps the channels, the site maps 4 to 8"),
+        (nn.Conv2d(8, 4, 3), {"op": "skip"}, "it leaves out no channels, the site maps 8 to 4"),
         (nn.Conv2d(4, 8, 3), {"op": "avg_pool"}, "it keeps the channels, the site maps 4 to 8"),
         (nn.Conv2d(4, 4, 1), {"op": "avg_pool"}, r"a window of \(1, 1\) pools nothing"),
         (nn.Conv2d(4, 4, 3), {"op": "avg_pool", "size": -3}, r"a window of \(-3, -3\) pools nothing"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lwdc.candidates import DoesNotFit, build
+from lwdc.candidates import DoesNotFit, build, label
 
 
 def test_a_grouped_operator_keeps_the_diagonal_blocks(place: Any) -> None:
@@ -31,3 +31,17 @@ def test_the_released_module_is_one_grouped_convolution(place: Any) -> None:
 def test_no_more_groups_than_the_site_has_already_is_refused(groups: int, place: Any) -> None:
     with pytest.raises(DoesNotFit, match="the site itself has 2 groups"):
         build({"op": "grouped", "groups": groups}, place(nn.Conv2d(8, 8, 3, groups=2), 6, 6).site)
+
+
+@pytest.mark.parametrize(("into", "out", "groups"), [(8, 8, 8), (8, 16, 8), (16, 8, 8), (8, 12, 4)])
+def test_most_groups_are_those_that_both_sides_allow(into: int, out: int, groups: int, place: Any) -> None:
+    candidate = {"op": "grouped", "groups": "most"}
+    module = build(candidate, place(nn.Conv2d(into, out, 3), 6, 6).site).release(None)
+    assert isinstance(module, nn.Conv2d)
+    assert module.groups == groups and module.weight.shape == (out, into // groups, 3, 3)
+    assert label(candidate) == "grouped_most"
+
+
+def test_most_groups_are_refused_where_the_site_has_them(place: Any) -> None:
+    with pytest.raises(DoesNotFit, match="the site itself has 8 groups"):
+        build({"op": "grouped", "groups": "most"}, place(nn.Conv2d(8, 8, 3, groups=8), 6, 6).site)
