@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lwdc.errors import SpaceError
 
-Shape = tuple[int, ...]  # (channels, height, width) or (channels, length): one image, no batch axis
+Shape = tuple[int, ...]  # (channels, height, width) or (channels, length): one input, no batch axis
 
 STANDARDISING = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
 _KNOWN_FORWARDS = (nn.Conv1d, nn.Conv2d, Conv2dSame, *STANDARDISING)
@@ -70,7 +70,7 @@ class Layout:
 def find_sites(model: nn.Module, input_size: Shape) -> Layout:
     """Every convolution that could be replaced, found by a trace of shapes without computing anything.
 
-    ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an image of ``input_size``.
+    ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an input of ``input_size``.
     """
     # The copy takes the training flags, hooks and caches that a forward pass may leave behind.
     model = outline(model)
@@ -141,8 +141,8 @@ def _trace(
         except Exception as error:
             cause = next(iter(str(error).splitlines()), type(error).__name__)
             raise SpaceError(
-                f"the network does not accept an image of shape {tuple(input_size)}: {cause}. "
-                "Give the input_size (channels, height, width) that it was made for."
+                f"the network does not accept an input of shape {tuple(input_size)}: {cause}. "
+                "Give the input_size, (channels, height, width) or (channels, length), that it was made for."
             ) from error
     return calls
 

@@ -1,5 +1,6 @@
-"""Data: labelled images, split, augmented and batched as a function of (seed, epoch, step)."""
+"""Data: labelled images and clips of sound, split, augmented and batched as a function of (seed, epoch, step)."""
 
+from lwdc.data.augmentation import Augmentation, CropAndFlip, ShiftAndGain
 from lwdc.data.base import Batch, DataModule
 from lwdc.data.cifar import Cifar10, Cifar100
 from lwdc.data.digits import Digits
@@ -11,9 +12,11 @@ from lwdc.data.svhn import Svhn
 from lwdc.data.torchvision_set import TorchvisionSet
 
 __all__ = [
+    "Augmentation",
     "Batch",
     "Cifar10",
     "Cifar100",
+    "CropAndFlip",
     "DataModule",
     "Digits",
     "FashionMnist",
@@ -22,6 +25,7 @@ __all__ = [
     "Labelled",
     "Mnist",
     "Preprocessing",
+    "ShiftAndGain",
     "Svhn",
     "TorchvisionSet",
 ]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lwdc.data import Digits, InMemory, Labelled, Preprocessing
-from lwdc.data.in_memory import crop_and_flip
+from lwdc.data import CropAndFlip, Digits, InMemory, Labelled, Preprocessing
+from lwdc.data.augmentation import crop_and_flip
 from lwdc.errors import DataError
 
 CPU = torch.device("cpu")
@@ -22,8 +22,16 @@ class Counted(InMemory):
     name = "counted"
     class_names = ("a", "b", "c", "d")
 
-    def __init__(self, *, train: Labelled | None = None, test: Labelled | None = None, **options: Any) -> None:
-        usual = {"crop_padding": 0, "flip": False, "valid": 8, "limit_train": None, "split_seed": 0}
+    def __init__(
+        self,
+        *,
+        train: Labelled | None = None,
+        test: Labelled | None = None,
+        crop_padding: int = 0,
+        flip: bool = False,
+        **options: Any,
+    ) -> None:
+        usual = {"augmentation": CropAndFlip(crop_padding, flip), "valid": 8, "limit_train": None, "split_seed": 0}
         super().__init__(Preprocessing((2, 4, 4), "LA", 1.0, (0.0, 0.0), (1.0, 1.0)), **usual | options)
         self.parts = train or counted(range(40)), test or counted(range(40, 48))
 
@@ -195,33 +203,33 @@ def refusal(**options: Any) -> str:
 
 def test_labels_outside_the_classes_are_refused() -> None:
     data = counted(range(8))
-    assert refusal(test=Labelled(data.images, torch.arange(8))).startswith(
+    assert refusal(test=Labelled(data.inputs, torch.arange(8))).startswith(
         "the test set of counted has labels from 0 to 7, its classes are 0 to 3"
     )
-    assert "labels from -1 to 6" in refusal(train=Labelled(data.images, torch.arange(8) - 1))
+    assert "labels from -1 to 6" in refusal(train=Labelled(data.inputs, torch.arange(8) - 1))
 
 
 def test_images_of_another_size_or_channel_count_are_refused() -> None:
     labels = torch.arange(8) % 4
     for shape in ((2, 4, 5), (1, 4, 4), (3, 4, 4)):
         images = torch.zeros(8, *shape, dtype=torch.uint8)
-        assert f"images of {shape}, (2, 4, 4) were expected" in refusal(train=Labelled(images, labels))
+        assert f"examples of {shape}, (2, 4, 4) were expected" in refusal(train=Labelled(images, labels))
 
 
 def test_images_without_labels_are_refused() -> None:
     data = counted(range(8))
-    assert "has 8 images and 7 labels" in refusal(train=Labelled(data.images, data.labels[:7]))
+    assert "has 8 examples and 7 labels" in refusal(train=Labelled(data.inputs, data.labels[:7]))
 
 
 def test_an_empty_set_is_refused() -> None:
-    assert "the test set of counted holds no images" in refusal(test=counted(range(0)))
+    assert "the test set of counted holds no examples" in refusal(test=counted(range(0)))
 
 
 def test_a_negative_padding_is_refused() -> None:
     assert "crop_padding is -1" in refusal(crop_padding=-1)
 
 
-@pytest.mark.parametrize(("size", "said"), [(33, "is 33, counted has 32 training images"), (0, "at least 1")])
+@pytest.mark.parametrize(("size", "said"), [(33, "is 33, counted has 32 training examples"), (0, "at least 1")])
 def test_impossible_batch_sizes_are_refused_at_once(size: int, said: str) -> None:
     with pytest.raises(DataError, match=said):
         prepared().train(seed=0, epoch=0, batch_size=size)

@@ -57,7 +57,7 @@ def test_splits_stay_the_same_over_versions() -> None:
 
 @pytest.mark.parametrize("count", [0, 10, 11, -1])
 def test_both_parts_need_images(count: int) -> None:
-    with pytest.raises(DataError, match=f"{count} of 10 training images .* ask for 1 to 9"):
+    with pytest.raises(DataError, match=f"{count} of 10 training examples .* ask for 1 to 9"):
         hold_out(torch.zeros(10, dtype=torch.long), count, seed=0)
 
 

@@ -52,5 +52,5 @@ def test_text_says_that_nothing_is_resized_but_not_what_is_unknown() -> None:
 
 
 def test_a_preprocessing_for_other_images_is_refused() -> None:
-    with pytest.raises(ExportError, match=r"makes images of \(3, 32, 32\), but input_size is \(3, 64, 64\)"):
+    with pytest.raises(ExportError, match=r"makes inputs of \(3, 32, 32\), but input_size is \(3, 64, 64\)"):
         Deployment((3, 64, 64), PHOTO)
