@@ -3,7 +3,10 @@
 from lwdc.data.augmentation import Augmentation, CropAndFlip, ShiftAndGain
 from lwdc.data.base import Batch, DataModule
 from lwdc.data.cifar import Cifar10, Cifar100
+from lwdc.data.clips import Clips
 from lwdc.data.digits import Digits
+from lwdc.data.esc import Esc10, Esc50
+from lwdc.data.fsdd import Fsdd
 from lwdc.data.image_folder import ImageFolder
 from lwdc.data.in_memory import InMemory, Labelled
 from lwdc.data.mnist import FashionMnist, Mnist
@@ -16,10 +19,14 @@ __all__ = [
     "Batch",
     "Cifar10",
     "Cifar100",
+    "Clips",
     "CropAndFlip",
     "DataModule",
     "Digits",
+    "Esc10",
+    "Esc50",
     "FashionMnist",
+    "Fsdd",
     "ImageFolder",
     "InMemory",
     "Labelled",
