@@ -125,5 +125,5 @@ def _build(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     size = default_cfgs[name]["input_size"]
     overlay = {**(kwargs.pop("pretrained_cfg_overlay", None) or {}), "input_size": (size[0], 1, size[1])}
     network = build_model_with_cfg(AudioNet, name, pretrained, pretrained_cfg_overlay=overlay, **kwargs)
-    network.pretrained_cfg["input_size"] = size
+    vars(network)["pretrained_cfg"]["input_size"] = size
     return network

@@ -4,13 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lwdc.data import CropAndFlip, Digits, InMemory, Labelled, Preprocessing
-from lwdc.data.augmentation import crop_and_flip
 from lwdc.errors import DataError
 
 CPU = torch.device("cpu")
@@ -113,24 +111,6 @@ def test_the_global_random_state_plays_no_part() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-@given(
-    padding=st.integers(0, 3),
-    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
-    data=st.data(),
-)
-def test_crops_and_flips_are_those_of_padding_slicing_and_mirroring(
-    padding: int, size: tuple[int, int], data: st.DataObject
-) -> None:
-    height, width = size
-    images = torch.randint(0, 256, (3, 2, height, width), dtype=torch.uint8)
-    corners = torch.tensor(data.draw(st.lists(st.tuples(*[st.integers(0, 2 * padding)] * 2), min_size=3, max_size=3)))
-    flipped = torch.tensor(data.draw(st.lists(st.booleans(), min_size=3, max_size=3)))
-    result = crop_and_flip(images, padding, corners, flipped)
-    for i, (top, left) in enumerate(corners.tolist()):
-        window = F.pad(images[i], (padding,) * 4)[:, top : top + height, left : left + width]
-        assert torch.equal(result[i], window.flip(-1) if flipped[i] else window)
-
-
 def shifts(batches: Any) -> Tensor:
     """How far black borders reach into each image: (images, 4), for top, bottom, left and right."""
     images = torch.cat([images for images, _ in batches])[:, 0] != 0
@@ -223,10 +203,6 @@ def test_images_without_labels_are_refused() -> None:
 
 def test_an_empty_set_is_refused() -> None:
     assert "the test set of counted holds no examples" in refusal(test=counted(range(0)))
-
-
-def test_a_negative_padding_is_refused() -> None:
-    assert "crop_padding is -1" in refusal(crop_padding=-1)
 
 
 @pytest.mark.parametrize(("size", "said"), [(33, "is 33, counted has 32 training examples"), (0, "at least 1")])
