@@ -210,7 +210,7 @@ def test_a_search_that_found_nothing_or_fled_says_so(
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"train": {"batch_size": 500}}, DataError, "the batch size is 500, digits has 192 training images"),
+        ({"train": {"batch_size": 500}}, DataError, "the batch size is 500, digits has 192 training examples"),
         ({"finetune": {"batch_size": 193}}, DataError, "the batch size is 193"),
         ({"backbone": BackboneSettings("resnet8_cifar")}, BackboneError, "resnet8_cifar"),
         ({"backbone": BackboneSettings("cifar_vgg16_bn")}, BackboneError, r"cannot take inputs of \(1, 8, 8\)"),
