@@ -89,7 +89,7 @@ def find_sites(model: nn.Module, input_size: Shape) -> Layout:
 
     These are convolutions, Linear layers and pooling layers with a window.
 
-    ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an image of ``input_size``.
+    ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an input of ``input_size``.
     """
     # The copy takes the training flags, hooks and caches that a forward pass may leave behind.
     model = outline(model)
@@ -192,8 +192,8 @@ def _trace(
         except Exception as error:
             cause = next(iter(str(error).splitlines()), type(error).__name__)
             raise SpaceError(
-                f"the network does not accept an image of shape {tuple(input_size)}: {cause}. "
-                "Give the input_size (channels, height, width) that it was made for."
+                f"the network does not accept an input of shape {tuple(input_size)}: {cause}. "
+                "Give the input_size, (channels, height, width) or (channels, length), that it was made for."
             ) from error
     return calls
 

@@ -29,9 +29,9 @@ def wrap(
 ) -> nn.Module:
     """A copy of ``model`` with a selection operator at every site of ``space``; ``model`` is not changed.
 
-    ``input_size`` is ``(channels, height, width)``; timm networks know theirs. With ``inherit`` every
-    operator starts from the best closed-form approximation of the trained weight, else from fresh
-    weights of the same output variance. ``plan`` is a space already laid on this very network.
+    ``input_size`` is ``(channels, height, width)`` or ``(channels, length)``; timm networks know theirs. With
+    ``inherit`` every operator starts from the best closed-form approximation of the trained weight, else from
+    fresh weights of the same output variance. ``plan`` is a space already laid on this very network.
     """
     if selection_ops(model):
         raise SpaceError("this network is a supernet already: wrap the network that it was made from.")
@@ -58,7 +58,7 @@ def default_input_size(model: nn.Module) -> Shape:
     config = getattr(model, "pretrained_cfg", None)
     size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
     if size is None:
-        raise SpaceError("this network does not say what images it takes: give input_size=(channels, height, width).")
+        raise SpaceError("this network does not say what inputs it takes: give input_size=(channels, height, width).")
     return tuple(size)
 
 

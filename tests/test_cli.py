@@ -82,7 +82,7 @@ def test_a_wrong_key_gets_hydras_own_error(lwdc_in: Run) -> None:
         ("cost.budget=2", "must lie in (0, 1]"),
         ("cost.budget=0.001", "cannot be reached: the smallest macs"),
         ("space.include=[nothing*]", "no site matches"),
-        ("train.batch_size=5000", "training images"),
+        ("train.batch_size=5000", "training examples"),
         ("backbone.weights=absent.safetensors", "absent.safetensors"),
         ("baseline=absent", "baseline.safetensors"),
         ("resume=absent", "no checkpoint"),

@@ -251,10 +251,10 @@ def test_paddings_given_as_words_are_read(padding: str) -> None:
 
 
 def test_an_image_of_the_wrong_size_is_refused_with_the_cause_in_one_line() -> None:
-    with pytest.raises(SpaceError, match=r"does not accept an image of shape \(1, 8, 8\): .*3 channels") as caught:
+    with pytest.raises(SpaceError, match=r"does not accept an input of shape \(1, 8, 8\): .*3 channels") as caught:
         find_sites(Net(), (1, 8, 8))
     assert "\n" not in str(caught.value) and "Give the input_size" in str(caught.value)
-    with pytest.raises(SpaceError, match=r"does not accept an image of shape \(3, 1, 1\)"):
+    with pytest.raises(SpaceError, match=r"does not accept an input of shape \(3, 1, 1\)"):
         find_sites(nn.Sequential(nn.Conv2d(3, 3, 3)), (3, 1, 1))
 
 

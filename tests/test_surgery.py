@@ -280,10 +280,10 @@ def test_a_supernet_is_not_wrapped_again(model: nn.Module, plan: Plan) -> None:
 
 
 def test_a_network_that_does_not_say_its_input_size_is_asked_for_it(model: nn.Module) -> None:
-    with pytest.raises(SpaceError, match="does not say what images it takes: give input_size=") as caught:
+    with pytest.raises(SpaceError, match="does not say what inputs it takes: give input_size=") as caught:
         wrap(model, SPACE)
     assert "(channels, height, width)" in str(caught.value)
-    with pytest.raises(SpaceError, match=r"does not accept an image of shape \(1, 9, 9\)"):
+    with pytest.raises(SpaceError, match=r"does not accept an input of shape \(1, 9, 9\)"):
         wrap(model, SPACE, input_size=(1, 9, 9))
 
 

@@ -1,4 +1,4 @@
-"""Checking early that a network can take the images and tell the classes apart."""
+"""Checking early that a network can take the inputs and tell the classes apart."""
 
 import torch
 from torch import nn
@@ -7,9 +7,9 @@ from lwdc.errors import BackboneError
 
 
 def check_fits(network: nn.Module, input_size: tuple[int, ...], num_classes: int) -> None:
-    """Raises ``BackboneError`` unless an image of ``input_size`` gives ``num_classes`` logits.
+    """Raises ``BackboneError`` unless an input of ``input_size`` gives ``num_classes`` logits.
 
-    ``input_size`` has no batch axis. One blank image is run in evaluation mode; the network's modes, weights
+    ``input_size`` has no batch axis. One blank input is run in evaluation mode; the network's modes, weights
     and statistics are left as they were.
     """
     modes = {module: module.training for module in network.modules()}
@@ -22,7 +22,7 @@ def check_fits(network: nn.Module, input_size: tuple[int, ...], num_classes: int
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(
-            f"the network cannot take images of {tuple(input_size)}: {reason}; "
+            f"the network cannot take inputs of {tuple(input_size)}: {reason}; "
             "choose another network, other options (timm's img_size, in_chans), or other data."
         ) from error
     finally:
@@ -30,6 +30,6 @@ def check_fits(network: nn.Module, input_size: tuple[int, ...], num_classes: int
             module.training = training
     if logits.shape != (1, num_classes):
         raise BackboneError(
-            f"the network returns {tuple(logits.shape)} for one image instead of (1, {num_classes}) "
+            f"the network returns {tuple(logits.shape)} for one input instead of (1, {num_classes}) "
             "logits; set its num_classes to the data's."
         )

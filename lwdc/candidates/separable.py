@@ -16,8 +16,7 @@ from lwdc.sites import Site
 def separable(site: Site, *, size: int | None = None) -> Chain:
     """A depthwise kernel of ``size`` (default: the site's own), then a pointwise convolution (Sep_3x3)."""
     taps = site.kernel_size if size is None else (size,) * site.dims
-    if site.dims == 0:
-        raise DoesNotFit("a Linear layer has no taps")
+    needs_space(site)
     if min(taps) < 1 or math.prod(taps) == 1:
         raise DoesNotFit(f"a kernel of {taps} has nothing to separate")
     if site.groups == site.in_channels:

@@ -1,8 +1,12 @@
-"""Data: labelled images, split, augmented and batched as a function of (seed, epoch, step)."""
+"""Data: labelled images and clips of sound, split, augmented and batched as a function of (seed, epoch, step)."""
 
+from lwdc.data.augmentation import Augmentation, CropAndFlip, ShiftAndGain
 from lwdc.data.base import Batch, DataModule
 from lwdc.data.cifar import Cifar10, Cifar100
+from lwdc.data.clips import Clips
 from lwdc.data.digits import Digits
+from lwdc.data.esc import Esc10, Esc50
+from lwdc.data.fsdd import Fsdd
 from lwdc.data.image_folder import ImageFolder
 from lwdc.data.in_memory import InMemory, Labelled
 from lwdc.data.mnist import FashionMnist, Mnist
@@ -11,17 +15,24 @@ from lwdc.data.svhn import Svhn
 from lwdc.data.torchvision_set import TorchvisionSet
 
 __all__ = [
+    "Augmentation",
     "Batch",
     "Cifar10",
     "Cifar100",
+    "Clips",
+    "CropAndFlip",
     "DataModule",
     "Digits",
+    "Esc10",
+    "Esc50",
     "FashionMnist",
+    "Fsdd",
     "ImageFolder",
     "InMemory",
     "Labelled",
     "Mnist",
     "Preprocessing",
+    "ShiftAndGain",
     "Svhn",
     "TorchvisionSet",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 from lwdc.data.preprocessing import Preprocessing
 from lwdc.errors import DataError
 
-Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) float32 normalised, labels (B,) int64; both on the device
+Batch = tuple[Tensor, Tensor]  # inputs (B, *input_size) float32 normalised, labels (B,) int64; both on the device
 
 SPLITS = ("train", "valid", "test")
 
@@ -35,7 +35,7 @@ class DataModule(ABC):
             raise DataError(f"the batch size is {batch_size}; it must be at least 1.")
         if batch_size > self.num_train():
             raise DataError(
-                f"the batch size is {batch_size}, {self.name} has {self.num_train()} training images; "
+                f"the batch size is {batch_size}, {self.name} has {self.num_train()} training examples; "
                 "make the batches smaller."
             )
         return self.num_train() // batch_size
@@ -46,7 +46,7 @@ class DataModule(ABC):
 
     @abstractmethod
     def num_train(self) -> int:
-        """Training images, without those held out for validation."""
+        """Training examples, without those held out for validation."""
 
     @abstractmethod
     def train(self, *, seed: int, epoch: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
@@ -57,7 +57,7 @@ class DataModule(ABC):
 
     @abstractmethod
     def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
-        """All images of ``"train"``, ``"valid"`` or ``"test"``, in a fixed order, not augmented."""
+        """All examples of ``"train"``, ``"valid"`` or ``"test"``, in a fixed order, not augmented."""
 
 
 def check_split(split: str) -> None:
@@ -69,7 +69,7 @@ def check_split(split: str) -> None:
 def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
     """Raises ``DataError`` for labels outside ``[0, num_classes)``, or if there are none at all."""
     if len(labels) == 0:
-        raise DataError(f"{where} holds no images; check that it is complete.")
+        raise DataError(f"{where} holds no examples; check that it is complete.")
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= num_classes:
         raise DataError(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lwdc.data.augmentation import CropAndFlip
 from lwdc.data.in_memory import InMemory, Labelled
 from lwdc.data.preprocessing import Preprocessing
 from lwdc.data.splits import split_off
@@ -30,8 +31,7 @@ class Digits(InMemory):
     ) -> None:
         super().__init__(
             Preprocessing((1, 8, 8), channel_order="L", scale=1 / 16, mean=tuple(mean), std=tuple(std)),
-            crop_padding=crop_padding,
-            flip=flip,
+            augmentation=CropAndFlip(crop_padding, flip),
             valid=valid,
             limit_train=limit_train,
             split_seed=split_seed,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from lwdc.data.augmentation import CropAndFlip
 from lwdc.data.in_memory import InMemory, Labelled
 from lwdc.data.preprocessing import Preprocessing
 from lwdc.errors import DataError
@@ -43,8 +44,7 @@ class TorchvisionSet(InMemory):
         )
         super().__init__(
             preprocessing,
-            crop_padding=crop_padding,
-            flip=flip,
+            augmentation=CropAndFlip(crop_padding, flip),
             valid=valid,
             limit_train=limit_train,
             split_seed=split_seed,

@@ -14,7 +14,7 @@ OPSET = 18  # of the ONNX files that lwdc writes: the one that torch's exporter 
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """Shape and preparation of one image, and the names of the logits; None for what is not known."""
+    """Shape and preparation of one input, and the names of the logits; None for what is not known."""
 
     input_size: Shape
     preprocessing: Preprocessing | None = None
@@ -24,7 +24,7 @@ class Deployment:
         made = self.preprocessing.input_size if self.preprocessing else self.input_size
         if tuple(made) != tuple(self.input_size):
             raise ExportError(
-                f"preprocessing makes images of {tuple(made)}, but input_size is {tuple(self.input_size)}; "
+                f"preprocessing makes inputs of {tuple(made)}, but input_size is {tuple(self.input_size)}; "
                 "give the one that the network was trained with."
             )
 
@@ -37,7 +37,7 @@ class Deployment:
         """Json-ready data."""
         preparation = None
         if self.preprocessing is not None:
-            fields = dataclasses.asdict(self.preprocessing)
+            fields = self.preprocessing.to_dict()
             preparation = {name: value for name, value in fields.items() if name != "input_size"}
         return {
             "lwdc_version": lwdc.__version__,
@@ -65,6 +65,11 @@ class Deployment:
         preparation = data.pop("preprocessing") or {}
         facts = {name: value for name, value in data.items() if value is not None} | preparation
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items()}
+
+
+def input_name(input_size: Shape) -> str:
+    """What exported files call their input: ``image``, or ``signal`` where it has one axis beside channels."""
+    return "signal" if len(input_size) == 2 else "image"
 
 
 def _tuple(value: Any) -> Any:

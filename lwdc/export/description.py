@@ -89,7 +89,7 @@ def describe(
     if backbone is None:
         return description
     if size[0] != backbone.in_chans:
-        raise ExportError(f"images have {size[0]} channel(s), the backbone takes in_chans={backbone.in_chans}.")
+        raise ExportError(f"inputs have {size[0]} channel(s), the backbone takes in_chans={backbone.in_chans}.")
     if names is not None and len(names) != backbone.num_classes:
         raise ExportError(
             f"there are {len(names)} class names for num_classes={backbone.num_classes}; give one a class."

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from lwdc.errors import ExportError
-from lwdc.export.deployment import OPSET, Deployment
+from lwdc.export.deployment import OPSET, Deployment, input_name
 from lwdc.export.reason import reason_of
 from lwdc.export.torch_export import trace
 from lwdc.export.verify import Run
@@ -24,7 +24,7 @@ MOST_BYTES = 2**31 - 2**20  # of a protobuf message, with some room beside the w
 
 
 def to_onnx(network: nn.Module, path: Path | str, input_size: Shape, *, deployment: Deployment | None = None) -> None:
-    """Write one ONNX file: input ``image`` ``(batch, *input_size)``, output ``logits``, both float32.
+    """Write one ONNX file: input ``image`` or ``signal`` ``(batch, *input_size)``, output ``logits``, both float32.
 
     Its metadata holds ``deployment`` (``Deployment.to_text``). ``network`` is not changed. Raises
     ``ExportError`` if it cannot be traced or translated.
@@ -39,7 +39,12 @@ def write_onnx(program: ExportedProgram, path: Path | str, deployment: Deploymen
         raise ExportError(f"the weights take {size} bytes, an ONNX file holds {MOST_BYTES}; leave out format 'onnx'.")
     try:
         translated = torch.onnx.export(
-            program, dynamo=True, input_names=["image"], output_names=["logits"], opset_version=OPSET, verbose=False
+            program,
+            dynamo=True,
+            input_names=[input_name(deployment.input_size)],
+            output_names=["logits"],
+            opset_version=OPSET,
+            verbose=False,
         )
     # The exporter raises errors of many kinds.
     except Exception as error:
@@ -56,7 +61,7 @@ def write_onnx(program: ExportedProgram, path: Path | str, deployment: Deploymen
 
 
 def run_onnx(path: Path | str) -> Run:
-    """The network in a file, executed by ONNX Runtime on the CPU, as a function of a batch of images."""
+    """The network in a file, executed by ONNX Runtime on the CPU, as a function of a batch."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -64,8 +69,10 @@ def run_onnx(path: Path | str) -> Run:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"image": images.numpy()})[0])
+    name = session.get_inputs()[0].name
+
+    def run(inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {name: inputs.numpy()})[0])
 
     return run
 

@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from lwdc.candidates.sampling import expand
 from lwdc.errors import ExportError
-from lwdc.export.deployment import Deployment
+from lwdc.export.deployment import Deployment, input_name
 from lwdc.export.portable import portable
 from lwdc.export.reason import reason_of
 from lwdc.export.verify import Run
@@ -24,7 +24,7 @@ METADATA = "deployment.json"  # the name under which the file holds it, for torc
 def to_torch_export(
     network: nn.Module, path: Path | str, input_size: Shape, *, deployment: Deployment | None = None
 ) -> None:
-    """Write a program for images ``(batch, *input_size)`` on the CPU in float32; its input is ``image``.
+    """Write a program for inputs ``(batch, *input_size)`` on the CPU in float32, called ``image`` or ``signal``.
 
     ``network`` is not changed. Raises ``ExportError`` if it cannot be traced, as when it looks at values.
     """
@@ -38,18 +38,19 @@ def write_program(program: ExportedProgram, path: Path | str, deployment: Deploy
 
 
 def run_torch_export(path: Path | str) -> Run:
-    """The program in a file, as a function of a batch of images."""
+    """The program in a file, as a function of a batch."""
     return torch.export.load(path).module()
 
 
 def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
     """The program of ``network`` in evaluation mode for any batch size. Raises ``ExportError``."""
-    module = _Named(expand(portable(network)))
-    images = torch.zeros(2, *input_size)  # two, because an axis of 1 would be taken for a constant
+    named = _OfSignals if input_name(input_size) == "signal" else _OfImages
+    module = named(expand(portable(network)))
+    inputs = torch.zeros(2, *input_size)  # two, because an axis of 1 would be taken for a constant
     try:
         # Before it raises, torch.export prints graphs for its developers.
         with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
-            program = torch.export.export(module, (images,), dynamic_shapes={"image": {0: Dim("batch", min=1)}})
+            program = torch.export.export(module, (inputs,), dynamic_shapes=({0: Dim("batch", min=1)},))
     # torch.export raises errors of many kinds, and whatever the network's own code raises.
     except Exception as error:
         raise ExportError(
@@ -61,7 +62,7 @@ def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
     return program
 
 
-class _Named(nn.Module):
+class _OfImages(nn.Module):
     """The network with an input called ``image``, whatever its own forward calls it."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -73,3 +74,10 @@ class _Named(nn.Module):
         if not isinstance(logits, Tensor):
             raise ExportError(f"it returns a {type(logits).__name__} instead of one tensor of logits")
         return logits
+
+
+class _OfSignals(_OfImages):
+    """The same with an input called ``signal``."""
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return super().forward(signal)

@@ -10,7 +10,7 @@ from lwdc.errors import ExportError
 from lwdc.export.reason import reason_of
 from lwdc.sites import Shape
 
-Run = Callable[[Tensor], Tensor]  # images (B, *input_size) -> logits (B, num_classes)
+Run = Callable[[Tensor], Tensor]  # inputs (B, *input_size) -> logits (B, num_classes)
 
 RELATIVE_TOLERANCE = 1e-4  # of the largest output, or of 1 where outputs are smaller
 
@@ -32,7 +32,7 @@ def verify(
     seed: int = 0,
     name: str = "the exported file",
 ) -> Comparison:
-    """Compare ``run`` with ``module`` on normally distributed images, one batch of each size.
+    """Compare ``run`` with ``module`` on normally distributed inputs, one batch of each size.
 
     ``module`` is on the CPU, in float32 and in evaluation mode. Raises ``ExportError``, with ``name`` and
     the figure, for outputs that lie further apart than the tolerance, are not finite or rank other

@@ -141,7 +141,7 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
     if lesson.commitment is not None:
         mixture, choice = lesson.commitment
         run.note(
-            f"when the choice was made: {mixture:.1%} of the validation images right as a mixture, {choice:.1%} as "
+            f"when the choice was made: {mixture:.1%} of the validation examples right as a mixture, {choice:.1%} as "
             f"the network chosen, a gap of {100 * (mixture - choice):.1f} points; the search trained that one on"
         )
     architecture = lesson.choice()

@@ -15,7 +15,7 @@ from lwdc.surgery import wrap
 def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | None = None) -> None:
     """Print sites, candidates, costs and what is left alone.
 
-    ``given`` is an image shape and a number of classes; without it the data are read.
+    ``given`` is an input shape and a number of classes; without it the data are read.
     """
     if given is None:
         settings.data.prepare(settings.compute.fabric().device)
@@ -27,7 +27,7 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
     plan = make_plan(model, settings.space, size)
     table = tabulate(wrap(model, gate=settings.gate, inherit=False, plan=plan), settings.cost.model)
 
-    console.print(f"{named.name} on images of {tuple(size)}: {table.total:,} {table.unit}\n", highlight=False)
+    console.print(f"{named.name} on inputs of {tuple(size)}: {table.total:,} {table.unit}\n", highlight=False)
     rows = Table("site", "input", "output", "candidates (share of the original)", box=None, pad_edge=False)
     for choice in plan.choices:
         site = choice.site

@@ -28,7 +28,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 
 def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
-    """Accuracy of a run's network on validation and test images; also written to ``evaluation.json``."""
+    """Accuracy of a run's network on validation and test examples; also written to ``evaluation.json``."""
     fabric = settings.compute.fabric()
     settings.data.prepare(fabric.device)
     network = _network(folder, settings).to(fabric.device)

@@ -21,13 +21,13 @@ def test_a_fitting_network_is_left_as_it_was() -> None:
 @pytest.mark.parametrize("size", [(3, 8, 8), (1, 8)])
 def test_images_of_another_channel_count_or_rank_are_refused(size: tuple[int, ...]) -> None:
     network = Backbone("cifar_resnet8", 10, 1).create()
-    with pytest.raises(BackboneError, match="cannot take images of") as raised:
+    with pytest.raises(BackboneError, match="cannot take inputs of") as raised:
         check_fits(network, size, 10)
     assert str(size) in str(raised.value)
 
 
 def test_images_that_are_too_small_are_refused() -> None:
-    with pytest.raises(BackboneError, match=r"cannot take images of \(3, 8, 8\)"):
+    with pytest.raises(BackboneError, match=r"cannot take inputs of \(3, 8, 8\)"):
         check_fits(Backbone("cifar_vgg16_bn", 10, 3).create(), (3, 8, 8), 10)
 
 

@@ -158,7 +158,7 @@ def test_classes_that_training_lacks_are_named(tmp_path: Path) -> None:
 
 def test_too_few_images_for_validation_are_refused(tmp_path: Path) -> None:
     write_tree(tmp_path, {"train": 1, "val": 1})
-    assert "0 of 3 training images were asked for validation" in refusal(tmp_path)
+    assert "0 of 3 training examples were asked for validation" in refusal(tmp_path)
 
 
 def test_an_unreadable_image_is_found_before_training_if_asked(tmp_path: Path) -> None:
@@ -190,5 +190,5 @@ def test_an_unknown_augmentation_is_refused(tree: Path) -> None:
 
 
 def test_a_batch_larger_than_the_training_set_is_refused(tree: Path) -> None:
-    with pytest.raises(DataError, match=r"the batch size is 64, .* has 32 training images"):
+    with pytest.raises(DataError, match=r"the batch size is 64, .* has 32 training examples"):
         prepared(tree).train(seed=0, epoch=0, batch_size=64)

@@ -32,3 +32,13 @@ def test_one_mean_and_deviation_a_channel() -> None:
 def test_a_deviation_of_zero_is_refused() -> None:
     with pytest.raises(DataError, match=r"std is \(0.0,\); every value must be above 0"):
         Preprocessing((1, 8, 8), "L", 1 / 16, mean=(0.5,), std=(0.0,))
+
+
+def test_sound_is_scaled_by_channel_and_described_without_pixels() -> None:
+    sound = Preprocessing((2, 3), "mono", 1 / 4, mean=(0.5, 0.0), std=(0.5, 2.0), sample_rate=8000, fit="centre")
+    clips = torch.tensor([[[2, 4, 0], [-8, 0, 8]]], dtype=torch.int16)
+    assert torch.equal(sound.normalise(clips), torch.tensor([[[0.0, 1.0, -1.0], [-1.0, 0.0, 1.0]]]))
+    assert sound.to_dict().keys() == {
+        "input_size", "channel_order", "scale", "mean", "std", "sample_rate", "fit"
+    }  # fmt: skip
+    assert not {"sample_rate", "fit"} & GREY.to_dict().keys()

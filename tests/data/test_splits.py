@@ -57,7 +57,7 @@ def test_splits_stay_the_same_over_versions() -> None:
 
 @pytest.mark.parametrize("count", [0, 10, 11, -1])
 def test_both_parts_need_images(count: int) -> None:
-    with pytest.raises(DataError, match=f"{count} of 10 training images .* ask for 1 to 9"):
+    with pytest.raises(DataError, match=f"{count} of 10 training examples .* ask for 1 to 9"):
         hold_out(torch.zeros(10, dtype=torch.long), count, seed=0)
 
 
@@ -70,3 +70,29 @@ def test_a_limit_above_the_number_of_images_keeps_all() -> None:
 def test_a_limit_of_nothing_is_refused() -> None:
     with pytest.raises(DataError, match="limit_train is 0"):
         keep_at_most(torch.zeros(10, dtype=torch.long), 0, seed=0)
+
+
+@given(st.lists(st.integers(0, 12), min_size=30, max_size=60).map(torch.tensor), st.integers(5, 25), st.integers(0, 3))
+def test_groups_stay_together_and_no_class_gives_more_than_its_share(groups: Tensor, count: int, seed: int) -> None:
+    labels = groups % 3
+    shares = labels[hold_out(labels, count, seed=seed)[1]].bincount(minlength=3)
+    try:
+        train, valid = hold_out(labels, count, seed=seed, groups=groups)
+    except DataError:  # none fits
+        assert all(int((groups == group).sum()) > shares[group % 3] for group in groups.unique())
+        return
+    assert torch.equal(torch.cat([train, valid]).sort().values, torch.arange(len(labels)))
+    assert not set(groups[train].tolist()) & set(groups[valid].tolist())
+    assert (labels[valid].bincount(minlength=3) <= shares).all()
+
+
+def test_groups_of_one_are_held_out_as_examples_are() -> None:
+    labels = torch.arange(10).repeat(10)
+    train, valid = hold_out(labels, 20, seed=0, groups=torch.arange(100))
+    assert labels[valid].bincount().tolist() == [2] * 10 and len(train) == 80
+    assert not torch.equal(valid, hold_out(labels, 20, seed=1, groups=torch.arange(100))[1])
+
+
+def test_groups_that_are_all_too_large_are_refused() -> None:
+    with pytest.raises(DataError, match="2 examples for validation are too few"):
+        hold_out(torch.arange(2).repeat(10), 2, seed=0, groups=torch.arange(4).repeat(5))

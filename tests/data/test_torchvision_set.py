@@ -89,7 +89,7 @@ def test_cifar100_is_read_channels_first(tmp_path: Path, monkeypatch: pytest.Mon
     images = write_cifar100(tmp_path, monkeypatch)
     data = Cifar100(tmp_path, valid=100)
     data.prepare(CPU)
-    assert torch.equal(data._splits["test"].images, torch.from_numpy(images).view(-1, 3, 32, 32))
+    assert torch.equal(data._splits["test"].inputs, torch.from_numpy(images).view(-1, 3, 32, 32))
     assert data._splits["valid"].labels.bincount().tolist() == [1] * 100
 
 
@@ -98,7 +98,7 @@ def test_svhn_is_read_channels_first_with_zero_as_zero(tmp_path: Path, monkeypat
     data = Svhn(tmp_path, valid=10)
     data.prepare(CPU)
     test = data._splits["test"]
-    assert torch.equal(test.images, torch.from_numpy(images).permute(3, 2, 0, 1))
+    assert torch.equal(test.inputs, torch.from_numpy(images).permute(3, 2, 0, 1))
     assert test.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0] * 4
 
 
@@ -163,8 +163,8 @@ def test_a_download_that_fails_says_where_to_put_the_files(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ({"size": 32}, "images of (1, 32, 32), (1, 28, 28) were expected"),
-        ({"labels": 39}, "40 images and 39 labels"),
+        ({"size": 32}, "examples of (1, 32, 32), (1, 28, 28) were expected"),
+        ({"labels": 39}, "40 examples and 39 labels"),
         ({"highest": 12}, "labels from 0 to 12, its classes are 0 to 9"),
     ],
 )
@@ -175,4 +175,4 @@ def test_files_of_another_set_are_refused(written: dict[str, int], said: str, tm
 
 def test_more_validation_images_than_there_are_is_refused(tmp_path: Path) -> None:
     write_mnist(tmp_path)
-    assert "5000 of 40 training images were asked for validation" in refusal(Mnist(tmp_path))
+    assert "5000 of 40 training examples were asked for validation" in refusal(Mnist(tmp_path))

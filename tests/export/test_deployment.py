@@ -19,11 +19,17 @@ PHOTO = Preprocessing(
     crop=(32, 32),
     interpolation="bicubic",
 )
+SOUND = Preprocessing((1, 8000), "mono", 1 / 32768, (0.0,), (0.04,), sample_rate=8000, fit="centre")
 
 
 @pytest.mark.parametrize(
     "deployment",
-    [Deployment((3, 32, 32), PHOTO, ("cat", "dog")), Deployment((3, 32, 32)), Deployment((2, 100))],
+    [
+        Deployment((3, 32, 32), PHOTO, ("cat", "dog")),
+        Deployment((3, 32, 32)),
+        Deployment((2, 100)),
+        Deployment((1, 8000), SOUND, ("yes", "no")),
+    ],
 )
 def test_json_gives_the_same_deployment_again(deployment: Deployment) -> None:
     assert Deployment.from_dict(json.loads(json.dumps(deployment.to_dict()))) == deployment
@@ -51,6 +57,13 @@ def test_text_says_that_nothing_is_resized_but_not_what_is_unknown() -> None:
     assert "scale" not in Deployment((1, 8, 8)).to_text()
 
 
+def test_text_says_of_sound_its_rate_and_fit_and_nothing_of_pixels() -> None:
+    text = Deployment((1, 8000), SOUND).to_text()
+    assert text["layout"] == "NCL" and json.loads(text["input_shape"]) == [1, 8000]
+    assert text["channel_order"] == "mono" and text["sample_rate"] == "8000" and text["fit"] == "centre"
+    assert not {"resize", "crop", "interpolation"} & text.keys()
+
+
 def test_a_preprocessing_for_other_images_is_refused() -> None:
-    with pytest.raises(ExportError, match=r"makes images of \(3, 32, 32\), but input_size is \(3, 64, 64\)"):
+    with pytest.raises(ExportError, match=r"makes inputs of \(3, 32, 32\), but input_size is \(3, 64, 64\)"):
         Deployment((3, 64, 64), PHOTO)

@@ -158,7 +158,7 @@ def test_a_network_that_could_not_be_loaded_again_is_not_saved(compressed: Any, 
     ("change", "message"),
     [
         ({"class_names": ["a", "b"]}, "2 class names for num_classes=10"),
-        ({"input_size": (1, 16, 16)}, r"makes images of \(1, 8, 8\), but input_size is \(1, 16, 16\)"),
+        ({"input_size": (1, 16, 16)}, r"makes inputs of \(1, 8, 8\), but input_size is \(1, 16, 16\)"),
         ({"backbone": Backbone("cifar_resnet8", 10, 3)}, r"1 channel\(s\), the backbone takes in_chans=3"),
         (
             {"backbone": Backbone("cifar_resnet8", 10, 1, {"shortcut": nn.Identity})},

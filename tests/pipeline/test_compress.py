@@ -210,10 +210,10 @@ def test_a_search_that_found_nothing_or_fled_says_so(
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"train": {"batch_size": 500}}, DataError, "the batch size is 500, digits has 192 training images"),
+        ({"train": {"batch_size": 500}}, DataError, "the batch size is 500, digits has 192 training examples"),
         ({"finetune": {"batch_size": 193}}, DataError, "the batch size is 193"),
         ({"backbone": BackboneSettings("resnet8_cifar")}, BackboneError, "resnet8_cifar"),
-        ({"backbone": BackboneSettings("cifar_vgg16_bn")}, BackboneError, r"cannot take images of \(1, 8, 8\)"),
+        ({"backbone": BackboneSettings("cifar_vgg16_bn")}, BackboneError, r"cannot take inputs of \(1, 8, 8\)"),
         ({"backbone": BackboneSettings("cifar_resnet8", weights="gone.pt")}, BackboneError, r"gone\.pt"),
         ({"space": SearchSpace(include=("layer9.*",))}, SpaceError, "no site matches"),
         ({"cost": CostSettings(Macs(), budget=0.01)}, CostError, "cannot be reached: the smallest macs of this space"),

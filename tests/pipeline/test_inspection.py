@@ -31,7 +31,7 @@ def test_sites_are_listed_with_shapes_and_the_share_each_candidate_costs(setting
     assert line.split("  ", 1)[1].split() == (
         "8x4x4 8x2x2 original 1.00, grouped_4 0.25, separable 0.24, pointwise 0.11".split()
     )
-    assert "cifar_resnet8 on images of (1, 8, 8): 39,248 MAC" in text
+    assert "cifar_resnet8 on inputs of (1, 8, 8): 39,248 MAC" in text
     assert "6 sites hold 93.9% of the macs" in text
 
 
@@ -69,12 +69,12 @@ def test_an_image_size_stands_in_for_the_data(settings: MakeSettings) -> None:
 
     given = settings(data=Absent(), backbone=BackboneSettings("mobilenetv2_100"), space=SearchSpace())
     text = printed(given, ((3, 32, 32), 100))
-    assert "mobilenetv2_100 on images of (3, 32, 32)" in text
+    assert "mobilenetv2_100 on inputs of (3, 32, 32)" in text
     with pytest.raises(AssertionError, match="the data were read"):
         printed(given)
 
 
 def test_a_network_that_does_not_take_the_images_is_refused(settings: MakeSettings) -> None:
     given = dataclasses.replace(settings(), backbone=BackboneSettings("cifar_vgg16_bn"))
-    with pytest.raises(BackboneError, match="cannot take images"):
+    with pytest.raises(BackboneError, match="cannot take inputs"):
         printed(given, ((3, 8, 8), 10))

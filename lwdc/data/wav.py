@@ -1,0 +1,61 @@
+"""Wav files: 8- and 16-bit PCM as 16-bit mono samples of a wanted rate and length."""
+
+import math
+import wave
+from pathlib import Path
+
+import numpy as np
+
+from lwdc.errors import DataError
+
+
+def read_wav(path: Path, sample_rate: int) -> np.ndarray:
+    """The sound as int16 ``(samples,)``, its channels averaged, resampled to ``sample_rate`` if need be.
+
+    Raises ``DataError``, with the file's name, if it is missing, damaged or of another kind.
+    """
+    try:
+        with wave.open(str(path), "rb") as file:
+            channels, width, rate, count, *_ = file.getparams()
+            content = file.readframes(count)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; fetch the data again.") from error
+    except (OSError, EOFError, wave.Error) as error:
+        reason = str(error) or "it ends too soon"
+        raise DataError(f"{path} cannot be read as a wav file ({reason}); fetch it again.") from error
+    if width not in _DECODED or rate < 1:
+        raise DataError(f"{path} has {8 * width}-bit samples at {rate} Hz; 8- and 16-bit PCM can be read: convert it.")
+    if count == 0 or len(content) < count * channels * width:
+        raise DataError(
+            f"{path} is truncated: it holds {len(content) // (channels * width)} of {count} samples; fetch it again."
+        )
+    samples = _DECODED[width](content).reshape(count, channels)
+    return resample(samples[:, 0] if channels == 1 else _rounded(samples.mean(axis=1)), rate, sample_rate)
+
+
+def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """The same sound, int16 ``(samples,)``, at another rate in Hz, without what the lower rate cannot hold."""
+    if rate == wanted:
+        return samples
+    from scipy.signal import resample_poly  # here: it takes a second to import
+
+    shared = math.gcd(rate, wanted)
+    return _rounded(resample_poly(samples.astype(np.float32), wanted // shared, rate // shared))
+
+
+def centre(samples: np.ndarray, length: int) -> np.ndarray:
+    """``length`` samples: zeros at both ends of a shorter sound, the middle of a longer one."""
+    spare = length - len(samples)
+    if spare < 0:
+        return samples[-spare // 2 :][:length]
+    return np.pad(samples, (spare // 2, spare - spare // 2))
+
+
+def _rounded(samples: np.ndarray) -> np.ndarray:
+    return samples.round().clip(-32768, 32767).astype(np.int16)
+
+
+_DECODED = {  # by bytes a sample; wav stores 8 bits without a sign
+    1: lambda content: (np.frombuffer(content, np.uint8).astype(np.int16) - 128) * 256,
+    2: lambda content: np.frombuffer(content, "<i2").astype(np.int16),
+}
