@@ -81,7 +81,8 @@ class Shift(nn.Module):
         super().__init__()
         self.site = site
         offsets = list(itertools.product(*(range(k) for k in site.kernel_size)))
-        self.blocks = [(offsets[tap], len(list(same))) for tap, same in itertools.groupby(given)]
+        self.taps = [offsets[tap] for tap in sorted(set(given))]
+        self.counts = [given.count(tap) for tap in sorted(set(given))]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, *sizes)`` to ``(B, C_in, *output sizes)``."""
@@ -89,15 +90,14 @@ class Shift(nn.Module):
         outputs = output_sizes(site, sizes)
         x = pad(x, pads_for(site, own_support(site), sizes), site.padding_mode)
         split = x.unflatten(1, (site.groups, site.in_channels // site.groups))
-        read, first = [], 0
-        for tap, count in self.blocks:
-            at: list[Any] = [
+        read = []
+        for part, tap in zip(split.split(self.counts, 2), self.taps, strict=True):
+            at: tuple[Any, ...] = tuple(
                 slice(i * d, i * d + (n - 1) * s + 1, s)
                 for i, d, n, s in zip(tap, site.dilation, outputs, site.stride, strict=True)
-            ]
-            read.append(split[(slice(None), slice(None), slice(first, first + count), *at)])
-            first += count
+            )
+            read.append(part[(..., *at)])
         return torch.cat(read, 2).flatten(1, 2)
 
     def extra_repr(self) -> str:
-        return f"{len(self.blocks)} taps of {self.site.kernel_size}, stride={self.site.stride}"
+        return f"{len(self.taps)} taps of {self.site.kernel_size}, stride={self.site.stride}"

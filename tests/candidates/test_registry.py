@@ -1,13 +1,16 @@
 """The registry: candidates are plain data."""
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from torch import nn
 
-from lwdc.candidates import build, candidate_names, check, grouped, label, origin, register_candidate
+from lwdc.candidates import DoesNotFit, build, candidate_names, check, grouped, label, origin, register_candidate
 from lwdc.errors import SpaceError
+from lwdc.sites import Site
 
 
 def test_the_operators_of_this_issue_are_registered() -> None:
@@ -54,3 +57,28 @@ def test_labels_are_the_name_and_the_option_values() -> None:
 
 def test_an_operator_knows_the_module_that_registers_it() -> None:
     assert origin("separable") == "lwdc.candidates.separable"
+
+
+def test_the_wide_space_lists_every_operator() -> None:
+    listed = OmegaConf.load(Path(__file__).parents[2] / "conf/space/wide.yaml").candidates
+    own = {name for name in candidate_names() if origin(name).startswith("lwdc.")}
+    assert {candidate.op for candidate in listed} == own
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        {"op": "shuffled", "groups": 2},
+        {"op": "tucker", "ratio": 0.5},
+        {"op": "squeezed", "ratio": 0.5},
+        {"op": "separable_norm"},
+        {"op": "ghost"},
+        {"op": "shift"},
+        {"op": "partial"},
+    ],
+    ids=label,
+)
+def test_operators_that_need_space_are_refused_at_a_layer_without(candidate: Any) -> None:
+    linear = Site("fc", 0, 8, 8, (), (), (), (), 1, True, calls=(((8,), (8,)),))
+    with pytest.raises(DoesNotFit, match="a Linear layer has no taps"):
+        build(candidate, linear)
