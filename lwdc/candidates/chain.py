@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class Chain(Operator):
         self._factorise = factorise
 
     @property
-    def convolutions(self) -> list["nn.Conv1d | nn.Conv2d | nn.Linear | BlockLinear"]:
+    def convolutions(self) -> list[Any]:
         """The chain's convolutions in order; at a Linear layer those are Linear layers."""
         return [m for m in self.layers if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Linear, BlockLinear))]
 

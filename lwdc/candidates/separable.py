@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lwdc.candidates.base import DoesNotFit
+from lwdc.candidates.base import DoesNotFit, needs_space
 from lwdc.candidates.chain import Chain, Layer
 from lwdc.candidates.registry import register_candidate
 from lwdc.geometry import centred_support
