@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,8 @@ class Normed(Operator):
 
     def reset(self, norm: float) -> None:
         """The norm and the ReLU give the last layer a second moment of 1/2, so its weight carries ``norm``."""
-        *others, last = [*self._inserted(), *self.chain.convolutions]
+        convolutions: list[Any] = [*self._inserted(), *self.chain.convolutions]
+        *others, last = convolutions
         for conv in (*others, last):
             nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
         with torch.no_grad():
