@@ -28,7 +28,8 @@ LEAN: tuple[Candidate, ...] = (
 class SearchSpace:
     """Sites by glob patterns on their names, and candidates for them.
 
-    ``per_site`` maps patterns to candidate lists of their own; the last match wins. All sites that one
+    ``per_site`` maps patterns to candidate lists of their own; the last match wins. A list of one candidate
+    replaces the layer by it wherever it fits. All sites that one
     ``tie`` pattern matches share one choice. The stem and the classifier (as timm's ``pretrained_cfg``
     names them; else the layer that reads the image, and a Linear layer that comes last) and shortcuts
     (1x1 or pooling) stay as they are unless asked for. A candidate with more multiply-accumulates or
@@ -84,7 +85,7 @@ class Plan:
 def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
     """Lay ``space`` on ``model``, which is left as it was.
 
-    Raises ``SpaceError`` if no site matches, or none has two candidates that fit.
+    Raises ``SpaceError`` if no site matches, none has two candidates that fit, or nothing of a ``per_site`` list fits.
     """
     layout = find_sites(model, input_size)
     left_alone = list(layout.left_alone)
@@ -110,11 +111,13 @@ def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
     choices = []
     for site in wanted:
         choice = _choice(site, modules[site.name], space, measured)
-        if len(choice.candidates) < 2:
-            fitting = ", ".join(label(c) for c in choice.candidates) or "none"
-            left_alone.append((site.name, f"fewer than two candidates fit ({fitting})"))
-        else:
+        if len(choice.candidates) > 1 or _is_imposed(choice):
             choices.append(choice)
+            continue
+        if not choice.candidates:
+            _refuse_lists_that_fit_nowhere(choice, space)
+        fitting = ", ".join(label(c) for c in choice.candidates) or "none"
+        left_alone.append((site.name, f"fewer than two candidates fit ({fitting})"))
     if not choices:
         first = _choice(wanted[0], modules[wanted[0].name], space, measured)
         reasons = "; ".join(f"{name}: {reason}" for name, reason in first.dropped)
@@ -123,6 +126,21 @@ def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
             "Add candidates that fit, or allow costlier ones with costlier=true."
         )
     return Plan(_tied(choices, space), tuple(left_alone), tuple(input_size))
+
+
+def _is_imposed(choice: Choice) -> bool:
+    """Whether the one candidate that was listed replaces the layer: there is nothing left to choose."""
+    return len(choice.candidates) == 1 and not choice.dropped and choice.candidates[0]["op"] != "original"
+
+
+def _refuse_lists_that_fit_nowhere(choice: Choice, space: SearchSpace) -> None:
+    patterns = [pattern for pattern in space.per_site if fnmatch.fnmatchcase(choice.site.name, pattern)]
+    if patterns:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.dropped) or "the list is empty"
+        raise SpaceError(
+            f"nothing that per_site {patterns[-1]!r} lists fits {choice.site}: {reasons}. "
+            "Add {op: original} to leave such layers as they are, or narrow the pattern."
+        )
 
 
 def _choice(site: Site, conv: nn.Module, space: SearchSpace, measured: dict[Any, tuple[int, int] | str]) -> Choice:

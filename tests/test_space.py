@@ -97,8 +97,8 @@ def test_groups_that_do_not_divide_are_dropped_there_and_said_so() -> None:
 
 def test_a_site_with_one_candidate_is_left_alone_and_listed() -> None:
     assert dict(plan().left_alone)["block2.1"] == "fewer than two candidates fit (original)"
-    found = plan(per_site={"head": [{"op": "skip"}]})
-    assert dict(found.left_alone)["head"] == "fewer than two candidates fit (none)"
+    found = plan(per_site={"head": [{"op": "original"}, {"op": "skip"}]})
+    assert dict(found.left_alone)["head"] == "fewer than two candidates fit (original)"
 
 
 def test_what_costs_more_than_the_original_is_dropped_unless_asked_for() -> None:
@@ -279,3 +279,17 @@ def test_long_lists_of_sites_are_cut() -> None:
     model = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(25)))
     with pytest.raises(SpaceError, match=r"18, 19, \.\.\. \(25 in all\)"):
         make_plan(model, SearchSpace(include=["x"]), (3, 2, 2))
+
+
+def test_a_list_of_one_replaces_the_layer() -> None:
+    found = plan(candidates=[{"op": "grouped", "groups": 2}], per_site={"head": [{"op": "original"}]})
+    assert {tuple(c["op"] for c in choice.candidates) for choice in found.choices} == {("grouped",)}
+    assert dict(found.left_alone)["head"] == "fewer than two candidates fit (original)"
+
+
+def test_a_list_for_a_site_of_which_nothing_fits_is_refused_with_all_reasons() -> None:
+    with pytest.raises(SpaceError, match=r"nothing that per_site 'block1\.0' lists fits 'block1\.0'") as refusal:
+        plan(per_site={"block1.0": [{"op": "grouped", "groups": 7}, {"op": "low_rank", "ratio": 2}]})
+    assert "grouped_7: groups=7 does not divide" in str(refusal.value)
+    assert "low_rank_2: ratio=2 is not between 0 and 1" in str(refusal.value)
+    assert "Add {op: original} to leave such layers as they are" in str(refusal.value)

@@ -61,6 +61,7 @@ class Starts(nn.Module):
             starts, ranges = begin.float(), ranges.view(-1, *(1,) * (begin.dim() - 1)).expand_as(begin)
         starts = starts if self.learned else starts.round()
         share = starts / ranges.clamp_min(1)
+        self.still = window == extent and begin is None  # every window is the whole, from its first entry on
         self.register_buffer("ranges", ranges.float(), persistent=False)
         self.register_buffer("_offsets", torch.arange(window), persistent=False)
         if self.learned:
@@ -89,6 +90,11 @@ class Starts(nn.Module):
             upper.flatten()[: self.total],
             None if weight is None else weight.flatten()[: self.total],
         )
+
+    @property
+    def tiles(self) -> bool:
+        """Whether it repeats the whole epitome a whole number of times."""
+        return not self.learned and self.still and self.total % self.extent == 0
 
     def advance(self, progress: float) -> None:
         """Between steps, in place: keep learned starts inside; from the share 0.8 of a training round them for good."""
@@ -131,6 +137,8 @@ class Fold(nn.Module):
         lower, upper, weight = self.starts.flat()
         axis = x.dim() - self.dims  # of the channels within a group
         split = x.unflatten(axis - 1, (self.groups, self.starts.total))
+        if self.starts.tiles:
+            return split.unflatten(axis, (-1, self.starts.extent)).sum(axis).flatten(axis - 1, axis)
         shape = list(split.shape)
         shape[axis] = self.starts.extent
         folded = x.new_zeros(shape)
@@ -155,7 +163,12 @@ class Unfold(nn.Module):
         """``(..., groups * extent, *sizes)`` to ``(..., groups * total, *sizes)``, with ``dims`` sizes."""
         axis = x.dim() - self.dims
         split = x.unflatten(axis - 1, (self.groups, self.starts.extent))
-        y = sample(split, axis, self.starts.flat()).flatten(axis - 1, axis)
+        if self.starts.tiles:
+            copies = [1] * split.dim()
+            copies[axis] = self.starts.total // self.starts.extent
+            y = split.repeat(copies).flatten(axis - 1, axis)
+        else:
+            y = sample(split, axis, self.starts.flat()).flatten(axis - 1, axis)
         return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
 
 

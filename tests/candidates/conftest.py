@@ -18,6 +18,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "epitome": [
         {"ratio": 3},
         {"into": 2, "wrap": True, "window": 1.0},
+        {"into": 2, "out": 2, "window": 1.0, "sampling": "fixed"},
         {"ratio": 3, "indexing": "per_block"},
         {"out": 4, "into": 2, "taps": 1.5, "sampling": "fixed"},
     ],

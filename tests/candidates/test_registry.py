@@ -59,8 +59,8 @@ def test_an_operator_knows_the_module_that_registers_it() -> None:
     assert origin("separable") == "lwdc.candidates.separable"
 
 
-def test_the_wide_space_lists_every_operator() -> None:
-    listed = OmegaConf.load(Path(__file__).parents[2] / "conf/space/wide.yaml").candidates
+def test_the_space_of_everything_lists_every_operator() -> None:
+    listed = OmegaConf.load(Path(__file__).parents[2] / "conf/space/everything.yaml").candidates
     own = {name for name in candidate_names() if origin(name).startswith("lwdc.")}
     assert {candidate.op for candidate in listed} == own
 
