@@ -1,5 +1,6 @@
 """Counting: multiply-accumulates and parameters of a module, as whole numbers."""
 
+import contextlib
 from collections.abc import Iterable
 
 import torch
@@ -15,12 +16,13 @@ def count_macs(module: nn.Module, input_shapes: Iterable[Shape]) -> int:
 
     Biases, norms, activations, pooling and elementwise work count as zero, as in most papers: the
     number is half of what ``torch.utils.flop_counter`` reports. Nothing is computed; ``module`` is
-    left as it was.
+    left as it was. One without storage, on the meta device, is counted many times faster.
     """
     reference = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
     module = outline(module)
     counter = FlopCounterMode(display=False)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
+    shapes_only = contextlib.nullcontext() if reference.is_meta else FakeTensorMode(allow_non_fake_inputs=True)
+    with shapes_only, torch.no_grad(), counter:
         for shape in input_shapes:
             module(torch.zeros(1, *shape, dtype=reference.dtype, device=reference.device))
     return int(counter.get_total_flops()) // 2
