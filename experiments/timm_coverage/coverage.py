@@ -30,7 +30,6 @@ from typing import Any
 import timm
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,7 +39,7 @@ from lwdc.counting import count_macs, count_params
 from lwdc.errors import ExportError, LwdcError
 from lwdc.export import export_all
 from lwdc.gates import OneHot
-from lwdc.sites import Shape, Site, find_sites
+from lwdc.sites import BY_SHAPES, Shape, Site, find_sites
 from lwdc.space import SearchSpace, make_plan, released_on_meta
 from lwdc.strategies import weight_parameters
 from lwdc.surgery import default_input_size, point_at, selection_ops
@@ -260,8 +259,10 @@ def figures(model: nn.Module, size: Shape) -> Record:
     """Counts of a network at its own size: parameters, MACs, sites, and where the MACs outside them are."""
     layout = find_sites(model, size)
     counter = FlopCounterMode(display=False, depth=None)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
-        model.eval()(torch.zeros(1, *size, device="meta"))
+    for run in BY_SHAPES:
+        with contextlib.suppress(Exception), counter:
+            run(model.eval(), size)
+            break
     total = counter.get_total_flops() // 2
     inside = _macs(layout.sites, model)
     found: Record = {
