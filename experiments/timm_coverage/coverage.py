@@ -40,7 +40,7 @@ from lwdc.errors import ExportError, LwdcError
 from lwdc.export import export_all
 from lwdc.gates import OneHot
 from lwdc.sites import BY_SHAPES, Shape, Site, find_sites
-from lwdc.space import SearchSpace, make_plan, released_on_meta
+from lwdc.space import Plan, SearchSpace, make_plan, released_on_meta
 from lwdc.strategies import weight_parameters
 from lwdc.surgery import default_input_size, point_at, selection_ops
 
@@ -270,19 +270,18 @@ def figures(model: nn.Module, size: Shape) -> Record:
         "macs": total,
         "sites": len(layout.sites),
         "share_of_sites": sum(inside.values()) / total,
-        "left_alone": dict(Counter(reason for _, reason in layout.left_alone)),
-        "choices": 0,
-        "share": 0.0,
-        "outside": {},
     }
     try:
         plan = make_plan(model, SearchSpace(), size)
     except LwdcError:  # The real network will be refused for the same reason.
-        chosen = {}
-    else:
-        chosen = {name: inside[name] for name in (choice.site.name for choice in plan.choices)}
-    found |= {"choices": len(chosen), "share": sum(chosen.values()) / total}
-    found["outside"] = _outside(counter, model, set(chosen), total)
+        plan = Plan((), layout.left_alone, size)
+    chosen = {choice.site.name for choice in plan.choices}
+    found |= {"choices": len(chosen), "share": sum(inside[name] for name in chosen) / total}
+    found["outside"] = _outside(counter, model, chosen, total)
+    found["left_alone"] = {}
+    for name, reason in plan.left_alone:
+        layers, share = found["left_alone"].get(reason, (0, 0.0))
+        found["left_alone"][reason] = (layers + 1, share + inside.get(name, 0) / total)
     return found
 
 
@@ -525,8 +524,10 @@ def _reason(record: Record) -> str:
 
 
 def _where_the_macs_are(record: Record) -> str:
-    spent = ", ".join(f"{kind} {share:.0%}" for kind, share in record.get("outside", {}).items())
-    return f"{record.get('share', 0):.0%}; outside: {spent or 'unknown'}"
+    spent = ", ".join(f"{kind} {share:.0%}" for kind, share in record.get("outside", {}).items() if share > 0.01)
+    left = sorted(record.get("left_alone", {}).items(), key=lambda item: -item[1][1])
+    why = "; ".join(f"{share:.0%} in {layers}: {reason}" for reason, (layers, share) in left[:3] if share > 0.01)
+    return f"{record.get('share', 0):.0%}; outside: {spent or 'unknown'}" + (f" ({why})" if why else "")
 
 
 def _listing(title: str, records: Sequence[Record], describe: Callable[[Record], str]) -> list[str]:
