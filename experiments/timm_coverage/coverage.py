@@ -10,6 +10,7 @@ One json line a network. A run that is called again skips the networks that are 
 import argparse
 import contextlib
 import fnmatch
+import functools
 import json
 import math
 import multiprocessing
@@ -39,7 +40,7 @@ from lwdc.counting import count_macs, count_params
 from lwdc.errors import ExportError, LwdcError
 from lwdc.export import export_all
 from lwdc.gates import OneHot
-from lwdc.sites import BY_SHAPES, Shape, Site, find_sites
+from lwdc.sites import BY_SHAPES, Shape, Site, find_sites, outline
 from lwdc.space import Plan, SearchSpace, make_plan, released_on_meta
 from lwdc.strategies import weight_parameters
 from lwdc.surgery import default_input_size, point_at, selection_ops
@@ -258,12 +259,8 @@ def smallest_size(name: str, own: Shape) -> tuple[dict[str, Any], Shape]:
 def figures(model: nn.Module, size: Shape) -> Record:
     """Counts of a network at its own size: parameters, MACs, sites, and where the MACs outside them are."""
     layout = find_sites(model, size)
-    counter = FlopCounterMode(display=False, depth=None)
-    for run in BY_SHAPES:
-        with contextlib.suppress(Exception), counter:
-            run(model.eval(), size)
-            break
-    total = counter.get_total_flops() // 2
+    spent = own_macs(model, size)
+    total = sum(spent.values())
     inside = _macs(layout.sites, model)
     found: Record = {
         "params": count_params(model),
@@ -277,7 +274,12 @@ def figures(model: nn.Module, size: Shape) -> Record:
         plan = Plan((), layout.left_alone, size)
     chosen = {choice.site.name for choice in plan.choices}
     found |= {"choices": len(chosen), "share": sum(inside[name] for name in chosen) / total}
-    found["outside"] = _outside(counter, model, chosen, total)
+    modules = dict(model.named_modules())
+    outside: Counter[str] = Counter()
+    for name, macs in spent.items():
+        if name not in chosen:
+            outside[type(modules[name]).__name__] += macs / total
+    found["outside"] = dict(outside.most_common(4))
     found["left_alone"] = {}
     for name, reason in plan.left_alone:
         layers, share = found["left_alone"].get(reason, (0, 0.0))
@@ -290,17 +292,37 @@ def _macs(sites: Sequence[Site], model: nn.Module) -> dict[str, int]:
     return {site.name: count_macs(modules[site.name], [shape for shape, _ in site.calls]) for site in sites}
 
 
-def _outside(counter: FlopCounterMode, model: nn.Module, chosen: set[str], total: int) -> dict[str, float]:
-    """Shares of MACs outside of ``chosen`` by the class of the module whose own code spends them; the largest four."""
-    root = type(model).__name__
-    spent = {name: sum(by_op.values()) // 2 for name, by_op in counter.get_flop_counts().items()}
-    shares: Counter[str] = Counter()
-    for name, module in model.named_modules():
-        key = f"{root}.{name}" if name else root
-        own = spent.get(key, 0) - sum(spent.get(f"{key}.{child}", 0) for child, _ in module.named_children())
-        if name not in chosen and own > 0:
-            shares[type(module).__name__] += own / total
-    return {kind: round(share, 4) for kind, share in shares.most_common(4)}
+def own_macs(model: nn.Module, size: Shape) -> dict[str, int]:
+    """MACs of one image by the module whose own code spends them."""
+    for run in BY_SHAPES:
+        copied = outline(model)
+        spending = _Spending(copied)
+        with contextlib.suppress(Exception), spending.counter:
+            run(copied, size)
+            return dict(spending.own)
+    raise RuntimeError("the network cannot be counted without numbers")
+
+
+class _Spending:
+    """Hooks that part what a counter counts among the modules of ``model``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.counter = FlopCounterMode(display=False)
+        self.own: Counter[str] = Counter()
+        self._before: list[int] = []  # what was counted before each of the modules now running
+        self._within: list[int] = [0]  # and what the modules within each spent
+        for name, module in model.named_modules():
+            module.register_forward_pre_hook(self._enter)
+            module.register_forward_hook(functools.partial(self._leave, name))
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        self._before.append(self.counter.get_total_flops() // 2)
+        self._within.append(0)
+
+    def _leave(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        whole = self.counter.get_total_flops() // 2 - self._before.pop()
+        self.own[name] += whole - self._within.pop()
+        self._within[-1] += whole
 
 
 # ---- many networks, a process each -----------------------------------------------------------------------
