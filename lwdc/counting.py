@@ -1,13 +1,12 @@
 """Counting: multiply-accumulates and parameters of a module, as whole numbers."""
 
+from collections import Counter
 from collections.abc import Iterable
 
-import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lwdc.sites import Shape, outline
+from lwdc.sites import BY_SHAPES, Shape, outline
 
 
 def count_macs(module: nn.Module, input_shapes: Iterable[Shape]) -> int:
@@ -17,13 +16,21 @@ def count_macs(module: nn.Module, input_shapes: Iterable[Shape]) -> int:
     number is half of what ``torch.utils.flop_counter`` reports. Nothing is computed; ``module`` is
     left as it was.
     """
-    reference = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
-    module = outline(module)
-    counter = FlopCounterMode(display=False)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
-        for shape in input_shapes:
-            module(torch.zeros(1, *shape, dtype=reference.dtype, device=reference.device))
-    return int(counter.get_total_flops()) // 2
+    uses = Counter(tuple(shape) for shape in input_shapes)
+    return sum(count * _flops(module, shape) for shape, count in uses.items()) // 2
+
+
+def _flops(module: nn.Module, shape: Shape) -> int:
+    for run in BY_SHAPES:
+        counter = FlopCounterMode(display=False)
+        try:
+            with counter:
+                run(outline(module), shape)
+        except Exception as error:  # noqa: BLE001  the next may do
+            failure = error
+        else:
+            return int(counter.get_total_flops())
+    raise failure
 
 
 def count_params(module: nn.Module) -> int:

@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import functools
+import itertools
 import math
 from typing import Any, Literal
 
@@ -91,14 +93,14 @@ def find_sites(model: nn.Module, input_size: Shape) -> Layout:
 
     ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an input of ``input_size``.
     """
-    # The copy takes the training flags, hooks and caches that a forward pass may leave behind.
-    model = outline(model)
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, _LAYERS):
             names.setdefault(module, []).append(name)
     reasons = {module: _unusable(module, held_as[0]) for module, held_as in names.items()}
-    calls = _trace(model, tuple(module for module in names if not reasons[module]), input_size)
+    usable = {held_as[0]: module for module, held_as in names.items() if not reasons[module]}
+    traced = _trace(model, tuple(usable), input_size)
+    calls = {usable[name]: shapes for name, shapes in traced.items()}
 
     left_alone: list[tuple[str, str]] = []
     sites: list[Site] = []
@@ -164,38 +166,59 @@ def _rounds_up(module: nn.Module, calls: list[tuple[Shape, Shape]]) -> str:
     return ""
 
 
-def _trace(
-    model: nn.Module, modules: tuple[nn.Module, ...], input_size: Shape
-) -> dict[nn.Module, list[tuple[Shape, Shape]]]:
-    calls: dict[nn.Module, list[tuple[Shape, Shape]]] = {}
+def _trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> dict[str, list[tuple[Shape, Shape]]]:
+    """Shapes of every use of the layers of these names, in order of first use."""
+    calls: dict[str, list[tuple[Shape, Shape]]] = {}
 
-    def record(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, nn.Linear):
             positions = args[0].shape[:-1].numel()
             into, out = ((n,) if positions == 1 else (positions, n) for n in (args[0].shape[-1], output.shape[-1]))
-            calls.setdefault(module, []).append((into, out))
+            calls.setdefault(name, []).append((into, out))
             return
         # Some networks fold heads or windows into the batch: that is so many uses for one image.
         use = (tuple(args[0].shape[1:]), tuple(output.shape[1:]))
-        calls.setdefault(module, []).extend([use] * args[0].shape[0])
+        calls.setdefault(name, []).extend([use] * args[0].shape[0])
 
-    for module in modules:
-        module.register_forward_hook(record)
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            model(_image(model, input_size))
-    except Exception:  # noqa: BLE001  some forwards look at values: those need real numbers
+    for run in (*BY_SHAPES, _run_for_real):
+        # A copy for each, which takes the hooks and caches that a forward pass leaves behind.
+        copied = outline(model)
+        for name in names:
+            copied.get_submodule(name).register_forward_hook(functools.partial(record, name))
         calls.clear()
         try:
-            with torch.no_grad():
-                model(_image(model, input_size))
-        except Exception as error:
-            cause = next(iter(str(error).splitlines()), type(error).__name__)
-            raise SpaceError(
-                f"the network does not accept an input of shape {tuple(input_size)}: {cause}. "
-                "Give the input_size, (channels, height, width) or (channels, length), that it was made for."
-            ) from error
-    return calls
+            run(copied, input_size)
+        except Exception as error:  # noqa: BLE001  the next may do
+            failure = error
+        else:
+            return calls
+    cause = next(iter(str(failure).splitlines()), type(failure).__name__)
+    raise SpaceError(
+        f"the network does not accept an input of shape {tuple(input_size)}: {cause}. "
+        "Give the input_size, (channels, height, width) or (channels, length), that it was made for."
+    ) from failure
+
+
+def _run_on_meta(model: nn.Module, shape: Shape) -> None:
+    """Fastest; fails where a tensor that is neither parameter nor buffer meets one without storage."""
+    held = itertools.chain(model.named_parameters(), model.named_buffers())
+    without_storage = {name: tensor.detach().to("meta") for name, tensor in held}
+    with torch.no_grad():
+        torch.func.functional_call(model, without_storage, (_image(model, shape).to("meta"),))
+
+
+def _run_on_fakes(model: nn.Module, shape: Shape) -> None:
+    """Several times slower; fails only where the network looks at values."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        model(_image(model, shape))
+
+
+def _run_for_real(model: nn.Module, shape: Shape) -> None:
+    with torch.no_grad():
+        model(_image(model, shape))
+
+
+BY_SHAPES = (_run_on_meta, _run_on_fakes)  # ways to run a network on one input of a shape, computing nothing
 
 
 def _image(model: nn.Module, input_size: Shape) -> Tensor:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -219,7 +220,7 @@ def _reserved(model: nn.Module, space: SearchSpace, sites: Sequence[Site], input
             found[site.name] = "the stem (stem=true includes it)"
         elif not space.classifier and names & set(classifier):
             found[site.name] = "the classifier (classifier=true includes it)"
-        elif not space.shortcuts and _is_shortcut(site):
+        elif not space.shortcuts and _is_shortcut(site, sites):
             found[site.name] = "a shortcut (shortcuts=true includes it)"
     return found
 
@@ -228,10 +229,20 @@ def _names(entry: Any) -> tuple[str, ...]:
     return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
-def _is_shortcut(site: Site) -> bool:
-    """A pooling layer or a 1x1 convolution whose name says so; Linear layers and wider ones do more than fit shapes."""
-    fits = site.pools or (site.dims > 0 and all(k == 1 for k in site.kernel_size))
-    return fits and any(part in ("downsample", "shortcut") for part in site.name.split("."))
+def _is_shortcut(site: Site, sites: Sequence[Site]) -> bool:
+    """A pooling layer or a 1x1 convolution in a part of the network that says so and has no layer but these.
+
+    Linear layers and wider convolutions do more than fit shapes, and so does what a stage's "downsample"
+    holds where that is no shortcut but blocks of their own.
+    """
+    path = site.name.split(".")
+    named = next((i for i, part in enumerate(path) if part in ("downsample", "shortcut")), None)
+    if named is None:
+        return False
+    prefix = ".".join(path[: named + 1])
+    held = [other for other in sites if f"{other.name}.".startswith(f"{prefix}.") and not other.pools]
+    fits = [other for other in held if other.dims > 0 and math.prod(other.kernel_size) == 1]
+    return len(held) == len(fits) <= 1
 
 
 def _outside(space: SearchSpace, site: Site) -> str:

@@ -55,6 +55,13 @@ def test_stem_and_shortcuts_are_left_alone_unless_asked_for() -> None:
     assert {"stem", "downsample"} <= set(sites(everything))
 
 
+def test_a_downsampling_stage_of_several_layers_is_no_shortcut() -> None:
+    model = Net()
+    model.downsample = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 16, 3, padding=1))
+    found = make_plan(model, SearchSpace(TWO), (3, 8, 8))
+    assert {"downsample.0", "downsample.1"} <= set(sites(found))
+
+
 def test_stem_and_classifier_are_those_that_timm_names() -> None:
     model = Net()
     model.pretrained_cfg = {"first_conv": "block1.0", "classifier": ("head", "head_dist")}

@@ -86,7 +86,10 @@ def tabulate(supernet: nn.Module, cost: CostModel) -> CostTable:
             if key not in measured:
                 measured[key] = cost(_released(op, operator), [shape for shape, _ in op.site.calls])
             sites[name][entry] = measured[key]
-        original[name] = cost(op.conv, [shape for shape, _ in op.site.calls])
+        key = _key(op, "original")
+        if key not in measured:  # it may be no candidate
+            measured[key] = cost(op.conv, [shape for shape, _ in op.site.calls])
+        original[name] = measured[key]
         groups[name] = first_site.setdefault(op.gate, name)
     whole = cost(original_network(supernet), [input_size_of(supernet)])
     return CostTable(cost.name, cost.unit, sites, original, groups, whole - sum(original.values()))
