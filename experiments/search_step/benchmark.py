@@ -32,6 +32,11 @@ EIGHT = [
     {"op": "low_rank", "ratio": 0.25},
     {"op": "skip"},
 ]
+EPITOMES = [
+    *FOUR,
+    {"op": "epitome", "ratio": 4},
+    {"op": "epitome", "ratio": 4, "indexing": "per_block"},
+]
 SETTINGS = {
     "resnet20_four": {
         "model": "cifar_resnet20",
@@ -49,6 +54,14 @@ SETTINGS = {
         "time": 1.25,
         "memory": 1.15,
     },
+    "resnet20_epitomes": {
+        "model": "cifar_resnet20",
+        "size": 32,
+        "batch": 64,
+        "ops": EPITOMES,
+        "time": 1.25,
+        "memory": 1.15,
+    },
     "efficientnet_b0_four": {"model": "efficientnet_b0", "size": 64, "batch": 16, "ops": FOUR, "time": 1.3},
     "resnet50_four": {"model": "resnet50", "size": 64, "batch": 16, "ops": FOUR, "time": 1.4},
 }
@@ -63,6 +76,7 @@ def worker(name: str, mode: str, threads: int, device: str) -> None:
 
     import lwdc
     import lwdc.backbones  # registers the CIFAR networks
+    from lwdc.candidates.sampling import starts_of
     from lwdc.costs import Macs, penalty, tabulate
     from lwdc.selection import advance, gates
     from lwdc.space import SearchSpace
@@ -84,6 +98,8 @@ def worker(name: str, mode: str, threads: int, device: str) -> None:
         table = tabulate(model, Macs())
         advance(model, 0.5)
         optimisers.append(torch.optim.Adam([gate.logits for gate in gates(model)], lr=0.03))
+        if starts := starts_of(model):
+            optimisers.append(torch.optim.Adam(starts, lr=1e-3))
     optimisers.append(
         torch.optim.SGD(weight_parameters(model), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
     )

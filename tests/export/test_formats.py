@@ -124,6 +124,7 @@ def test_every_operator_computes_the_same_in_every_format(tmp_path: Path, kinds:
     ("name", "size"),
     [
         ("test_resnet", 32),
+        ("test_vit", 160),
         pytest.param("test_nfnet", 32, marks=pytest.mark.long),  # standardises weights
         pytest.param("resnet18", 64, marks=pytest.mark.long),
         pytest.param("cifar_resnet20", 32, marks=pytest.mark.long),
@@ -132,6 +133,7 @@ def test_every_operator_computes_the_same_in_every_format(tmp_path: Path, kinds:
         pytest.param("convnext_atto", 64, marks=pytest.mark.long),
         pytest.param("test_efficientnet", 64, marks=pytest.mark.long),
         pytest.param("test_mambaout", 64, marks=pytest.mark.long),
+        pytest.param("swin_tiny_patch4_window7_224", 224, marks=pytest.mark.long),
     ],
 )
 def test_compressed_timm_networks_pass(tmp_path: Path, settle: Any, name: str, size: int) -> None:
