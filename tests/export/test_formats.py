@@ -58,6 +58,8 @@ PLANES: Kinds = {
     "strided": lambda: nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False),
     "even": lambda: nn.Conv2d(8, 8, 4, stride=2, padding=1),
     "reflect": lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+}
+FURTHER_PLANES: Kinds = {
     "flat": lambda: nn.Conv2d(8, 8, (1, 5), padding=(0, 2)),
     "unpadded": lambda: nn.Conv2d(8, 8, 3, dilation=2),
     "depthwise": lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8),
@@ -98,6 +100,7 @@ def every_operator(kinds: Kinds, size: tuple[int, ...]) -> tuple[SideBySide, Arc
         pytest.param(PADDED_AT_RUN_TIME, (8, 12, 11), id="padded"),
         pytest.param(LINES, (8, 20), id="1-D"),
         pytest.param(PLANES, (8, 12, 11), id="2-D", marks=pytest.mark.long),
+        pytest.param(FURTHER_PLANES, (8, 12, 11), id="2-D, further", marks=pytest.mark.long),
     ],
 )
 def test_every_operator_computes_the_same_in_every_format(tmp_path: Path, kinds: Kinds, size: tuple[int, ...]) -> None:
@@ -108,7 +111,7 @@ def test_every_operator_computes_the_same_in_every_format(tmp_path: Path, kinds:
     network = rebuild(model, architecture, size)
     records = export_all(tmp_path, network, architecture, input_size=size, model=model)
     assert [record.format for record in records] == list(FORMATS)
-    assert max(record.max_difference for record in records) < 1e-5
+    assert max(record.max_difference / record.tolerance for record in records) < 0.1  # 1e-5 of the largest output
 
 
 @pytest.mark.parametrize(
