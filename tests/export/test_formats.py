@@ -58,8 +58,6 @@ PLANES: Kinds = {
     "strided": lambda: nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False),
     "even": lambda: nn.Conv2d(8, 8, 4, stride=2, padding=1),
     "reflect": lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
-}
-FURTHER_PLANES: Kinds = {
     "flat": lambda: nn.Conv2d(8, 8, (1, 5), padding=(0, 2)),
     "unpadded": lambda: nn.Conv2d(8, 8, 3, dilation=2),
     "depthwise": lambda: nn.Conv2d(8, 8, 3, padding=1, groups=8),
@@ -99,8 +97,10 @@ def every_operator(kinds: Kinds, size: tuple[int, ...]) -> tuple[SideBySide, Arc
     [
         pytest.param(PADDED_AT_RUN_TIME, (8, 12, 11), id="padded"),
         pytest.param(LINES, (8, 20), id="1-D"),
-        pytest.param(PLANES, (8, 12, 11), id="2-D", marks=pytest.mark.long),
-        pytest.param(FURTHER_PLANES, (8, 12, 11), id="2-D, further", marks=pytest.mark.long),
+        *(
+            pytest.param({kind: PLANES[kind] for kind in two}, (8, 12, 11), id="-".join(two), marks=pytest.mark.long)
+            for two in zip(list(PLANES)[::2], list(PLANES)[1::2], strict=True)
+        ),
     ],
 )
 def test_every_operator_computes_the_same_in_every_format(tmp_path: Path, kinds: Kinds, size: tuple[int, ...]) -> None:
