@@ -47,11 +47,11 @@ class Normed(Operator):
     def reset(self, norm: float) -> None:
         """The norm and the ReLU give the last layer a second moment of 1/2, so its weight carries ``norm``."""
         convolutions: list[Any] = [*self._inserted(), *self.chain.convolutions]
-        *others, last = convolutions
-        for conv in (*others, last):
+        for conv in convolutions:
             nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
         with torch.no_grad():
-            last.weight.mul_(scaled_like(last.weight, norm * 2**0.5))
+            last = convolutions[-1].weight
+            last.mul_(scaled_like(last, norm * 2**0.5))
 
     def release(self, bias: Tensor | None) -> nn.Module:
         del bias  # The site's bias belongs to its linear operators.

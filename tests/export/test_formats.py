@@ -105,7 +105,10 @@ def every_operator(kinds: Kinds, size: tuple[int, ...]) -> tuple[SideBySide, Arc
         pytest.param(PADDED_AT_RUN_TIME, (8, 12, 11), id="padded"),
         pytest.param(LINES, (8, 20), id="1-D"),
         pytest.param(WITHOUT_TAPS, (8, 20), id="linear"),
-        pytest.param(PLANES, (8, 12, 11), id="2-D", marks=pytest.mark.long),
+        *(
+            pytest.param({kind: PLANES[kind] for kind in some}, (8, 12, 11), id="-".join(some), marks=pytest.mark.long)
+            for some in (list(PLANES)[first : first + 3] for first in range(0, len(PLANES), 3))
+        ),
     ],
 )
 def test_every_operator_computes_the_same_in_every_format(tmp_path: Path, kinds: Kinds, size: tuple[int, ...]) -> None:
@@ -117,7 +120,7 @@ def test_every_operator_computes_the_same_in_every_format(tmp_path: Path, kinds:
     network = rebuild(model, architecture, size)
     records = export_all(tmp_path, network, architecture, input_size=size, model=model)
     assert [record.format for record in records] == list(FORMATS)
-    assert max(record.max_difference for record in records) < 1e-5
+    assert max(record.max_difference / record.tolerance for record in records) < 0.1  # 1e-5 of the largest output
 
 
 @pytest.mark.parametrize(
