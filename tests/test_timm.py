@@ -22,7 +22,6 @@ NETWORKS = {  # what keeps a test small, and the share of the MACs that lies ins
     "efficientnet_b0": ({}, 0.8),
     "convnext_atto": ({}, 0.9),  # its blocks hold their matrix products in Linear layers
     "test_vit": ({"img_size": 64}, 0.8),
-    "mixer_s32_224": ({"img_size": 64, "num_blocks": 2}, 0.8),
     "regnety_002": ({}, 0.8),
     "vgg11_bn": ({"mlp_ratio": 1 / 64}, 0.8),
     "densenet121": ({}, 0.8),
@@ -37,7 +36,6 @@ SPACE = SearchSpace(
         {"op": "separable"},
         {"op": "pointwise"},
         {"op": "low_rank", "ratio": 0.25},
-        {"op": "epitome", "ratio": 4},
         {"op": "skip"},
         {"op": "avg_pool"},
         {"op": "max_pool"},

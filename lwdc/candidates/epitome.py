@@ -135,7 +135,7 @@ class AxisEpitome(Sampled):
     def solve(self, target: Tensor) -> None:
         into, out = (_matrix(starts) for starts in self.starts())
         wide = target.reshape(self.site.groups, out.shape[0], into.shape[0], -1)
-        back, front = (torch.linalg.pinv(m.to(wide), rtol=_RTOL) for m in (out, into))
+        back, front = (_inverse(m.to(wide)) for m in (out, into))
         best = torch.einsum("eo,goit,fi->geft", back, wide, front)
         with torch.no_grad():
             self.epitome().copy_(best.reshape(self.epitome().shape))
@@ -144,6 +144,13 @@ class AxisEpitome(Sampled):
         if bias is not None:
             self.layers[-1].bias = nn.Parameter(bias.detach().clone())
         return self.layers
+
+
+def _inverse(sampling: Tensor) -> Tensor:
+    """The pseudoinverse of ``(total, extent)``, from the eigenvectors of the Gram matrix: far cheaper than by an SVD."""
+    values, vectors = torch.linalg.eigh(sampling.T @ sampling)
+    kept = values > _RTOL**2 * values[-1]
+    return (vectors * torch.where(kept, 1 / values, 0)) @ (sampling @ vectors).T
 
 
 def _matrix(starts: Starts) -> Tensor:
