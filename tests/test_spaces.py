@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
+from lwdc import cli
 from lwdc.architecture import Architecture
 from lwdc.counting import count_macs, count_params
 from lwdc.space import LEAN, SearchSpace, make_plan
@@ -60,3 +62,12 @@ def test_the_recipe_of_nes_gives_the_counts_of_its_networks(name: str, params: i
         expands = dense.shape[0] > dense.shape[1]
         assert small.shape[0] == dense.shape[0] // (2 if expands else 1)
         assert small.shape[1] == dense.shape[1] // (1 if expands else 2)
+
+
+@pytest.mark.parametrize("phase", ["strategy", "finetune"])
+def test_the_learning_rate_of_starts_belongs_to_the_phase(phase: str) -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_module("lwdc.conf", version_base="1.3"):
+        config = compose("config", [f"{phase}.starts_optim.lr=0.5"])
+    (group,) = cli._recipe(config, phase).starts_optim([torch.nn.Parameter(torch.zeros(1))]).param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.5, 0)
