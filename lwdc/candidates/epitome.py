@@ -147,7 +147,7 @@ class AxisEpitome(Sampled):
 
 
 def _inverse(sampling: Tensor) -> Tensor:
-    """The pseudoinverse of ``(total, extent)``, from the eigenvectors of the Gram matrix: far cheaper than by an SVD."""
+    """The pseudoinverse of ``(total, extent)``, by eigenvectors of the Gram matrix: far cheaper than an SVD."""
     values, vectors = torch.linalg.eigh(sampling.T @ sampling)
     kept = values > _RTOL**2 * values[-1]
     return (vectors * torch.where(kept, 1 / values, 0)) @ (sampling @ vectors).T
