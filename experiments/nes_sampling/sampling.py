@@ -11,6 +11,7 @@ One line of results.jsonl is one training. Every method has the same backbone, d
 import argparse
 import functools
 import json
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -78,12 +79,12 @@ SETTINGS = {
         lr=1e-2,
     ),
     "fashion_mnist": Setting(
-        data=lambda root: FashionMnist(root, crop_padding=2, flip=True, valid=1000, limit_train=5000),
+        data=lambda root: FashionMnist(root, crop_padding=2, flip=True, valid=500, limit_train=3000),
         backbone="cifar_resnet8",
         options=lambda width: {"channels": tuple(max(1, round(width * c)) for c in CHANNELS)},
-        epochs=4,
-        batch_size=64,
-        lr=3e-3,
+        epochs=3,
+        batch_size=32,
+        lr=1e-2,
     ),
 }
 
@@ -245,7 +246,132 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 
 def summarise(file: Path) -> None:
-    raise NotImplementedError
+    """A table and a plot for each setting, from the finished runs, beside their file."""
+    by_setting: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in _read(file):
+        by_setting[record["setting"]].append(record)
+    text = []
+    for name, records in by_setting.items():
+        rows = _rows(records)
+        text += [f"## {name}", "", *_table(rows), "", f"![test accuracy against parameters]({name}.svg)", ""]
+        file.with_name(f"{name}.svg").write_text(plot(name, rows))
+    file.with_name("summary.md").write_text("\n".join(text))
+    print("\n".join(text))
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one method at one ratio. Accuracies are in percent."""
+
+    method: str
+    ratio: int
+    params: int
+    macs: int
+    test: list[float]  # by seed
+    train: float
+    seconds: float
+    kept: int  # convolutions beside the stem at which the method does not fit
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.test)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation over the seeds."""
+        return statistics.stdev(self.test) if len(self.test) > 1 else 0.0
+
+
+def _rows(records: list[dict[str, Any]]) -> list[Row]:
+    runs: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    for record in sorted(records, key=lambda r: (r["ratio"], _ORDER.index(r["method"]), r["seed"])):
+        runs[record["ratio"], record["method"]].append(record)
+    return [
+        Row(
+            method=method,
+            ratio=ratio,
+            params=same[0]["params"],
+            macs=same[0]["macs"],
+            test=[100 * r["test_accuracy"] for r in same],
+            train=statistics.mean(100 * r["train_accuracy"] for r in same),
+            seconds=statistics.mean(r["seconds"] for r in same),
+            kept=sum("conv" in site and "fewer than two" in reason for site, reason in same[0]["kept"].items()),
+        )
+        for (ratio, method), same in runs.items()
+    ]
+
+
+_ORDER = ("dense", *METHODS, "narrow")
+
+
+def _table(rows: list[Row]) -> list[str]:
+    dense = next(row.params for row in rows if row.method == "dense")
+    lines = [
+        "| ratio asked | method | parameters | in all | MACs | test, mean | spread | seeds | training | s a run |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        kept = f" ({r.kept} kept)" if r.kept else ""
+        seeds = " ".join(f"{value:.1f}" for value in r.test)
+        lines.append(
+            f"| {r.ratio} | {r.method}{kept} | {r.params:,} | {dense / r.params:.1f}x | {r.macs / 1e6:.2f}M "
+            f"| {r.mean:.1f} | {r.spread:.1f} | {seeds} | {r.train:.1f} | {r.seconds:.0f} |"
+        )
+    return lines
+
+
+_COLOURS = {
+    "dense": "#000000",
+    "learned": "#d62728",
+    "fixed": "#1f77b4",
+    "wsnet": "#2ca02c",
+    "narrow": "#7f7f7f",
+    "learned_block": "#ff9896",
+    "fixed_block": "#aec7e8",
+}
+_WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 640, 400, 60, 40, 140, 50
+
+
+def plot(name: str, rows: list[Row]) -> str:
+    """An svg: test accuracy over parameters on a logarithmic axis, bars from the worst to the best seed."""
+    low = 5 * math.floor(min(min(row.test) for row in rows) / 5)
+    high = 5 * math.ceil(max(max(row.test) for row in rows) / 5)
+    first, last = (math.log2(f(row.params for row in rows)) for f in (min, max))
+
+    def x(params: int) -> float:
+        share = (math.log2(params) - first) / (last - first)
+        return _LEFT + 15 + share * (_WIDTH - _LEFT - _RIGHT - 30)
+
+    def y(percent: float) -> float:
+        return _TOP + (high - percent) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+    floor, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
+        'font-size="12">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+        f'<text x="{_LEFT}" y="20">{name}: test accuracy in percent; bars: worst to best seed</text>',
+        f'<text x="{(_LEFT + right) / 2}" y="{_HEIGHT - 12}" text-anchor="middle">parameters</text>',
+    ]
+    for percent in range(low, high + 1, 5):
+        parts.append(f'<path d="M{_LEFT} {y(percent):.1f}H{right}" stroke="#dddddd"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y(percent) + 4:.1f}" text-anchor="end">{percent}</text>')
+    for params in sorted({row.params for row in rows if row.method in ("dense", MATCHED)}):
+        parts.append(f'<path d="M{x(params):.1f} {floor}v5" stroke="black"/>')
+        parts.append(f'<text x="{x(params):.1f}" y="{floor + 18}" text-anchor="middle">{params:,}</text>')
+    shown = [method for method in _ORDER if any(row.method == method for row in rows)]
+    for index, method in enumerate(shown):
+        colour, label_y = _COLOURS[method], _TOP + 18 * index + 10
+        points = sorted((x(row.params), row) for row in rows if row.method == method)
+        path = " ".join(f"{at:.1f},{y(row.mean):.1f}" for at, row in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
+        for at, row in points:
+            parts.append(f'<path d="M{at:.1f} {y(min(row.test)):.1f}V{y(max(row.test)):.1f}" stroke="{colour}"/>')
+            parts.append(f'<circle cx="{at:.1f}" cy="{y(row.mean):.1f}" r="4" fill="{colour}"/>')
+        parts.append(f'<circle cx="{right + 14}" cy="{label_y - 4}" r="4" fill="{colour}"/>')
+        parts.append(f'<text x="{right + 24}" y="{label_y}">{method}</text>')
+    parts.append(f'<path d="M{_LEFT} {_TOP}V{floor}H{right}" fill="none" stroke="black"/>')
+    return "\n".join([*parts, "</svg>", ""])
 
 
 if __name__ == "__main__":
