@@ -65,6 +65,8 @@ class ProductMap(TiedConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, length)`` to ``(B, C_out, length_out)``."""
+        if self.training and torch.is_grad_enabled():
+            return super().forward(x)  # the same function: the map of a batch and its gradients weigh far more
         site, g = self.site, self.site.groups
         x = pad(x, pads_for(site, own_support(site), x.shape[2:]), site.padding_mode)
         (k,), (stride,), (dilation,) = site.kernel_size, site.stride, site.dilation
@@ -94,8 +96,8 @@ class ProductMap(TiedConv):
 def wsnet(site: Site, *, ratio: float | None = None, step: int | None = None, repeat: int = 1) -> Operator:
     """A condensed filter ``ratio`` times smaller than the kernel; or windows ``step`` taps apart.
 
-    Every stored channel is read by ``repeat`` input channels; ``ratio`` repeats them only where windows one tap
-    apart do not save enough. Groups of the site have a condensed filter each.
+    Every stored channel is read by ``repeat`` input channels. In 1-D ``ratio`` repeats as few of them as bring the
+    condensed filter close to its size, in 2-D none. Groups of the site have a condensed filter each.
     """
     if (ratio is None) == (step is None):
         raise SpaceError("wsnet takes either ratio, or step and repeat: how its windows lie on the condensed filter.")
@@ -111,15 +113,15 @@ def wsnet(site: Site, *, ratio: float | None = None, step: int | None = None, re
 def _lines(site: Site, ratio: float | None, step: int | None, repeat: int) -> Windows:
     (k,), g = site.kernel_size, site.groups
     filters, channels = site.out_channels // g, site.in_channels // g
-    if ratio is not None:
-        step = min(k, max(1, math.floor((k * filters / ratio - k) / max(filters - 1, 1))))
-        most = filters * channels * k / ratio / (k + (filters - 1) * step)  # stored channels
-        if most < 1:
+    if ratio is None:
+        assert step is not None
+        _refuse_gaps(step, k)
+        stored = math.ceil(channels / repeat)
+    else:
+        step, stored = _fill(filters * channels * k / ratio, filters, channels, k)
+        if stored < 1:
             raise DoesNotFit(f"no condensed filter for {filters} x {channels} x {k} is {ratio} times smaller")
-        repeat = math.ceil(channels / math.floor(most))
-    assert step is not None
-    _refuse_gaps(step, k)
-    taps, stored = k + (filters - 1) * step, math.ceil(channels / repeat)
+    taps = k + (filters - 1) * step
     _refuse_larger(taps * stored, filters * channels * k, [stored, taps])
     narrow = dataclasses.replace(site, in_channels=g * stored)
     rows = Starts(filters, 1, 1, "fixed")
@@ -130,6 +132,19 @@ def _lines(site: Site, ratio: float | None, step: int | None, repeat: int) -> Wi
     kind = ProductMap if shared < formed and filters > 1 else TiedConv
     conv = kind(narrow, torch.zeros(g, stored, taps), rows, columns, [places])
     return Windows(site, _repeated(channels, stored), conv)
+
+
+def _fill(room: float, filters: int, channels: int, k: int) -> tuple[int, int]:
+    """Step and stored channels of the largest condensed filter with at most ``room`` entries.
+
+    Of the two steps between which all channels would just find room; one apart where not even that saves enough.
+    """
+    widest = min(k, max(1, math.floor((room / channels - k) / max(filters - 1, 1))))
+    steps = [widest, min(k, widest + 1)]
+    stored = [min(channels, math.floor(room / (k + (filters - 1) * step))) for step in steps]
+    sizes = [n * (k + (filters - 1) * step) for step, n in zip(steps, stored, strict=True)]
+    best = sizes.index(max(sizes))
+    return steps[best], stored[best]
 
 
 def _planes(site: Site, ratio: float | None, step: int | None, repeat: int) -> Windows:

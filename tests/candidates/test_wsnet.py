@@ -56,7 +56,7 @@ def test_the_product_map_is_the_convolution(
     except DoesNotFit:
         return
     tied = operator.conv
-    shared = ProductMap(tied.site, tied.weight.detach(), tied.rows, tied.columns, list(tied.tap_starts))
+    shared = ProductMap(tied.site, tied.weight.detach(), tied.rows, tied.columns, list(tied.tap_starts)).eval()
     x = at.x.requires_grad_(True)
     wanted = nn.functional.conv1d(x, operator.kernel(), None, stride, padding, dilation, groups)
     y = shared(x)
@@ -74,6 +74,22 @@ def test_long_kernels_are_released_as_a_product_map_and_counted_so(place: Any) -
     assert count_macs(module, [(8, 400)]) == (400 + 32) * 4 * taps
     assert count_params(module) == 4 * taps + 16
     assert expand(module)[-1] is module[-1]  # other runtimes run it as it is
+
+
+def test_a_product_map_in_training_is_the_same_function_and_keeps_no_map(place: Any) -> None:
+    at = place(nn.Conv1d(8, 16, 32, padding=16), 400)
+    module = wsnet_at(at, step=2).release(at.bias)
+    saved: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y = module.train()(at.x)
+    with torch.no_grad():
+        torch.testing.assert_close(y, module.eval()(at.x), rtol=1e-10, atol=1e-10)
+    assert max(saved) < len(at.x) * (32 + 15 * 2) * 400  # taps of the condensed filter, times the length
 
 
 def test_where_sharing_products_costs_more_the_kernel_is_formed(place: Any) -> None:
@@ -166,3 +182,10 @@ def test_where_it_cannot_stand_the_reason_is_said(
 ) -> None:
     with pytest.raises(DoesNotFit, match=message):
         build({"op": "wsnet", **options}, place(conv, *[8] * (conv.weight.dim() - 2)).site)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("ratio", [2, 4, 8, 16])
+@pytest.mark.parametrize("kernel", [4, 16])
+def test_a_ratio_along_a_line_is_met_closely(kernel: int, ratio: int, place: Any) -> None:
+    at = place(nn.Conv1d(32, 64, kernel), 40)
+    assert wsnet_at(at, ratio=ratio).epitome().numel() * ratio >= 0.9 * at.conv.weight.numel()
