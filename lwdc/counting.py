@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lwdc.sites import BY_SHAPES, Shape, outline
+from lwdc.tracing import BY_SHAPES, Shape, outline
 
 
 def count_macs(module: nn.Module, input_shapes: Iterable[Shape]) -> int:

@@ -12,7 +12,8 @@ from torch import nn
 from lwdc.candidates import Candidate, DoesNotFit, build, check, label
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import SpaceError
-from lwdc.sites import Shape, Site, find_sites
+from lwdc.sites import Site, find_sites
+from lwdc.tracing import Shape
 
 LEAN: tuple[Candidate, ...] = (
     {"op": "original"},

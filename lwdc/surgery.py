@@ -13,8 +13,9 @@ from lwdc.candidates.original import trained_weight
 from lwdc.errors import ArchitectureError, SpaceError
 from lwdc.gates import Gate, Softmax
 from lwdc.selection import Mixing, SelectionOp, selection_ops
-from lwdc.sites import Shape, Site, find_sites
+from lwdc.sites import Site, find_sites
 from lwdc.space import Choice, Plan, SearchSpace, make_plan
+from lwdc.tracing import Shape
 
 
 def wrap(

@@ -40,10 +40,11 @@ from lwdc.counting import count_macs, count_params
 from lwdc.errors import ExportError, LwdcError
 from lwdc.export import export_all
 from lwdc.gates import OneHot
-from lwdc.sites import BY_SHAPES, Shape, Site, find_sites, outline
+from lwdc.sites import Site, find_sites
 from lwdc.space import Plan, SearchSpace, make_plan, released_on_meta
 from lwdc.strategies import weight_parameters
 from lwdc.surgery import default_input_size, point_at, selection_ops
+from lwdc.tracing import BY_SHAPES, Shape, outline
 
 # 64 first: below it the last maps of most networks are one pixel, and most taps of a kernel are never read.
 SIDES = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384)

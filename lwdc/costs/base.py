@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import nn
 
-from lwdc.sites import Shape
+from lwdc.tracing import Shape
 
 
 class CostModel(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lwdc.sites import Shape
+from lwdc.tracing import Shape
 
 
 def measure_ms(

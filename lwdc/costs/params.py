@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from lwdc.counting import count_params
-from lwdc.sites import Shape
+from lwdc.tracing import Shape
 
 
 @dataclasses.dataclass(frozen=True)

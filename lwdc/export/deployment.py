@@ -7,7 +7,7 @@ from typing import Any
 import lwdc
 from lwdc.data import Preprocessing
 from lwdc.errors import ExportError
-from lwdc.sites import Shape
+from lwdc.tracing import Shape
 
 OPSET = 18  # of the ONNX files that lwdc writes: the one that torch's exporter makes without converting
 

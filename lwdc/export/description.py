@@ -14,8 +14,8 @@ from lwdc.candidates import candidate_names, check, origin
 from lwdc.data import Preprocessing
 from lwdc.errors import ExportError
 from lwdc.export.deployment import Deployment
-from lwdc.sites import Shape
 from lwdc.surgery import default_input_size
+from lwdc.tracing import Shape
 
 FORMAT = 1
 

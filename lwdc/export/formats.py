@@ -20,7 +20,7 @@ from lwdc.export.torch_export import run_torch_export, trace, write_program
 from lwdc.export.verify import Run, verify
 from lwdc.export.writing import staging
 from lwdc.records import ExportRecord
-from lwdc.sites import Shape
+from lwdc.tracing import Shape
 
 
 def export_all(

@@ -14,7 +14,7 @@ from lwdc.export.reason import reason_of
 from lwdc.export.torch_export import trace
 from lwdc.export.verify import Run
 from lwdc.export.writing import writing
-from lwdc.sites import Shape
+from lwdc.tracing import Shape
 
 # onnx and onnxruntime are imported where they are used: `import lwdc` need not wait for them.
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from lwdc.errors import ArchitectureError, BackboneError, ExportError, SpaceErro
 from lwdc.export.description import Description, describe
 from lwdc.export.portable import refuse_supernet
 from lwdc.export.writing import writing
-from lwdc.sites import Shape
 from lwdc.surgery import rebuild
+from lwdc.tracing import Shape
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"

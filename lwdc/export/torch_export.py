@@ -16,7 +16,7 @@ from lwdc.export.portable import portable
 from lwdc.export.reason import reason_of
 from lwdc.export.verify import Run
 from lwdc.export.writing import writing
-from lwdc.sites import Shape
+from lwdc.tracing import Shape
 
 METADATA = "deployment.json"  # the name under which the file holds it, for torch.export.load(extra_files=...)
 

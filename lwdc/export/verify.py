@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lwdc.errors import ExportError
 from lwdc.export.reason import reason_of
-from lwdc.sites import Shape
+from lwdc.tracing import Shape
 
 Run = Callable[[Tensor], Tensor]  # inputs (B, *input_size) -> logits (B, num_classes)
 

@@ -7,9 +7,9 @@ from lwdc.backbones import Backbone, check_fits, create
 from lwdc.candidates import label
 from lwdc.costs import tabulate
 from lwdc.pipeline.settings import Settings
-from lwdc.sites import Shape
 from lwdc.space import Choice, make_plan
 from lwdc.surgery import wrap
+from lwdc.tracing import Shape
 
 
 def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | None = None) -> None:

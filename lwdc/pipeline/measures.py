@@ -18,8 +18,8 @@ from lwdc.candidates import label
 from lwdc.costs import measure_ms
 from lwdc.counting import count_macs, count_params
 from lwdc.records import Measures, SiteResult
-from lwdc.sites import Shape
 from lwdc.space import Plan
+from lwdc.tracing import Shape
 
 
 def measure_network(network: nn.Module, input_size: Shape, batches: Sequence[int]) -> Measures:

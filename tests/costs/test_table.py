@@ -15,9 +15,9 @@ from lwdc.costs import CostModel, CostTable, Macs, Params, expected_cost, logari
 from lwdc.errors import ArchitectureError
 from lwdc.gates import OneHot, Softmax
 from lwdc.selection import gates, selection_ops
-from lwdc.sites import Shape
 from lwdc.space import SearchSpace
 from lwdc.surgery import discretise, original_network, point_at, wrap
+from lwdc.tracing import Shape
 
 EVERYTHING = SearchSpace(
     [
