@@ -88,11 +88,12 @@ def test_a_classifier_can_be_replaced_or_left_out(name: str) -> None:
 def test_every_convolution_is_a_site_and_the_stem_is_left_alone(name: str) -> None:
     network = timm.create_model(name, width=0.25)
     layout = find_sites(network, (1, 4000))
-    assert layout.left_alone == ()
-    assert len(layout.sites) == len(convolutions(network)) and {site.dims for site in layout.sites} == {1}
+    assert {name for name, _ in layout.left_alone} <= {f"features.pool{i}" for i in range(1, 9)}
+    found = [site for site in layout.sites if site.kind == "convolution"]
+    assert len(found) == len(convolutions(network)) and {site.dims for site in found} == {1}
     plan = make_plan(network, SearchSpace(), (1, 4000))
-    assert [choice.site.name for choice in plan.choices] == [site.name for site in layout.sites[1:]]
-    assert plan.left_alone == (("features.conv1", "the stem (stem=true includes it)"),)
+    assert [choice.site.name for choice in plan.choices] == [site.name for site in found[1:]]
+    assert dict(plan.left_alone)["features.conv1"] == "the stem (stem=true includes it)"
     ops = {candidate["op"] for choice in plan.choices for candidate in choice.candidates}
     assert ops >= {"original", "grouped", "separable", "pointwise"}
 
