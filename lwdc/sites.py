@@ -205,7 +205,7 @@ def _pool(module: nn.Module, names: list[str], index: int, calls: tuple[tuple[Sh
 
 def _per_axis(module: nn.Module, value: Any) -> tuple[int, ...]:
     axes = 1 if isinstance(module, (nn.MaxPool1d, nn.AvgPool1d)) else 2
-    return tuple(int(v) for v in value) if isinstance(value, tuple) else (int(value),) * axes
+    return tuple(int(v) for v in value) if isinstance(value, (tuple, list)) else (int(value),) * axes
 
 
 def _fixed_padding(module: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], ...]:

@@ -156,7 +156,8 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pools = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2, stride=1), nn.MaxPool2d((1, 1)))
+        listed: Any = [2, 2]  # as MViT gives it
+        self.pools = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(listed, stride=1), nn.MaxPool2d((1, 1)))
         self.up = nn.MaxPool2d(2, ceil_mode=True)
         self.even = nn.MaxPool2d(2, ceil_mode=True)
         self.indexed = nn.MaxPool2d(2, return_indices=True)
