@@ -81,7 +81,10 @@ def check(name: str, record: Record, say: Say, folder: Path) -> None:
     loaded = lwdc.load(folder)
     with torch.no_grad():
         images = torch.randn(2, *size)
-        record["package_difference"] = apart(loaded(images), network.eval()(images), 0.0, "the loaded package")
+        pairs = zip(outputs(loaded(images.clone())), outputs(network.eval()(images.clone())), strict=True)
+    # Some networks overflow with fresh weights: so does their copy.
+    if not all(torch.allclose(found, wanted, rtol=0, atol=0, equal_nan=True) for found, wanted in pairs):
+        raise Wrong("the loaded package does not compute bitwise what was saved")
 
 
 def check_shapes(name: str, record: Record, say: Say, folder: Path) -> None:
