@@ -42,7 +42,7 @@ def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> Trace:
             failure = error
         else:
             return found
-    cause = next(iter(str(failure).splitlines()), type(failure).__name__)
+    cause = next(iter(str(failure).splitlines()), type(failure).__name__).rstrip(".")
     raise SpaceError(
         f"the network does not accept an input of shape {tuple(input_size)}: {cause}. "
         "Give the input_size, (channels, height, width) or (channels, length), that it was made for."
