@@ -47,6 +47,7 @@ class Site:
     calls: tuple[tuple[Shape, Shape], ...] = ()  # (input, output) shape of every use for one image
     aliases: tuple[str, ...] = ()  # further names under which the same module is held
     kind: Kind = "convolution"
+    read: bool = False  # whether the network reads the weight, apart from calling the layer
 
     @property
     def dims(self) -> int:
@@ -94,7 +95,7 @@ def find_sites(model: nn.Module, input_size: Shape) -> Layout:
     reasons = {module: _unusable(module, held_as[0]) for module, held_as in names.items()}
     usable = {held_as[0]: module for module, held_as in names.items() if not reasons[module]}
     traced = trace(model, tuple(usable), input_size)
-    calls = {usable[name]: shapes for name, shapes in traced.items()}
+    calls = {usable[name]: shapes for name, shapes in traced.calls.items()}
 
     left_alone: list[tuple[str, str]] = []
     sites: list[Site] = []
@@ -107,7 +108,8 @@ def find_sites(model: nn.Module, input_size: Shape) -> Layout:
         if reason:
             left_alone.append((names[module][0], reason))
         else:
-            sites.append(_site(module, names[module], len(sites), tuple(shapes)))
+            site = _site(module, names[module], len(sites), tuple(shapes))
+            sites.append(dataclasses.replace(site, read=site.name in traced.read))
     return Layout(tuple(sites), tuple(left_alone))
 
 
@@ -205,7 +207,7 @@ def _pool(module: nn.Module, names: list[str], index: int, calls: tuple[tuple[Sh
 
 def _per_axis(module: nn.Module, value: Any) -> tuple[int, ...]:
     axes = 1 if isinstance(module, (nn.MaxPool1d, nn.AvgPool1d)) else 2
-    return tuple(int(v) for v in value) if isinstance(value, tuple) else (int(value),) * axes
+    return tuple(int(v) for v in value) if isinstance(value, (tuple, list)) else (int(value),) * axes
 
 
 def _fixed_padding(module: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], ...]:

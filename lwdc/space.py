@@ -177,6 +177,8 @@ def _measure(
         try:
             # The layer itself, because it may hold more than a weight and a bias, such as a gain.
             module = conv if candidate["op"] == "original" else released_on_meta(candidate, site)
+            if site.read and not hasattr(module, "weight"):
+                raise DoesNotFit("the network reads this layer's weight, and it would have none")
         except DoesNotFit as reason:
             measured[key] = str(reason)
         else:

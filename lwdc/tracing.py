@@ -1,8 +1,8 @@
 """Tracing: a network run on the shape of an input, to see what its layers meet, without computing anything."""
 
 import copy
-import functools
 import itertools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,40 +18,67 @@ def outline(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
 
 
-def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> dict[str, list[tuple[Shape, Shape]]]:
-    """(Input, output) shapes of every use of the layers of these names for one input, in order of first use.
+class Trace(NamedTuple):
+    """What one input meets, by the names of the layers."""
+
+    calls: dict[str, list[tuple[Shape, Shape]]]  # (input, output) shapes of every use, in order of first use
+    read: set[str]  # layers whose weight the network reads, apart from calling them
+
+
+def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> Trace:
+    """How the layers of these names are used for one input.
 
     ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an input of ``input_size``.
     """
-    calls: dict[str, list[tuple[Shape, Shape]]] = {}
-
-    def record(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(module, nn.Linear):
-            positions = args[0].shape[:-1].numel()
-            into, out = ((n,) if positions == 1 else (positions, n) for n in (args[0].shape[-1], output.shape[-1]))
-            calls.setdefault(name, []).append((into, out))
-            return
-        # Some networks fold heads or windows into the batch: that is so many uses for one image.
-        use = (tuple(args[0].shape[1:]), tuple(output.shape[1:]))
-        calls.setdefault(name, []).extend([use] * args[0].shape[0])
-
     for run in (*BY_SHAPES, _run_for_real):
         # A copy for each, which takes the hooks and caches that a forward pass leaves behind.
         copied = outline(model)
+        found = Trace({}, set())
         for name in names:
-            copied.get_submodule(name).register_forward_hook(functools.partial(record, name))
-        calls.clear()
+            _watch(copied.get_submodule(name), name, found)
         try:
             run(copied, input_size)
         except Exception as error:  # noqa: BLE001  the next may do
             failure = error
         else:
-            return calls
-    cause = next(iter(str(failure).splitlines()), type(failure).__name__)
+            return found
+    cause = next(iter(str(failure).splitlines()), type(failure).__name__).rstrip(".")
     raise SpaceError(
         f"the network does not accept an input of shape {tuple(input_size)}: {cause}. "
         "Give the input_size, (channels, height, width) or (channels, length), that it was made for."
     ) from failure
+
+
+def _watch(layer: nn.Module, name: str, found: Trace) -> None:
+    """Note in ``found`` every use of ``layer``, which hooks and a class of its own tell."""
+    running = False
+
+    def begin(layer: nn.Module, args: Any) -> None:
+        nonlocal running
+        running = True
+
+    def end(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal running
+        running = False
+        if isinstance(layer, nn.Linear):
+            positions = args[0].shape[:-1].numel()
+            into, out = ((n,) if positions == 1 else (positions, n) for n in (args[0].shape[-1], output.shape[-1]))
+            found.calls.setdefault(name, []).append((into, out))
+            return
+        # Some networks fold heads or windows into the batch: that is so many uses for one image.
+        use = (tuple(args[0].shape[1:]), tuple(output.shape[1:]))
+        found.calls.setdefault(name, []).extend([use] * args[0].shape[0])
+
+    def weight(layer: nn.Module) -> Tensor | None:
+        if not running:
+            found.read.add(name)
+        return layer._parameters["weight"]
+
+    layer.register_forward_pre_hook(begin)
+    layer.register_forward_hook(end)
+    if "weight" in layer._parameters:
+        kind = type(layer)
+        layer.__class__ = type(kind.__name__, (kind,), {"weight": property(weight)})
 
 
 def _run_on_meta(model: nn.Module, shape: Shape) -> None:

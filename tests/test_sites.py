@@ -11,6 +11,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from lwdc.counting import count_macs
 from lwdc.errors import SpaceError
 from lwdc.sites import Layout, find_sites
 
@@ -134,12 +135,29 @@ def test_a_network_that_looks_at_values_is_traced_with_real_ones() -> None:
     assert float(model.count) == 0
 
 
+def test_a_network_whose_tensors_are_not_all_registered_is_traced_and_counted() -> None:
+    class Holding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.scales = [torch.ones(4, 1, 1)]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) * self.scales[0]
+
+    model = Holding()
+    assert find_sites(model, (3, 8, 8)).sites[0].output_shape == (4, 8, 8)
+    assert count_macs(model, [(3, 8, 8)]) == 64 * 3 * 4
+    assert model.scales[0].device.type == "cpu" and model(torch.zeros(1, 3, 8, 8)).shape == (1, 4, 8, 8)
+
+
 class Tokens(nn.Module):
     """Linear layers on tokens, on windows folded into the batch and on one vector; pools of every kind."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pools = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2, stride=1), nn.MaxPool2d((1, 1)))
+        listed: Any = [2, 2]  # as MViT gives it
+        self.pools = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(listed, stride=1), nn.MaxPool2d((1, 1)))
         self.up = nn.MaxPool2d(2, ceil_mode=True)
         self.even = nn.MaxPool2d(2, ceil_mode=True)
         self.indexed = nn.MaxPool2d(2, return_indices=True)

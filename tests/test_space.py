@@ -300,3 +300,18 @@ def test_a_list_for_a_site_of_which_nothing_fits_is_refused_with_all_reasons() -
     assert "grouped_7: groups=7 does not divide" in str(refusal.value)
     assert "low_rank_2: ratio=2 is not between 0 and 1" in str(refusal.value)
     assert "Add {op: original} to leave such layers as they are" in str(refusal.value)
+
+
+def test_where_the_network_reads_a_weight_only_candidates_that_have_one_fit() -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.read, self.called = (nn.Conv2d(8, 8, 3) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.called(self.read(self.stem(x).to(self.read.weight.dtype)))
+
+    found = make_plan(Reading(), SearchSpace([*TWO, {"op": "separable"}]), (8, 12, 12))
+    assert [choice.site.read for choice in found.choices] == [True, False]
+    dropped, kept = (dict(choice.dropped) for choice in found.choices)
+    assert "reads this layer's weight" in dropped["separable"] and "separable" not in kept

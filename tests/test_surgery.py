@@ -322,3 +322,19 @@ def test_the_training_mode_of_every_layer_carries_over(model: nn.Module, plan: P
     assert not network.held[0].training and network.shared.training
     fresh = rebuild(model, drawn(supernet, 3), SIZE)
     assert not fresh.held[0].training and fresh.shared.training
+
+
+def test_a_stand_in_has_the_settings_that_the_network_reads() -> None:
+    class Padding(nn.Module):  # as DaViT pads by its layers' kernel sizes
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 2, stride=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.conv(nn.functional.pad(x, (0, x.shape[-1] % self.conv.kernel_size[1])))
+
+    model, architecture = Padding(), Architecture({"conv": {"op": "separable"}})
+    supernet = wrap(model, SearchSpace([{"op": "original"}, {"op": "separable"}]), input_size=SIZE)
+    for network in (discretise(supernet, architecture)[0], rebuild(model, architecture, SIZE)):
+        assert network(torch.zeros(1, *SIZE)).shape == (1, 4, 3, 4)

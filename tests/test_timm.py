@@ -27,6 +27,10 @@ NETWORKS = {  # what keeps a test small, and the share of the MACs that lies ins
     "densenet121": ({}, 0.8),
     "test_resnet": ({}, 0.4),
     "test_efficientnet": ({}, 0.6),
+    # Networks that read settings or weights of their layers.
+    "xcit_nano_12_p8_224": ({"img_size": 64, "depth": 1}, 0.9),
+    "davit_tiny": ({"depths": (1,) * 4, "embed_dims": (16, 32, 32, 32), "num_heads": (1,) * 4, "window_size": 2}, 0.8),
+    "swinv2_tiny_window8_256": ({"img_size": 64, "embed_dim": 24, "depths": (1,) * 4, "num_heads": (1, 2, 2, 4)}, 0.6),
 }
 SPACE = SearchSpace(
     [

@@ -81,7 +81,10 @@ def check(name: str, record: Record, say: Say, folder: Path) -> None:
     loaded = lwdc.load(folder)
     with torch.no_grad():
         images = torch.randn(2, *size)
-        record["package_difference"] = apart(loaded(images), network.eval()(images), 0.0, "the loaded package")
+        pairs = zip(outputs(loaded(images.clone())), outputs(network.eval()(images.clone())), strict=True)
+    # Some networks overflow with fresh weights: so does their copy.
+    if not all(torch.allclose(found, wanted, rtol=0, atol=0, equal_nan=True) for found, wanted in pairs):
+        raise Wrong("the loaded package does not compute bitwise what was saved")
 
 
 def check_shapes(name: str, record: Record, say: Say, folder: Path) -> None:
@@ -115,14 +118,19 @@ def check_exports(name: str, record: Record, say: Say, folder: Path) -> None:
     backbone, size = prepare(name, record, say)
     network, architecture = compress(backbone, size, record, say)
     record["formats"] = {}
-    for form in FORMATS:
-        say(form)
+    for attempt in (FORMATS, *((form,) for form in FORMATS)):  # at once, because they share a trace; else one by one
+        if set(attempt) <= set(record["formats"]):
+            break
+        say(" and ".join(attempt))
         try:
-            (made,) = export_all(folder, network, architecture, formats=(form,), backbone=backbone, input_size=size)
+            files = export_all(folder, network, architecture, formats=attempt, backbone=backbone, input_size=size)
         except LwdcError as error:
-            record["formats"][form] = {"status": "refused", "reason": str(error)}
+            if len(attempt) == 1:
+                record["formats"][attempt[0]] = {"status": "refused", "reason": str(error)}
         else:
-            record["formats"][form] = {"status": "works", "difference": made.max_difference, "bytes": made.size}
+            for made in files:
+                outcome = {"status": "works", "difference": made.max_difference, "bytes": made.bytes}
+                record["formats"][made.format] = outcome
     failing = [form for form in FORMATS if record["formats"][form]["status"] != "works"]
     if failing:
         raise ExportError("; ".join(record["formats"][form]["reason"] for form in failing))
