@@ -29,6 +29,7 @@ from lwdc import Architecture, SearchSpace, rebuild
 from lwdc.backbones import Backbone, create
 from lwdc.backbones.audio import Stage
 from lwdc.candidates import label
+from lwdc.candidates.sampling import Starts
 from lwdc.counting import count_macs, count_params
 from lwdc.data import DataModule, FashionMnist, Fsdd
 from lwdc.pipeline.measures import environment
@@ -148,6 +149,8 @@ def run(data: DataModule, name: str, method: str, ratio: int, seed: int) -> dict
     if method in METHODS:
         torch.manual_seed(derive_seed(seed, "rebuild", 0))
         model, sites, left = replace(model, data, METHODS[method] | {"ratio": ratio})
+    starts = [m for m in model.modules() if isinstance(m, Starts) and m.learned]
+    began = [m.share.detach() * m.ranges for m in starts]
     recipe = recipe_of(setting.lr, setting.epochs, setting.batch_size)
     fabric = Fabric(accelerator="cpu", devices=1)
     fit = Fit("train", model, data, recipe, seed=seed, fabric=fabric)
@@ -167,6 +170,7 @@ def run(data: DataModule, name: str, method: str, ratio: int, seed: int) -> dict
         "seconds": round(seconds, 1),
         "steps": fit.total,
         "width": width,
+        "moved": [round(float((m.settled - b).abs().mean()), 3) for m, b in zip(starts, began, strict=True)],
         "sites": sites,
         "kept": left,
         "config": {
