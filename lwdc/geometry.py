@@ -116,7 +116,7 @@ def block_linear(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) ->
         return F.linear(x, weight, bias)
     blocks = weight.unflatten(0, (groups, -1))
     y = torch.einsum("...gi,goi->...go", x.unflatten(-1, (groups, -1)), blocks).flatten(-2)
-    return y if bias is None else y + bias
+    return y if bias is None else y + bias.to(y.dtype)
 
 
 class Pad(nn.Module):

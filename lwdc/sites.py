@@ -100,11 +100,14 @@ def find_sites(model: nn.Module, input_size: Shape) -> Layout:
     left_alone: list[tuple[str, str]] = []
     sites: list[Site] = []
     for module, held_as in names.items():
-        reason = reasons[module] or ("" if module in calls else _NEVER_CALLED)
+        odd = traced.odd.get(held_as[0], "")
+        reason = reasons[module] or odd or ("" if module in calls else _NEVER_CALLED)
         if reason:
             left_alone.append((held_as[0], reason))
     for module, shapes in calls.items():
-        reason = _rounds_up(module, shapes)
+        if names[module][0] in traced.odd:
+            continue
+        reason = _pools_at_several_widths(module, shapes) or _rounds_up(module, shapes)
         if reason:
             left_alone.append((names[module][0], reason))
         else:
@@ -141,6 +144,11 @@ def _pools_otherwise(module: nn.Module) -> str:
     if getattr(module, "return_indices", False):
         return "it returns indices, which no stand-in has"
     return "it pools nothing" if math.prod(_per_axis(module, module.kernel_size)) == 1 else ""
+
+
+def _pools_at_several_widths(module: nn.Module, calls: list[tuple[Shape, Shape]]) -> str:
+    several = type(module) in _POOLS and len({before[0] for before, _ in calls}) > 1
+    return "it is used on maps of different channels" if several else ""
 
 
 def _rounds_up(module: nn.Module, calls: list[tuple[Shape, Shape]]) -> str:

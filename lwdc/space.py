@@ -31,7 +31,7 @@ class SearchSpace:
     """Sites by glob patterns on their names, and candidates for them.
 
     ``per_site`` maps patterns to candidate lists of their own; the last match wins. A list of one candidate
-    replaces the layer by it wherever it fits. All sites that one
+    replaces the layer: one of ``candidates`` wherever it fits, one of ``per_site`` has to. All sites that one
     ``tie`` pattern matches share one choice. The stem and the classifier (as timm's ``pretrained_cfg``
     names them; else the layer that reads the image, and a Linear layer that comes last) and shortcuts
     (1x1 or pooling) stay as they are unless asked for. A candidate with more multiply-accumulates or
@@ -177,8 +177,8 @@ def _measure(
         try:
             # The layer itself, because it may hold more than a weight and a bias, such as a gain.
             module = conv if candidate["op"] == "original" else released_on_meta(candidate, site)
-            if site.read and not hasattr(module, "weight"):
-                raise DoesNotFit("the network reads this layer's weight, and it would have none")
+            if site.read and getattr(getattr(module, "weight", None), "shape", None) != conv.weight.shape:
+                raise DoesNotFit("the network reads this layer's weight, and it would have none of that shape")
         except DoesNotFit as reason:
             measured[key] = str(reason)
         else:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.candidates import Candidate, Operator, build, label
+from lwdc.candidates.base import with_settings
 from lwdc.candidates.original import trained_weight
 from lwdc.errors import ArchitectureError, SpaceError
 from lwdc.gates import Gate, Softmax
@@ -77,7 +78,7 @@ def discretise(supernet: nn.Module, architecture: Architecture | None = None) ->
         assert isinstance(operator, Operator)
         released = operator.release(op.bias).train(op.training)
         released.requires_grad_(True)
-        replacements[op] = _with_settings(released, op.conv)
+        replacements[op] = with_settings(released, op.conv)
     _unwrap(network, replacements)
     return network, architecture
 
@@ -157,21 +158,7 @@ def _fresh(candidate: Candidate, site: Site, layer: nn.Module, weight: Tensor) -
     except SpaceError as error:
         raise ArchitectureError(f"{label(candidate)!r} does not fit {site}: {error}") from error
     operator.reset(float(weight.norm()))
-    return _with_settings(operator.release(layer._parameters.get("bias")).train(layer.training), layer)
-
-
-_SETTINGS = (
-    "in_channels", "out_channels", "in_features", "out_features",
-    "kernel_size", "stride", "padding", "dilation", "groups",
-)  # fmt: skip
-
-
-def _with_settings(released: nn.Module, layer: nn.Module) -> nn.Module:
-    """``released`` with those settings of ``layer`` that it lacks, in place: networks read them, as to pad by them."""
-    for name in _SETTINGS:
-        if hasattr(layer, name) and not hasattr(released, name):
-            setattr(released, name, getattr(layer, name))
-    return released
+    return with_settings(operator.release(layer._parameters.get("bias")).train(layer.training), layer)
 
 
 def _selection_op(

@@ -23,6 +23,7 @@ class Trace(NamedTuple):
 
     calls: dict[str, list[tuple[Shape, Shape]]]  # (input, output) shapes of every use, in order of first use
     read: set[str]  # layers whose weight the network reads, apart from calling them
+    odd: dict[str, str]  # layers that are called as no stand-in could be, each with the reason
 
 
 def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> Trace:
@@ -33,7 +34,7 @@ def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> Trace:
     for run in (*BY_SHAPES, _run_for_real):
         # A copy for each, which takes the hooks and caches that a forward pass leaves behind.
         copied = outline(model)
-        found = Trace({}, set())
+        found = Trace({}, set(), {})
         for name in names:
             _watch(copied.get_submodule(name), name, found)
         try:
@@ -50,35 +51,45 @@ def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> Trace:
 
 
 def _watch(layer: nn.Module, name: str, found: Trace) -> None:
-    """Note in ``found`` every use of ``layer``, which hooks and a class of its own tell."""
+    """Note in ``found`` every use of ``layer``, by a class of its own: some networks go another way where hooks are."""
+    kind = type(layer)
     running = False
 
-    def begin(layer: nn.Module, args: Any) -> None:
+    def forward(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
         nonlocal running
         running = True
-
-    def end(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal running
-        running = False
-        if isinstance(layer, nn.Linear):
+        try:
+            output = kind.forward(layer, *args, **kwargs)
+        finally:
+            running = False
+        if kwargs or len(args) != 1:
+            found.odd[name] = "it is called with arguments that a stand-in does not take"
+        elif isinstance(layer, nn.Linear):
             positions = args[0].shape[:-1].numel()
             into, out = ((n,) if positions == 1 else (positions, n) for n in (args[0].shape[-1], output.shape[-1]))
             found.calls.setdefault(name, []).append((into, out))
-            return
-        # Some networks fold heads or windows into the batch: that is so many uses for one image.
-        use = (tuple(args[0].shape[1:]), tuple(output.shape[1:]))
-        found.calls.setdefault(name, []).extend([use] * args[0].shape[0])
+        elif args[0].dim() != _dims(layer) + 2:
+            found.odd[name] = f"it is called on {args[0].dim()} axes, without those of batch and channels"
+        else:
+            # Some networks fold heads or windows into the batch: that is so many uses for one image.
+            use = (tuple(args[0].shape[1:]), tuple(output.shape[1:]))
+            found.calls.setdefault(name, []).extend([use] * args[0].shape[0])
+        return output
 
     def weight(layer: nn.Module) -> Tensor | None:
         if not running:
             found.read.add(name)
         return layer._parameters["weight"]
 
-    layer.register_forward_pre_hook(begin)
-    layer.register_forward_hook(end)
+    own: dict[str, Any] = {"forward": forward}
     if "weight" in layer._parameters:
-        kind = type(layer)
-        layer.__class__ = type(kind.__name__, (kind,), {"weight": property(weight)})
+        own["weight"] = property(weight)
+    layer.__class__ = type(kind.__name__, (kind,), own)
+
+
+def _dims(layer: nn.Module) -> int:
+    """Spatial axes of a convolution or a pooling layer."""
+    return 1 if isinstance(layer, (nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d)) else 2
 
 
 def _run_on_meta(model: nn.Module, shape: Shape) -> None:

@@ -202,6 +202,35 @@ def test_weights_read_without_a_call_are_no_sites() -> None:
     assert reasons["attention.out_proj"].startswith("not called")
 
 
+def reasons_for(network: nn.Module, size: tuple[int, ...]) -> dict[str, str]:
+    """Why layers of ``network`` are no sites; the rest of it must have stayed one."""
+    layout = find_sites(network, size)
+    assert layout.sites
+    return dict(layout.left_alone)
+
+
+def test_a_pool_shared_by_stages_of_different_widths_is_no_site() -> None:
+    pool = nn.MaxPool2d(2)
+    network = nn.Sequential(nn.Conv2d(3, 6, 5), pool, nn.Conv2d(6, 16, 5), pool)
+    assert reasons_for(network, (3, 32, 32)) == {"1": "it is used on maps of different channels"}
+
+
+def test_layers_that_are_called_as_no_stand_in_could_be_are_no_sites() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool1d(3, 1, 1)
+            self.named, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.pool(self.conv(x).mean((2, 3)))  # (B, F): torch reads one map of B channels
+            return self.last(self.named(input=x))
+
+    reasons = reasons_for(Odd(), (3, 8, 8))
+    assert reasons["pool"] == "it is called on 2 axes, without those of batch and channels"
+    assert reasons["named"] == "it is called with arguments that a stand-in does not take"
+
+
 class _Flipped(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.flip(-1))

@@ -30,7 +30,17 @@ def named(name: str, *overrides: str) -> SearchSpace:
 
 
 def test_the_spaces_that_users_are_promised_are_there() -> None:
-    promised = {"everything", "lean", "lwdc_cifar", "lwdc_imagenet", "nes", "nes_mobile", "wsnet"}
+    promised = {
+        "everything",
+        "lean",
+        "lwdc_cifar",
+        "lwdc_imagenet",
+        "nes",
+        "nes_mobile",
+        "nes_mobile_grouped",
+        "transformer",
+        "wsnet",
+    }
     assert set(NAMES) >= promised
     assert tuple(named("lean").candidates) == LEAN == tuple(SearchSpace().candidates)
 

@@ -338,3 +338,41 @@ def test_a_stand_in_has_the_settings_that_the_network_reads() -> None:
     supernet = wrap(model, SearchSpace([{"op": "original"}, {"op": "separable"}]), input_size=SIZE)
     for network in (discretise(supernet, architecture)[0], rebuild(model, architecture, SIZE)):
         assert network(torch.zeros(1, *SIZE)).shape == (1, 4, 3, 4)
+
+
+def test_a_transformer_of_torch_works_in_evaluation_too() -> None:
+    # There torch computes with the weights themselves, without calling the layers.
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+            self.into, self.encoder, self.head = nn.Linear(8, 16), nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)
+            self.extra = nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.extra(self.encoder(self.into(x))).mean(1))
+
+    space = SearchSpace([{"op": "original"}, {"op": "low_rank", "ratio": 0.25}, {"op": "grouped", "groups": 2}])
+    supernet = wrap(Encoder(), space, input_size=(5, 8))
+    ops = selection_ops(supernet)
+    assert set(ops) == {"extra"}  # the encoder's keep their layers; the first reads the input, the last classifies
+    network, _ = discretise(supernet, Architecture({name: op.candidates[-1] for name, op in ops.items()}))
+    x = torch.randn(2, 5, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(x), network.train(False)(x.clone()))
+    assert network.train()(x).shape == (2, 3)
+
+
+def test_a_layer_whose_weight_is_computed_with_keeps_its_shape() -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.conv(x) + nn.functional.conv2d(x, self.conv.weight)
+
+    space = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 2}, {"op": "epitome", "ratio": 2}])
+    with pytest.raises(SpaceError, match="the network reads this layer's weight"):
+        wrap(Reading(), space, input_size=(3, 9, 9))

@@ -143,3 +143,17 @@ def scaled_like(kernel: Tensor, norm: float) -> float:
     """The factor that brings ``kernel`` to the Frobenius norm ``norm``."""
     with torch.no_grad():
         return norm / max(float(kernel.norm()), 1e-30)
+
+
+_SETTINGS = (
+    "in_channels", "out_channels", "in_features", "out_features",
+    "kernel_size", "stride", "padding", "dilation", "groups",
+)  # fmt: skip
+
+
+def with_settings(released: nn.Module, layer: nn.Module) -> nn.Module:
+    """``released`` with those settings of ``layer`` that it lacks, in place: networks read them, as to pad by them."""
+    for name in _SETTINGS:
+        if hasattr(layer, name) and not hasattr(released, name):
+            setattr(released, name, getattr(layer, name))
+    return released

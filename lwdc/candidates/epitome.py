@@ -156,7 +156,7 @@ def _inverse(sampling: Tensor) -> Tensor:
 def _matrix(starts: Starts) -> Tensor:
     """The sampling along one axis as a matrix ``(total, extent)``, in float64."""
     with torch.no_grad():
-        return sample(torch.eye(starts.extent, dtype=torch.float64, device=starts.share.device), 0, starts.flat())
+        return sample(torch.eye(starts.extent, dtype=torch.float64, device=starts.settled.device), 0, starts.flat())
 
 
 class BlockEpitome(Sampled):

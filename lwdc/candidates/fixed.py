@@ -63,7 +63,7 @@ class Bias(nn.Module):
         self.bias = nn.Parameter(bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.bias.view(-1, *(1,) * self.dims)
+        return x + self.bias.to(x.dtype).view(-1, *(1,) * self.dims)
 
 
 class Subsample(nn.Module):

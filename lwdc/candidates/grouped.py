@@ -6,6 +6,7 @@ from typing import Literal
 from lwdc.candidates.base import DoesNotFit, Operator
 from lwdc.candidates.chain import Chain, Layer
 from lwdc.candidates.registry import register_candidate
+from lwdc.errors import SpaceError
 from lwdc.sites import Site
 
 
@@ -17,6 +18,8 @@ def grouped(site: Site, *, groups: int | Literal["most"]) -> Operator:
     """
     if groups == "most":
         groups = math.gcd(site.in_channels, site.out_channels)
+    if not isinstance(groups, int) or groups < 1:
+        raise SpaceError(f"groups is a number from 1 on, or most, found {groups!r}.")
     if groups <= site.groups:
         raise DoesNotFit(f"the site itself has {site.groups} groups")
     return Chain(site, [Layer(site.in_channels, site.out_channels, groups, (True,) * site.dims)])

@@ -2,12 +2,13 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lwdc.candidates.base import with_settings
 from lwdc.candidates.chain import Layer, convolution
 from lwdc.geometry import convolve, own_support
 from lwdc.sites import Site
@@ -32,7 +33,7 @@ class Starts(nn.Module):
     Learned starts are trained off the integers, until ``advance`` rounds them for good.
     """
 
-    share: Tensor
+    share: nn.Parameter  # if learned
     frozen: Tensor
     settled: Tensor
     ranges: Tensor
@@ -62,19 +63,18 @@ class Starts(nn.Module):
         starts = starts if self.learned else starts.round()
         share = starts / ranges.clamp_min(1)
         self.still = window == extent and begin is None  # every window is the whole, from its first entry on
-        self.register_buffer("ranges", ranges.float(), persistent=False)
+        # Whole numbers are kept as such: a network in half precision still reads the same entries.
+        self.register_buffer("ranges", ranges.long().contiguous(), persistent=False)
         self.register_buffer("_offsets", torch.arange(window), persistent=False)
+        self.register_buffer("settled", starts.round().long(), persistent=self.learned)  # where fixed, or once frozen
         if self.learned:
             self.share = nn.Parameter(share)
             self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
-            self.register_buffer("settled", torch.zeros_like(share))  # starts once frozen: momentum moves shares on
-        else:
-            self.register_buffer("share", share, persistent=False)
 
     def forward(self) -> Positions:
         """The entries that the windows read: shape ``(count, [copies,] window)``."""
         if not self.learned:
-            entries = (self.share * self.ranges).round().long().unsqueeze(-1) + self._offsets
+            entries = self.settled.unsqueeze(-1) + self._offsets
             return self._inside(entries), self._inside(entries), None
         share = self.share + (self.share.clamp(0, 1) - self.share).detach()  # the gradient passes: it may lead back
         starts = torch.where(self.frozen, self.settled, share * self.ranges)
@@ -106,6 +106,17 @@ class Starts(nn.Module):
                 self.settled.copy_((self.share * self.ranges).round())
                 self.share.copy_(self.settled / self.ranges.clamp_min(1))
                 self.frozen.fill_(True)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Starts":
+        """Shares stay in full precision, as the positions that they stand for would move."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            narrow = moved.is_floating_point() and moved.element_size() < 4
+            return tensor.to(moved.device) if narrow else moved
+
+        super()._apply(kept, recurse)
+        return self
 
     def _inside(self, entries: Tensor) -> Tensor:
         return entries % self.extent if self.wrap else entries.clamp(0, self.extent - 1)
@@ -176,7 +187,8 @@ class TiedConv(nn.Module):
     """A convolution whose kernel is formed from an epitome: parameters are saved, MACs are not.
 
     ``rows`` and ``columns`` say where each block of filters and input channels is read, ``taps`` where its
-    window on the epitome's taps begins, per axis.
+    window on the epitome's taps begins, per axis. In evaluation the kernel is kept until one of these changes; a
+    change through ``.data`` goes unnoticed.
     """
 
     bias: nn.Parameter | None
@@ -240,13 +252,13 @@ class TiedConv(nn.Module):
         with torch.no_grad():
             plain[-1].weight = nn.Parameter(self.kernel().detach())
         plain[-1].bias = self.bias  # type: ignore[assignment]
-        return plain.train(self.training)
+        return with_settings(plain[0] if len(plain) == 1 else plain, self).train(self.training)
 
     def _formed(self) -> Tensor:
-        if self.training or torch.is_grad_enabled():
+        state = [*self.parameters(), *self.buffers()]
+        if self.training or torch.is_grad_enabled() or any(t.is_inference() for t in state):
             self._kept = None
             return self.kernel()
-        state = [*self.parameters(), *self.buffers()]
         versions = [(id(t), t._version, t.device, t.dtype) for t in state]
         if self._kept is None or self._kept[0] != versions:
             self._kept = (versions, self.kernel())
@@ -276,20 +288,19 @@ def _along(positions: Any, axis: int, dims: int) -> Any:
 
 def expand(network: nn.Module) -> nn.Module:
     """Put a plain convolution, in place, for every kernel that is formed from an epitome: what other runtimes need."""
-    tied = {
-        name: module for name, module in network.named_modules() if isinstance(module, TiedConv) and not module.reuses
+    plain: dict[nn.Module, nn.Module] = {
+        module: module.expanded() for module in network.modules() if isinstance(module, TiedConv) and not module.reuses
     }
-    for name, module in tied.items():
-        if name == "":
-            return module.expanded()
-        parent, _, child = name.rpartition(".")
-        setattr(network.get_submodule(parent), child, module.expanded())
-    return network
+    for parent in list(network.modules()):
+        for key, child in parent._modules.items():  # also where one is held twice
+            if child in plain:
+                parent._modules[key] = plain[child]
+    return plain.get(network, network)
 
 
 def starts_of(model: nn.Module) -> list[nn.Parameter]:
     """The learned starts of all epitomes in ``model``: trained with an own learning rate and without weight decay."""
-    return [m.share for m in model.modules() if isinstance(m, Starts) and isinstance(m.share, nn.Parameter)]
+    return [m.share for m in model.modules() if isinstance(m, Starts) and m.learned]
 
 
 def advance_starts(model: nn.Module, progress: float) -> None:

@@ -32,7 +32,8 @@ class Labelled:
         return Labelled(self.inputs[indices], self.labels[indices], groups)
 
     def to(self, device: torch.device) -> "Labelled":
-        return Labelled(self.inputs.to(device), self.labels.to(device), self.groups)
+        groups = None if self.groups is None else self.groups.to(device)
+        return Labelled(self.inputs.to(device), self.labels.to(device), groups)
 
 
 class InMemory(DataModule):

@@ -194,3 +194,27 @@ def test_a_copy_has_its_own_weights(built: tuple[Operator, Any]) -> None:
     for p in (*twin.parameters(), *_weights(twin)):
         p.data.add_(1)
     assert torch.equal(operator(place.x), before)
+
+
+def test_in_half_precision_a_released_operator_is_the_same_function(built: tuple[Operator, Any], released: Any) -> None:
+    operator, place = built
+    operator.inherit(place.weight)
+    module = released(operator, place.bias).float().eval()
+    x = place.x.float()
+    with torch.no_grad():
+        y, rounded = module(x), copy.deepcopy(module).bfloat16()(x.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    assert float((rounded.float() - y).norm()) <= 0.03 * float(y.norm())
+
+
+@pytest.mark.parametrize(
+    ("op", "options"), [("grouped", {"groups": 2}), ("skip", {}), ("zero", {}), ("epitome", {"ratio": 2})]
+)
+def test_under_autocast_a_stand_in_of_a_linear_layer_is_as_precise_as_the_layer(
+    op: str, options: dict[str, Any], place: Any
+) -> None:
+    at = place(nn.Linear(8, 8), 5)
+    module = build({"op": op, **options}, at.site).release(at.bias).float()
+    layer, x = at.conv.float(), at.x.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert module(x).dtype == layer(x).dtype == torch.bfloat16

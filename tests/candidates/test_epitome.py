@@ -214,7 +214,7 @@ def test_expanding_puts_equal_plain_convolutions_in_place(at: Any) -> None:
         plain = expand(copy.deepcopy(network))
         assert not any(isinstance(m, TiedConv) for m in plain.modules())
         assert torch.equal(plain(at.x), wanted)
-        assert isinstance(expand(copy.deepcopy(tied)), nn.Sequential)
+        assert type(expand(copy.deepcopy(tied))) is nn.Conv2d
 
 
 @pytest.mark.parametrize(
@@ -249,3 +249,32 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 def test_what_cannot_stand_at_a_site_says_why(options: dict[str, Any], message: str, at: Any) -> None:
     with pytest.raises(DoesNotFit, match=message):
         build({"op": "epitome", **options}, at.site)
+
+
+def test_many_windows_are_read_where_they_were_in_half_precision(place: Any) -> None:
+    at = place(nn.Linear(96, 768))
+    for options in ({"ratio": 3}, {"ratio": 4, "window": 0.1}, {"ratio": 4, "window": 0.1, "indexing": "per_block"}):
+        for sampling in ("fixed", "learned"):
+            module = epitome_at(at, **options, sampling=sampling).release(at.bias)
+            for starts in (m for m in module.modules() if isinstance(m, Starts)):
+                before = starts()
+                after = copy.deepcopy(starts).bfloat16()()
+                assert all(torch.equal(a, b) for a, b in zip(before[:2], after[:2], strict=True))
+
+
+def test_a_kernel_is_formed_in_inference_mode_too(place: Any) -> None:
+    at = place(nn.Conv2d(8, 8, 3), 6, 6)
+    module = epitome_at(at, ratio=3, indexing="per_block").release(at.bias).eval()
+    with torch.inference_mode():
+        wanted = module(at.x)
+        assert torch.equal(copy.deepcopy(module)(at.x), wanted)
+
+
+def test_expansion_reaches_every_parent_and_keeps_the_settings_that_networks_read(place: Any) -> None:
+    at = place(nn.Conv2d(8, 8, 3, padding=1), 6, 6)
+    tied = epitome_at(at, ratio=3, indexing="per_block").release(at.bias)
+    twice = nn.ModuleDict({"a": tied, "b": nn.Sequential(tied)})
+    expanded = expand(twice)
+    assert expanded["a"] is expanded["b"][0] and type(expanded["a"]) is nn.Conv2d
+    assert (expanded["a"].kernel_size, expanded["a"].padding) == ((3, 3), (1, 1))
+    torch.testing.assert_close(expanded["a"](at.x), tied(at.x), rtol=1e-12, atol=1e-12)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lwdc.candidates import DoesNotFit, build, label
+from lwdc.errors import SpaceError
 
 
 def test_a_grouped_operator_keeps_the_diagonal_blocks(place: Any) -> None:
@@ -27,10 +28,17 @@ def test_the_released_module_is_one_grouped_convolution(place: Any) -> None:
     assert module.groups == 4 and module.weight.shape == (16, 2, 3, 3)
 
 
-@pytest.mark.parametrize("groups", [0, 1, 2])
+@pytest.mark.parametrize("groups", [1, 2])
 def test_no_more_groups_than_the_site_has_already_is_refused(groups: int, place: Any) -> None:
     with pytest.raises(DoesNotFit, match="the site itself has 2 groups"):
         build({"op": "grouped", "groups": groups}, place(nn.Conv2d(8, 8, 3, groups=2), 6, 6).site)
+
+
+@pytest.mark.parametrize("groups", [0, -1, "depthwise", 2.0])
+def test_what_is_no_number_of_groups_is_refused(groups: Any, place: Any) -> None:
+    with pytest.raises(SpaceError, match="groups is a number from 1 on, or most, found") as refusal:
+        build({"op": "grouped", "groups": groups}, place(nn.Conv2d(8, 8, 3), 6, 6).site)
+    assert not isinstance(refusal.value, DoesNotFit)
 
 
 @pytest.mark.parametrize(("into", "out", "groups"), [(8, 8, 8), (8, 16, 8), (16, 8, 8), (8, 12, 4)])
