@@ -302,7 +302,7 @@ def test_a_list_for_a_site_of_which_nothing_fits_is_refused_with_all_reasons() -
     assert "Add {op: original} to leave such layers as they are" in str(refusal.value)
 
 
-def test_where_the_network_reads_a_weight_only_candidates_that_have_one_fit() -> None:
+def test_where_the_network_reads_a_weight_only_candidates_with_one_of_that_shape_fit() -> None:
     class Reading(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -311,7 +311,8 @@ def test_where_the_network_reads_a_weight_only_candidates_that_have_one_fit() ->
         def forward(self, x: Tensor) -> Tensor:
             return self.called(self.read(self.stem(x).to(self.read.weight.dtype)))
 
-    found = make_plan(Reading(), SearchSpace([*TWO, {"op": "separable"}]), (8, 12, 12))
+    found = make_plan(Reading(), SearchSpace([*TWO, {"op": "separable"}, {"op": "dilated"}]), (8, 12, 12))
     assert [choice.site.read for choice in found.choices] == [True, False]
     dropped, kept = (dict(choice.dropped) for choice in found.choices)
-    assert "reads this layer's weight" in dropped["separable"] and "separable" not in kept
+    assert set(dropped) == {"grouped_2", "separable"} and not kept
+    assert all("reads this layer's weight" in reason for reason in dropped.values())

@@ -39,8 +39,8 @@ def test_a_malformed_candidate_is_refused_with_what_is_accepted(candidate: Any, 
 
 
 def test_an_option_of_the_wrong_kind_is_refused(place: Any) -> None:
-    with pytest.raises(SpaceError, match=r"operator 'grouped' cannot be built from {'groups': 'four'}"):
-        build({"op": "grouped", "groups": "four"}, place(nn.Conv2d(8, 8, 3), 6, 6).site)
+    with pytest.raises(SpaceError, match=r"operator 'low_rank' cannot be built from {'ratio': 'half'}"):
+        build({"op": "low_rank", "ratio": "half"}, place(nn.Conv2d(8, 8, 3), 6, 6).site)
 
 
 def test_a_taken_name_is_refused_and_a_reloaded_module_is_not() -> None:
