@@ -97,7 +97,7 @@ def _run_on_meta(model: nn.Module, shape: Shape) -> None:
     held = itertools.chain(model.named_parameters(), model.named_buffers())
     without_storage = {name: tensor.detach().to("meta") for name, tensor in held}
     with torch.no_grad():
-        torch.func.functional_call(model, without_storage, (_image(model, shape).to("meta"),))
+        torch.func.functional_call(model, without_storage, (_image(model, shape, "meta"),))
 
 
 def _run_on_fakes(model: nn.Module, shape: Shape) -> None:
@@ -114,6 +114,6 @@ def _run_for_real(model: nn.Module, shape: Shape) -> None:
 BY_SHAPES = (_run_on_meta, _run_on_fakes)  # ways to run a network on one input of a shape, computing nothing
 
 
-def _image(model: nn.Module, input_size: Shape) -> Tensor:
+def _image(model: nn.Module, shape: Shape, device: str | None = None) -> Tensor:
     reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    return torch.zeros(1, *input_size, dtype=reference.dtype, device=reference.device)
+    return torch.zeros(1, *shape, dtype=reference.dtype, device=device or reference.device)
