@@ -105,7 +105,11 @@ def wsnet(site: Site, *, ratio: float | None = None, step: int | None = None, re
         raise SpaceError(f"wsnet's ratio must be above 1, found {ratio}.")
     if repeat < 1 or (step is not None and step < 1):
         raise SpaceError(f"wsnet's step and repeat are at least 1, found step={step} and repeat={repeat}.")
+    if ratio is not None and repeat > 1:
+        raise SpaceError("wsnet takes repeat with step alone: a ratio says by itself how often channels repeat.")
     needs_space(site)
+    if step is not None:
+        _refuse_gaps(step, max(site.kernel_size))
     check_padding(site, own_support(site))
     return _lines(site, ratio, step, repeat) if site.dims == 1 else _planes(site, ratio, step, repeat)
 
@@ -113,14 +117,12 @@ def wsnet(site: Site, *, ratio: float | None = None, step: int | None = None, re
 def _lines(site: Site, ratio: float | None, step: int | None, repeat: int) -> Windows:
     (k,), g = site.kernel_size, site.groups
     filters, channels = site.out_channels // g, site.in_channels // g
-    if ratio is None:
-        assert step is not None
-        _refuse_gaps(step, k)
-        stored = math.ceil(channels / repeat)
-    else:
+    stored = math.ceil(channels / repeat)
+    if ratio is not None:
         step, stored = _fill(filters * channels * k / ratio, filters, channels, k)
         if stored < 1:
             raise DoesNotFit(f"no condensed filter for {filters} x {channels} x {k} is {ratio} times smaller")
+    assert step is not None
     taps = k + (filters - 1) * step
     _refuse_larger(taps * stored, filters * channels * k, [stored, taps])
     narrow = dataclasses.replace(site, in_channels=g * stored)

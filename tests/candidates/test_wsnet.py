@@ -156,6 +156,7 @@ def test_what_is_inherited_is_the_mean_and_no_change_is_nearer(place: Any) -> No
     [
         ({}, "either ratio, or step"),
         ({"ratio": 2, "step": 1}, "either ratio, or step"),
+        ({"ratio": 2, "repeat": 2}, "repeat with step alone"),
         ({"ratio": 1}, "ratio must be above 1, found 1"),
         ({"ratio": 0.5}, r"above 1, found 0\.5"),
         ({"step": 0}, "at least 1, found step=0"),
@@ -172,6 +173,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
     ("conv", "options", "message"),
     [
         (nn.Conv1d(4, 4, 3), {"step": 4}, "4 apart leave entries that none of them reads"),
+        (nn.Conv2d(4, 4, (3, 1)), {"step": 4}, "4 apart leave entries that none of them reads"),
         (nn.Conv1d(4, 4, 3), {"step": 3}, "4 x 12 is no smaller than the kernel's 48"),
         (nn.Conv1d(4, 4, 1), {"ratio": 9}, "9 times smaller"),
         (nn.Conv2d(4, 4, 3, groups=4), {"ratio": 2}, "2 times smaller"),
