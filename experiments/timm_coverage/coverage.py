@@ -19,6 +19,7 @@ import platform
 import random
 import resource
 import statistics
+import subprocess
 import tempfile
 import time
 import traceback
@@ -53,8 +54,12 @@ MOST_PARAMS = 400_000_000  # beyond, only shapes and costs are checked
 EXACT, ROUNDED = 1e-9, 1e-4  # relative differences accepted in float64 and float32
 FORMATS = ("torch_export", "onnx")
 STATUSES = ("works", "refused", "failed", "too large")
+COMMIT = subprocess.run(
+    ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+).stdout.strip()
 VERSIONS = {
     "lwdc": lwdc.__version__,
+    "commit": COMMIT,
     "torch": torch.__version__,
     "timm": timm.__version__,
     "python": platform.python_version(),
