@@ -7,10 +7,9 @@ features), how they begin, and inheritance from a trained kernel are ours.
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import scipy.sparse
 import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
@@ -127,7 +126,7 @@ class AxisEpitome(Sampled):
     def compact_kernel(self) -> Tensor:
         into, out = self.starts()
         epitome = self.epitome().reshape(self.site.groups, out.extent, into.extent, *self.site.kernel_size)
-        return sample(sample(epitome, 2, into.flat()), 1, out.flat()).flatten(0, 1)
+        return sample(sample(epitome, 2, into), 1, out).flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -156,7 +155,7 @@ def _inverse(sampling: Tensor) -> Tensor:
 def _matrix(starts: Starts) -> Tensor:
     """The sampling along one axis as a matrix ``(total, extent)``, in float64."""
     with torch.no_grad():
-        return sample(torch.eye(starts.extent, dtype=torch.float64, device=starts.settled.device), 0, starts.flat())
+        return sample(torch.eye(starts.extent, dtype=torch.float64, device=starts.settled.device), 0, starts)
 
 
 class BlockEpitome(Sampled):
@@ -179,24 +178,26 @@ class BlockEpitome(Sampled):
     def solve(self, target: Tensor) -> None:
         if not any(starts.learned for starts in self.starts()):
             return super().solve(target)
-        groups = self.site.groups
-        wanted = target.reshape(groups, -1).cpu().numpy()
+        epitome = self.epitome()
+        with torch.enable_grad():
+            entries = torch.zeros_like(epitome, dtype=torch.float64, requires_grad=True)
+            kernel = self.conv.kernel(entries)
+
+        def sampled(flat: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                return self.conv.kernel(torch.as_tensor(flat).to(entries).view_as(entries)).flatten().cpu().numpy()
+
+        def collected(flat: np.ndarray) -> np.ndarray:  # the transpose
+            back = torch.as_tensor(flat).to(kernel).view_as(kernel)
+            return torch.autograd.grad(kernel, entries, back, retain_graph=True)[0].flatten().cpu().numpy()
+
+        sampling = scipy.sparse.linalg.LinearOperator(
+            (kernel.numel(), entries.numel()), matvec=sampled, rmatvec=collected, dtype=np.float64
+        )
+        wanted = target.flatten().cpu().numpy()
+        best = scipy.sparse.linalg.lsqr(sampling, wanted, atol=1e-12, btol=1e-12, iter_lim=_ITERATIONS)[0]
         with torch.no_grad():
-            read = [
-                (e.flatten().cpu().numpy(), w.flatten().cpu().numpy() if w is not None else None)
-                for e, w in self.conv.taps()
-            ]
-            size = self.epitome().numel() // groups
-            rows = np.arange(wanted.shape[1])
-            sampling: Any = 0
-            for entries, weight in read:
-                data = np.ones(len(rows)) if weight is None else weight.astype(np.float64)
-                sampling = sampling + scipy.sparse.csr_array((data, (rows, entries)), shape=(len(rows), size))
-            best = [
-                scipy.sparse.linalg.lsqr(sampling, y, atol=1e-12, btol=1e-12, iter_lim=_ITERATIONS)[0] for y in wanted
-            ]
-            epitome = self.epitome()
-            epitome.copy_(torch.as_tensor(np.stack(best)).view(epitome.shape))
+            epitome.copy_(torch.as_tensor(best).view_as(epitome))
 
     def release(self, bias: Tensor | None) -> nn.Module:
         if bias is not None:

@@ -1,9 +1,8 @@
 """Sampling from an epitome: where its windows begin, and the modules that compute with it and stay when released."""
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ _FREEZE = 0.8  # share of a training at which starts become whole
 
 Sampling = Literal["learned", "fixed"]
 Positions = tuple[Tensor, Tensor, Tensor | None]  # lower and upper entry, weight of the upper (None: all lower)
+Windows = tuple[Tensor, Tensor | None]  # entries that each window reaches; how far it lies between (None: not)
 
 
 class Starts(nn.Module):
@@ -37,7 +37,7 @@ class Starts(nn.Module):
     frozen: Tensor
     settled: Tensor
     ranges: Tensor
-    _offsets: Tensor
+    _reach: Tensor
 
     def __init__(
         self, total: int, extent: int, window: int, sampling: Sampling,
@@ -65,31 +65,36 @@ class Starts(nn.Module):
         self.still = window == extent and begin is None  # every window is the whole, from its first entry on
         # Whole numbers are kept as such: a network in half precision still reads the same entries.
         self.register_buffer("ranges", ranges.long().contiguous(), persistent=False)
-        self.register_buffer("_offsets", torch.arange(window), persistent=False)
+        self.register_buffer("_reach", torch.arange(window + 1), persistent=False)
         self.register_buffer("settled", starts.round().long(), persistent=self.learned)  # where fixed, or once frozen
         if self.learned:
             self.share = nn.Parameter(share)
             self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
+        self.moves = self.learned  # until frozen; kept beside the buffer, which is slow to ask on a GPU
 
-    def forward(self) -> Positions:
-        """The entries that the windows read: shape ``(count, [copies,] window)``."""
-        if not self.learned:
-            entries = self.settled.unsqueeze(-1) + self._offsets
-            return self._inside(entries), self._inside(entries), None
-        share = self.share + (self.share.clamp(0, 1) - self.share).detach()  # the gradient passes: it may lead back
-        starts = torch.where(self.frozen, self.settled, share * self.ranges)
-        entries = starts.unsqueeze(-1) + self._offsets
-        lower = entries.detach().floor()
-        return self._inside(lower.long()), self._inside(lower.long() + 1), entries - lower
+    def forward(self) -> Windows:
+        """The entries that the windows reach, ``(count, [copies,] window)``.
+
+        While starts move it is one more: a window lies between its entries and the next ones, as far as
+        ``(count, [copies])`` says.
+        """
+        if not self.moves:
+            return self._inside(self.settled.unsqueeze(-1) + self._reach[: self.window]), None
+        starts = self.share * self.ranges
+        with torch.no_grad():
+            inside = self.share.clamp(0, 1) * self.ranges
+            lower = inside.floor()
+            offset = starts - inside + lower  # a constant, so that the gradient passes where a start is outside
+        return self._inside(lower.long().unsqueeze(-1) + self._reach), starts - offset
 
     def flat(self) -> Positions:
-        """The same, laid end to end and cut: shape ``(total,)``."""
-        lower, upper, weight = self()
-        return (
-            lower.flatten()[: self.total],
-            upper.flatten()[: self.total],
-            None if weight is None else weight.flatten()[: self.total],
-        )
+        """The same by entry, laid end to end and cut: shape ``(total,)``."""
+        entries, weight = self()
+        if weight is None:
+            whole = entries.flatten()[: self.total]
+            return whole, whole, None
+        lower, upper = (part.flatten()[: self.total] for part in (entries[..., :-1], entries[..., 1:]))
+        return lower, upper, weight.unsqueeze(-1).expand(*weight.shape, self.window).flatten()[: self.total]
 
     @property
     def tiles(self) -> bool:
@@ -102,10 +107,15 @@ class Starts(nn.Module):
             return
         with torch.no_grad():
             self.share.clamp_(0, 1)
-            if progress >= _FREEZE and not self.frozen:
+            if progress >= _FREEZE and self.moves:
                 self.settled.copy_((self.share * self.ranges).round())
                 self.share.copy_(self.settled / self.ranges.clamp_min(1))
                 self.frozen.fill_(True)
+                self.moves = False
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.moves = self.learned and not bool(self.frozen)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Starts":
         """Shares stay in full precision, as the positions that they stand for would move."""
@@ -126,14 +136,20 @@ class Starts(nn.Module):
         return f"{self.total} from {self.extent}, windows of {self.window}, {kind}{', wrapped' if self.wrap else ''}"
 
 
-def sample(source: Tensor, axis: int, positions: Positions) -> Tensor:
-    """``source`` read at ``positions`` along ``axis``, two taps to an entry."""
-    lower, upper, weight = positions
-    found = source.index_select(axis, lower)
+def sample(source: Tensor, axis: int, starts: Starts) -> Tensor:
+    """``source`` read along ``axis`` where the windows lie, end to end and cut: two taps to an entry."""
+    entries, weight = starts()
     if weight is None:
-        return found
-    weight = weight.to(source.dtype).view(-1, *(1,) * (source.dim() - axis - 1))
-    return torch.lerp(found, source.index_select(axis, upper), weight)
+        return source.index_select(axis, entries.flatten()[: starts.total])
+    weight = weight.view(-1, *(1,) * (source.dim() - axis))
+    found = source.index_select(axis, entries.flatten()).unflatten(axis, entries.shape)
+    return blend(found, axis + 1, weight).flatten(axis, axis + 1).narrow(axis, 0, starts.total)
+
+
+def blend(source: Tensor, axis: int, weight: Tensor) -> Tensor:
+    """Every entry along ``axis`` blended with the next, one entry less; ``weight``, the next one's, broadcasts."""
+    size = source.shape[axis] - 1
+    return torch.lerp(source.narrow(axis, 0, size), source.narrow(axis, 1, size), weight.to(source.dtype))
 
 
 class Fold(nn.Module):
@@ -179,7 +195,7 @@ class Unfold(nn.Module):
             copies[axis] = self.starts.total // self.starts.extent
             y = split.repeat(copies).flatten(axis - 1, axis)
         else:
-            y = sample(split, axis, self.starts.flat()).flatten(axis - 1, axis)
+            y = sample(split, axis, self.starts).flatten(axis - 1, axis)
         return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *(1,) * self.dims)
 
 
@@ -202,43 +218,27 @@ class TiedConv(nn.Module):
         self.register_parameter("bias", None)
         self._kept: tuple[Any, Tensor] | None = None  # in evaluation: what it was formed from, and the kernel
 
-    def taps(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """What makes up the kernel of one group, ``(C_out / groups, C_in / groups, *k)``.
-
-        Entries of the flat epitome, and their weights (None: all 1); all of them are to be added.
-        """
-        dims, extents = self.site.dims, (self.weight.shape[0] // self.site.groups, *self.weight.shape[1:])
-        positions = [
-            self.rows(),
-            tuple(_swap(part) for part in self.columns()),
-            *(starts() for starts in self.tap_starts),
-        ]
-        axes = [_along(found, axis, dims) for axis, found in enumerate(positions)]
-        for corner in itertools.product(*([0] if axis[2] is None else [0, 1] for axis in axes)):
-            entries: Any = 0
-            weight: Tensor | None = None
-            for extent, axis, side in zip(extents, axes, corner, strict=True):
-                entries = entries * extent + axis[side]
-                if axis[2] is not None:
-                    factor = axis[2] if side else 1 - axis[2]
-                    weight = factor if weight is None else weight * factor
-            yield self._laid_out(entries), None if weight is None else self._laid_out(weight.expand(entries.shape))
-
-    def _laid_out(self, blocks: Tensor) -> Tensor:
-        """``(R_out, R_in, b_out, b_in, *k)`` as one kernel, cut to the site's channels."""
-        dense = blocks.transpose(1, 2).flatten(2, 3).flatten(0, 1)
-        return dense[: self.site.out_channels // self.site.groups, : self.site.in_channels // self.site.groups]
-
-    def kernel(self) -> Tensor:
-        """``(C_out, C_in / groups, *k)``."""
-        epitome = self.weight.reshape(self.site.groups, -1)
-        whole: Tensor | None = None
-        for entries, weight in self.taps():
-            part = epitome.index_select(1, entries.flatten()).unflatten(1, entries.shape)
-            part = part if weight is None else part * weight.to(part.dtype)
-            whole = part if whole is None else whole + part
-        assert whole is not None
-        return whole.flatten(0, 1)
+    def kernel(self, epitome: Tensor | None = None) -> Tensor:
+        """``(C_out, C_in / groups, *k)``, sampled from the weight, or from another ``epitome`` of its shape."""
+        epitome = self.weight if epitome is None else epitome
+        site, g = self.site, self.site.groups
+        taps = cast(list[Starts], list(self.tap_starts))
+        still = all(starts.still for starts in taps)  # then every block reads the taps as they lie
+        axes = [self.rows, self.columns, *([] if still else taps)]
+        tail = epitome.shape[len(axes) :]
+        entries: Any = 0
+        blends = []
+        for axis, starts in enumerate(axes):
+            reached, weight = starts()
+            entries = entries * starts.extent + _by_block(reached, axis, len(axes))
+            if weight is not None:
+                blends.append((3 + axis, _by_block(weight.unsqueeze(-1), axis, 2 + site.dims)))
+        # Every block is read once, one entry wider than it is where it lies between: (g, R_out, R_in, b_out, b_in, *k)
+        blocks = epitome.reshape(g, -1, *tail).index_select(1, entries.flatten()).unflatten(1, entries.shape)
+        for axis, weight in blends:
+            blocks = blend(blocks, axis, weight)
+        dense = blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return dense[:, : site.out_channels // g, : site.in_channels // g].flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, *sizes)`` to ``(B, C_out, *sizes)``."""
@@ -268,22 +268,16 @@ class TiedConv(nn.Module):
         return {**self.__dict__, "_kept": None}
 
 
-def _swap(part: Tensor | None) -> Tensor | None:
-    """Starts of the columns are kept as ``(R_in, [R_out,] b)``; blocks are counted rows first."""
-    return part if part is None or part.dim() == 2 else part.transpose(0, 1)
+def _by_block(part: Tensor, axis: int, axes: int) -> Tensor:
+    """What the ``Starts`` of an axis say by window, as ``(R_out, R_in, ...)`` with one more for each of ``axes``.
 
-
-def _along(positions: Any, axis: int, dims: int) -> Any:
-    """Positions in the shape ``(R_out, R_in, b_out, b_in, *k)``, 1 where they do not vary."""
-
-    def shaped(part: Tensor | None) -> Tensor | None:
-        if part is None:
-            return None
-        if part.dim() == 2:  # one start for a whole row or column of blocks
-            part = part.unsqueeze(0 if axis == 1 else 1)
-        return part.view(*part.shape[:2], *(1,) * axis, part.shape[2], *(1,) * (1 + dims - axis))
-
-    return tuple(shaped(part) for part in positions)
+    1 where it does not vary.
+    """
+    if part.dim() == 2:  # one start for a whole row or column of blocks
+        part = part.unsqueeze(0 if axis == 1 else 1)
+    elif axis == 1:  # those of the columns count the columns first
+        part = part.transpose(0, 1)
+    return part.reshape(*part.shape[:2], *(1,) * axis, part.shape[2], *(1,) * (axes - 1 - axis))
 
 
 def expand(network: nn.Module) -> nn.Module:

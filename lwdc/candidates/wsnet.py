@@ -43,7 +43,7 @@ class Windows(Sampled):
 
     def compact_kernel(self) -> Tensor:
         kernel = self.conv.kernel()
-        return kernel if self._into is None else sample(kernel, 1, self._into.flat())
+        return kernel if self._into is None else sample(kernel, 1, self._into)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
