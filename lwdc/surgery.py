@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from lwdc.architecture import Architecture
 from lwdc.candidates import Candidate, Operator, build, label
 from lwdc.candidates.base import with_settings
 from lwdc.candidates.original import trained_weight
-from lwdc.errors import ArchitectureError, SpaceError
+from lwdc.errors import ArchitectureError, SpaceError, unknown_name
 from lwdc.gates import Gate, Softmax
 from lwdc.selection import Mixing, SelectionOp, selection_ops
 from lwdc.sites import Site, find_sites
@@ -37,6 +37,8 @@ def wrap(
     """
     if selection_ops(model):
         raise SpaceError("this network is a supernet already: wrap the network that it was made from.")
+    if mixing not in get_args(Mixing):
+        raise SpaceError(unknown_name("mixing", mixing, get_args(Mixing)))
     plan = plan or make_plan(model, space or SearchSpace(), input_size or default_input_size(model))
     supernet = copy.deepcopy(model)
     modules = dict(supernet.named_modules(remove_duplicate=False))

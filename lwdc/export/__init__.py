@@ -2,7 +2,7 @@
 
 from lwdc.export.deployment import Deployment
 from lwdc.export.description import Description, describe
-from lwdc.export.formats import FORMATS, export_all
+from lwdc.export.formats import FORMATS, check_formats, export_all
 from lwdc.export.onnx import run_onnx, to_onnx
 from lwdc.export.package import load, read_description, save
 from lwdc.export.torch_export import run_torch_export, to_torch_export
@@ -13,6 +13,7 @@ __all__ = [
     "Comparison",
     "Deployment",
     "Description",
+    "check_formats",
     "describe",
     "export_all",
     "load",

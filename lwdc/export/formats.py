@@ -42,9 +42,7 @@ def export_all(
     network before compression, with any weights: needed where there is no ``backbone``. Raises
     ``ExportError`` at the first format that fails: its files do not appear, those before it stay.
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise ExportError(unknown_name("export format", name, FORMATS))
+    check_formats(formats)
     if "safetensors" in formats and backbone is None and model is None:
         raise ExportError(
             "a package that names no timm network can only be checked with the network that was compressed: "
@@ -61,6 +59,13 @@ def export_all(
     )
     job = _Job(copy, description, model, seed)
     return tuple(_export(Path(folder), name, job) for name in formats)
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise ``ExportError`` for a format that there is none of."""
+    for name in formats:
+        if name not in FORMATS:
+            raise ExportError(unknown_name("export format", name, FORMATS))
 
 
 @dataclasses.dataclass

@@ -12,6 +12,7 @@ from torch import Tensor
 from lwdc.costs import CostModel, linear
 from lwdc.data import DataModule
 from lwdc.errors import LwdcError
+from lwdc.export import check_formats
 from lwdc.gates import Gate, Softmax
 from lwdc.selection import Mixing
 from lwdc.space import SearchSpace
@@ -93,3 +94,18 @@ class Settings:
     seed: int = 0
     baseline: Path | None = None  # folder of a run whose baseline is reused
     checkpoint_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_formats(self.formats)
+        for size in self.latency_batches:
+            if not isinstance(size, int) or size < 1:
+                raise LwdcError(f"latency_batches are batch sizes from 1 on, found {size!r}.")
+        if not 0 <= self.decide_from <= 1 or not 0 < self.commit <= 1:
+            raise LwdcError(
+                "strategy.decide_from and strategy.commit are shares of the search in [0, 1], commit above 0; "
+                f"found {self.decide_from} and {self.commit}."
+            )
+        if self.decide < 0:
+            raise LwdcError(f"strategy.decide must not be negative, found {self.decide}: it would reward indecision.")
+        if self.recalibrate_batches < 0:
+            raise LwdcError(f"strategy.recalibrate_batches must not be negative, found {self.recalibrate_batches}.")

@@ -18,7 +18,16 @@ from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
 from lwdc.costs import Macs
 from lwdc.counting import count_macs, count_params
-from lwdc.errors import BackboneError, CheckpointError, CostError, DataError, LwdcError, SpaceError, TrainingError
+from lwdc.errors import (
+    BackboneError,
+    CheckpointError,
+    CostError,
+    DataError,
+    ExportError,
+    LwdcError,
+    SpaceError,
+    TrainingError,
+)
 from lwdc.export import load, run_onnx, run_torch_export
 from lwdc.pipeline import BackboneSettings, CostSettings, Settings, compress
 from lwdc.pipeline import run as running
@@ -220,17 +229,26 @@ def test_a_search_that_found_nothing_or_fled_says_so(
         ({"cost": CostSettings(Macs(), factor=-1.0)}, CostError, "must not be negative, found -1.0"),
         ({"cost": CostSettings(Macs(), factor=1.0, budget=0.5)}, CostError, "not both and not neither"),
         ({"cost": CostSettings(Macs())}, CostError, "not both and not neither"),
+        ({"formats": ("onxx",)}, ExportError, "unknown export format 'onxx'. Did you mean 'onnx'"),
+        ({"mixing": "kernels"}, SpaceError, "unknown mixing 'kernels'.*Known: auto, branches"),
+        ({"latency_batches": (1, 0)}, LwdcError, "latency_batches are batch sizes from 1 on, found 0"),
+        ({"commit": 1.5}, LwdcError, "found 0.5 and 1.5"),
+        ({"decide": -1.0}, LwdcError, "strategy.decide must not be negative"),
+        ({"recalibrate_batches": -1}, LwdcError, "recalibrate_batches must not be negative, found -1"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
     changes: dict[str, Any], kind: type[LwdcError], message: str, settings: MakeSettings, tmp_path: Path
 ) -> None:
-    given = settings()
-    for key, value in changes.items():
-        value = dataclasses.replace(getattr(given, key), **value) if isinstance(value, dict) else value
-        given = dataclasses.replace(given, **{key: value})
-    with pytest.raises(kind, match=message):
+    def run() -> None:
+        given = settings()
+        for key, value in changes.items():
+            value = dataclasses.replace(getattr(given, key), **value) if isinstance(value, dict) else value
+            given = dataclasses.replace(given, **{key: value})
         compress(given, tmp_path / "run", {})
+
+    with pytest.raises(kind, match=message):
+        run()
     assert not (tmp_path / "run").exists()
 
 
