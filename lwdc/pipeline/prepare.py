@@ -87,7 +87,7 @@ def prepare(settings: Settings) -> Prepared:
     start = prepare_training(settings)
     model = start.model
     plan = make_plan(model, settings.space, settings.data.input_size)
-    probe = wrap(model, gate=settings.gate, inherit=False, plan=plan)
+    probe = wrap(model, gate=settings.gate, inherit=False, mixing=settings.mixing, plan=plan)
     table = tabulate(probe, settings.cost.model)
     bound = None if settings.cost.budget is None else parse_budget(settings.cost.budget, table)
     prepared = Prepared(settings, start.fabric, start.backbone, model, start.notes, plan, table, bound)
