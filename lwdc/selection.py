@@ -181,7 +181,7 @@ def gates(supernet: nn.Module) -> Iterator[Gate]:
 def advance(supernet: nn.Module, progress: float) -> None:
     """Set every gate's schedule, in place, to the share ``progress`` in [0, 1] of the search.
 
-    From 0.8 on the starts of epitomes are whole and stay where they are.
+    From 0.5 on the starts of epitomes are whole and stay where they are.
     """
     for module in supernet.modules():
         if isinstance(module, (Gate, Starts)):

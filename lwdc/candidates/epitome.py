@@ -51,16 +51,14 @@ class Sampled(Operator):
     def inherit(self, weight: Tensor) -> float:
         """Least squares for the epitome; learned starts and epitome take turns while the error falls.
 
-        Never worse than the same epitome with fixed starts, which is where the turns may begin.
+        Never worse than the same epitome with fixed starts, which is where the turns begin.
         """
         target = restrict(weight, self.site, own_support(self.site)).double()
         learned = [starts.share for starts in self.starts() if starts.learned]
         ranges = [starts.ranges.double() for starts in self.starts() if starts.learned]
         begin = [share.detach().clone() for share in learned]
-        whole = [((s * r).round() / r.clamp_min(1)).to(s) for s, r in zip(begin, ranges, strict=True)]
         best = self._try(begin, target)
         if learned:
-            best = min(best, self._try(whole, target), key=lambda found: found[0])
             step = 0.5  # entries of the epitome
             for _ in range(_TURNS):
                 moved = self._moved(best, ranges, target, step)

@@ -12,7 +12,7 @@ from lwdc.candidates.chain import Layer, convolution
 from lwdc.geometry import convolve, own_support
 from lwdc.sites import Site
 
-_FREEZE = 0.8  # share of a training at which starts become whole
+_FREEZE = 0.5  # share of a training at which starts become whole again
 
 Sampling = Literal["learned", "fixed"]
 Positions = tuple[Tensor, Tensor, Tensor | None]  # lower and upper entry, weight of the upper (None: all lower)
@@ -30,7 +30,7 @@ class Starts(nn.Module):
     begins with another window, because blocks that are twins cost a kernel its rank. ``begin`` says where they
     begin instead, in entries: ``(windows, [copies])``.
 
-    Learned starts are trained off the integers, until ``advance`` rounds them for good.
+    All begin whole. Learned starts are trained off the integers, until ``advance`` rounds them for good.
     """
 
     share: nn.Parameter  # if learned
@@ -60,13 +60,13 @@ class Starts(nn.Module):
             starts, ranges = starts[order], ranges[:, None].expand(-1, copies)
         if begin is not None:
             starts, ranges = begin.float(), ranges.view(-1, *(1,) * (begin.dim() - 1)).expand_as(begin)
-        starts = starts if self.learned else starts.round()
+        starts = starts.round()
         share = starts / ranges.clamp_min(1)
         self.still = window == extent and begin is None  # every window is the whole, from its first entry on
         # Whole numbers are kept as such: a network in half precision still reads the same entries.
         self.register_buffer("ranges", ranges.long().contiguous(), persistent=False)
         self.register_buffer("_reach", torch.arange(window + 1), persistent=False)
-        self.register_buffer("settled", starts.round().long(), persistent=self.learned)  # where fixed, or once frozen
+        self.register_buffer("settled", starts.long(), persistent=self.learned)  # where fixed, or once frozen
         if self.learned:
             self.share = nn.Parameter(share)
             self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
@@ -102,7 +102,7 @@ class Starts(nn.Module):
         return not self.learned and self.still and self.total % self.extent == 0
 
     def advance(self, progress: float) -> None:
-        """Between steps, in place: keep learned starts inside; from the share 0.8 of a training round them for good."""
+        """Between steps, in place: keep learned starts inside; halfway through a training round them for good."""
         if not self.learned:
             return
         with torch.no_grad():

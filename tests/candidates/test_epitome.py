@@ -127,10 +127,13 @@ def test_a_start_pushed_over_the_end_comes_back(at: Any) -> None:
 def test_frozen_starts_are_whole_and_stay(indexing: str, at: Any) -> None:
     operator = epitome_at(at, ratio=3, indexing=indexing)
     operator.reset(1.0)
-    advance_starts(operator, 0.79)
+    with torch.no_grad():
+        for share in starts_of(operator):
+            share.mul_(0.9)
+    advance_starts(operator, 0.49)
     before = operator.compact_kernel()
     assert all(g is not None for g in torch.autograd.grad(before.sum(), starts_of(operator)))
-    advance_starts(operator, 0.8)
+    advance_starts(operator, 0.5)
     after = operator.compact_kernel()
     assert not torch.equal(before, after)
     with torch.no_grad():
@@ -149,6 +152,9 @@ def test_frozen_starts_are_whole_and_stay(indexing: str, at: Any) -> None:
 @pytest.mark.parametrize("options", [{"ratio": 4}, {"ratio": 4, "indexing": "per_block"}])
 def test_fresh_weights_make_up_for_interpolation(options: dict[str, Any], norm: float, at: Any) -> None:
     operator = epitome_at(at, **options)
+    with torch.no_grad():
+        for share in starts_of(operator):
+            share.uniform_(0.1, 0.9)
     operator.reset(norm)
     assert float(operator.compact_kernel().detach().norm()) == pytest.approx(norm)
 
@@ -158,7 +164,7 @@ def test_learned_starts_never_inherit_worse_than_fixed_ones(options: dict[str, A
     for _ in range(3):
         weight = torch.randn(32, 16, 3, 3, dtype=torch.float64)
         fixed = epitome_at(at, **options, sampling="fixed").inherit(weight)
-        assert epitome_at(at, **options).inherit(weight) <= fixed + 1e-9
+        assert epitome_at(at, **options).inherit(weight) <= fixed * (1 + 1e-6)  # shares are kept in float32
 
 
 @pytest.mark.parametrize("options", [{"ratio": 3}, {"ratio": 3, "indexing": "per_block"}, {"out": 4, "taps": 1.5}])

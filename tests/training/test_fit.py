@@ -256,18 +256,18 @@ def test_starts_of_epitomes_train_on_their_own_end_whole_and_go_on_after_any_ste
     network = rebuild(plain, Architecture({"2": {"op": "epitome", "ratio": 3}}), (1, 8, 8))
     share, _ = starts_of(network)
     before, twin = share.detach().clone(), copy.deepcopy(network)
-    running = fit(network, recipe={"epochs": 4})  # 12 steps: frozen from the tenth on
+    running = fit(network, recipe={"epochs": 4})  # 12 steps: frozen from the seventh on
     states, moved = [], []
     for record in running.run():
         if isinstance(record, StepRecord):
             states.append(saved(running))
             moved.append(not torch.equal(share, before))
-    assert all(moved)
+    assert all(moved[:6])
     for starts in (module for module in network.modules() if isinstance(module, Starts)):
         assert bool(starts.frozen) and torch.equal(starts.settled, starts.settled.round())
     assert len(running._optimisers) == 2
     assert running._optimisers[1].param_groups[0]["weight_decay"] == 0
-    for step in (5, 9, 10):
+    for step in (3, 6, 7):
         again = copy.deepcopy(twin)
         going_on = fit(again, recipe={"epochs": 4})
         going_on.load_state_dict(states[step - 1])
