@@ -17,9 +17,11 @@ from lwdc.tracing import Shape
 
 LEAN: tuple[Candidate, ...] = (
     {"op": "original"},
-    {"op": "grouped", "groups": 2},
-    {"op": "grouped", "groups": 4},
-    {"op": "grouped", "groups": 8},
+    {"op": "factorised", "ratio": 0.75},
+    {"op": "factorised", "ratio": 0.5},
+    {"op": "factorised", "ratio": 0.25},
+    {"op": "low_rank", "ratio": 0.25},  # for 1x1 and Linear layers too
+    {"op": "low_rank", "ratio": 0.125},
     {"op": "separable"},
     {"op": "kernel", "size": 3},  # for wider layers
     {"op": "pointwise"},

@@ -175,9 +175,11 @@ def test_the_default_space_fits_a_real_network() -> None:
     assert len(found.choices) == 16
     assert labels(found, "layer1.0.conv1") == [
         "original",
-        "grouped_2",
-        "grouped_4",
-        "grouped_8",
+        "factorised_0.75",
+        "factorised_0.5",
+        "factorised_0.25",
+        "low_rank_0.25",
+        "low_rank_0.125",
         "separable",
         "pointwise",
     ]
@@ -187,7 +189,7 @@ def test_the_default_space_fits_a_real_network() -> None:
         "fc",
         *(f"layer{i}.0.downsample.0" for i in (2, 3, 4)),
     }
-    assert len(LEAN) == 7
+    assert len(LEAN) == 9
 
 
 def test_laying_a_space_leaves_the_network_alone() -> None:
@@ -265,11 +267,11 @@ def test_a_network_of_one_classifier_is_told_how_to_include_it() -> None:
         make_plan(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), SearchSpace(), (3, 2, 2))
 
 
-def test_linear_layers_choose_among_block_diagonals() -> None:
+def test_linear_layers_choose_among_low_ranks() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 2))
     found = make_plan(model, SearchSpace(), (3, 2, 2))
-    assert labels(found, "1") == ["original", "grouped_2", "grouped_4"]
-    assert found.choices[0].macs == (192, 96, 48)
+    assert labels(found, "1") == ["original", "low_rank_0.25", "low_rank_0.125"]
+    assert found.choices[0].macs == (192, 84, 56)
 
 
 def test_pooling_layers_choose_among_what_costs_as_little() -> None:
