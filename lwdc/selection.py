@@ -12,7 +12,7 @@ from lwdc.candidates.base import kernel_shape
 from lwdc.candidates.original import Original
 from lwdc.candidates.sampling import Starts
 from lwdc.gates import Gate
-from lwdc.geometry import convolve, union
+from lwdc.geometry import convolve, own_support, union
 from lwdc.mixing import mix, place
 from lwdc.sites import Site
 
@@ -88,6 +88,19 @@ class SelectionOp(nn.Module):
         kernel = self.mixed_kernel(self.weights(), self._linear)
         assert kernel is not None
         return kernel
+
+    def as_weight(self) -> Tensor | None:
+        """The mixture as a weight of the layer that stood here, without gradient: in evaluation mode, never random.
+
+        None where it is no such weight, as an operator is not linear or reaches further than the layer's taps.
+        """
+        if len(self._linear) < len(self.operators) or self._support != own_support(self.site):
+            return None
+        training = self.gate.training
+        with torch.no_grad():
+            weight = self.mixed_kernel(self.gate.train(False)(), self._linear)
+        self.gate.train(training)
+        return weight
 
     def __getattr__(self, name: str) -> Any:
         try:

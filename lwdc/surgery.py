@@ -115,6 +115,18 @@ def point_at(supernet: nn.Module, architecture: Architecture) -> None:
         gate.point_at(index)
 
 
+def inherit_mixture(supernet: nn.Module, architecture: Architecture) -> None:
+    """Let every operator of the architecture take the best approximation of its site's mixture, in place. Ours.
+
+    What works after a search is the mixture, and its operators are but parts of it; where all are linear it is one
+    kernel, which the chosen one inherits as it did the trained layer's. Other sites stay as they are.
+    """
+    for op in selection_ops(supernet).values():
+        weight = op.as_weight()
+        if weight is not None:
+            op.operators[candidate_index(op, architecture)].inherit(weight)  # type: ignore[operator]
+
+
 def candidate_index(op: SelectionOp, architecture: Architecture) -> int:
     """Where the architecture's choice stands among the site's candidates. Raises ``ArchitectureError``."""
     candidate = architecture.choices.get(op.site.name)

@@ -1,6 +1,7 @@
 """A network into a supernet, and a supernet into an ordinary network again."""
 
 import copy
+import dataclasses
 import random
 from typing import Any
 
@@ -15,9 +16,10 @@ from lwdc.candidates import Operator
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import ArchitectureError, SpaceError
 from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax, TrainableGate
+from lwdc.geometry import own_support
 from lwdc.selection import SelectionOp, gates, selection_ops
 from lwdc.space import Plan, SearchSpace, make_plan
-from lwdc.surgery import chosen_architecture, input_size_of, original_network, point_at
+from lwdc.surgery import chosen_architecture, inherit_mixture, input_size_of, original_network, point_at
 
 SIZE = (3, 9, 9)
 SPACE = SearchSpace(
@@ -179,6 +181,60 @@ def test_the_default_choice_is_every_gates_best(model: nn.Module, plan: Plan) ->
     assert architecture == chosen_architecture(supernet)
     for name, op in selection_ops(supernet).items():
         assert architecture.choices[name] == op.candidates[int(op.gate.logits.argmax())]
+
+
+LINEAR = SearchSpace(
+    [c for c in SPACE.candidates if c["op"] in ("original", "grouped", "separable", "low_rank", "skip")]
+)
+
+
+def test_what_is_chosen_inherits_the_mixture(model: nn.Module) -> None:
+    supernet = wrap(model, LINEAR, input_size=SIZE).train()
+    for op in selection_ops(supernet).values():
+        nn.init.normal_(op.gate.logits)
+        for operator in op.operators:  # as training would: the parts go ways of their own
+            for parameter in operator.parameters():
+                nn.init.normal_(parameter)
+    for index in range(4):
+        chosen = copy.deepcopy(supernet)
+        architecture = Architecture(
+            {name: op.candidates[min(index, len(op.candidates) - 1)] for name, op in selection_ops(chosen).items()}
+        )
+        wanted = {name: op.as_weight() for name, op in selection_ops(supernet).items()}
+        before = {name: distance(op, architecture, wanted[name]) for name, op in selection_ops(chosen).items()}
+        inherit_mixture(chosen, architecture)
+        for name, op in selection_ops(chosen).items():
+            after = distance(op, architecture, wanted[name])
+            if not isinstance(op.conv, ScaledStdConv2d):  # whose own weight cannot be any
+                assert after <= before[name] + 1e-9
+        assert all(module.training for module in chosen.modules())
+
+
+def test_the_original_takes_in_the_whole_mixture(images: Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1)).double()
+    supernet = wrap(model, dataclasses.replace(LINEAR, stem=True), input_size=SIZE).eval()
+    assert len(selection_ops(supernet)) == 2
+    for op in selection_ops(supernet).values():
+        nn.init.normal_(op.gate.logits)
+    wanted = supernet(images)
+    original = Architecture({name: {"op": "original"} for name in selection_ops(supernet)})
+    inherit_mixture(supernet, original)
+    torch.testing.assert_close(discretise(supernet, original)[0](images), wanted, rtol=1e-10, atol=1e-10)
+
+
+def distance(op: SelectionOp, architecture: Architecture, wanted: Tensor | None) -> float:
+    """Of the chosen operator's kernel from what is wanted."""
+    operator = op.operators[op.candidates.index(architecture.choices[op.site.name])]
+    assert isinstance(operator, Operator) and wanted is not None
+    return float((operator.kernel(own_support(op.site)).detach() - wanted).norm())
+
+
+def test_a_mixture_with_branches_or_wider_operators_is_inherited_by_none(model: nn.Module, plan: Plan) -> None:
+    supernet = wrap(model, plan=plan)
+    before = copy.deepcopy(supernet.state_dict())
+    assert all(op.as_weight() is None for op in selection_ops(supernet).values())
+    inherit_mixture(supernet, drawn(supernet, 0))
+    assert all(torch.equal(value, before[key]) for key, value in supernet.state_dict().items())
 
 
 def test_the_original_network_comes_back(model: nn.Module, plan: Plan, images: Tensor) -> None:

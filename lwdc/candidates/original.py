@@ -32,8 +32,16 @@ class Original(Operator):
         return self._conv[0](x) if self.support is None else super().forward(x)
 
     def inherit(self, weight: Tensor) -> float:
-        del weight  # It is the trained weight already.
-        return 0.0
+        """Nothing before a layer is owned, because the weight is its own; then the layer takes ``weight``.
+
+        One that standardises its weight keeps it: it could not be given any other.
+        """
+        if not self._conv:
+            return 0.0
+        if not isinstance(self._conv[0], STANDARDISING):
+            with torch.no_grad():
+                self._conv[0].weight.copy_(weight)  # type: ignore[operator]
+        return self._error(weight)
 
     def reset(self, norm: float) -> None:
         del norm  # The weight is the network's own.

@@ -132,7 +132,7 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         network.load_state_dict(load_file(run.folder / "discretised.safetensors"))
         return network, architecture
     teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
-    lesson = prepared.lesson(supernet, lambda architecture: _gap(supernet, architecture, prepared))
+    lesson = prepared.lesson(supernet, lambda architecture: _measured(supernet, architecture, prepared))
     fit = search_fit(
         supernet, settings.data, settings.search, lesson,
         seed=settings.seed, fabric=prepared.fabric, teacher=teacher,
@@ -249,13 +249,15 @@ def _recalibrate(network: nn.Module, prepared: Prepared) -> None:
     recalibrate(network, batches, settings.recalibrate_batches, prepared.fabric)
 
 
-def _gap(supernet: nn.Module, architecture: Architecture, prepared: Prepared) -> tuple[float, float]:
-    """Validation accuracy of the mixture and of the network chosen from it, at the moment of the choice."""
-    mixture = _accuracy(supernet, "valid", prepared)
+def _measured(supernet: nn.Module, architecture: Architecture | None, prepared: Prepared) -> float:
+    """Validation accuracy of the mixture, or of the network that an architecture chooses from it."""
+    network = supernet
+    if architecture is not None:
+        network, _ = discretise(supernet, architecture)
+        _recalibrate(network, prepared)
+    found = _accuracy(network, "valid", prepared)
     supernet.train()
-    network, _ = discretise(supernet, architecture)
-    _recalibrate(network, prepared)
-    return mixture, _accuracy(network, "valid", prepared)
+    return found
 
 
 def _seed(what: str, prepared: Prepared) -> None:

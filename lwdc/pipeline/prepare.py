@@ -44,9 +44,7 @@ class Prepared(Trainable):
         torch.manual_seed(derive_seed(settings.seed, "wrap", 0))
         return wrap(baseline, gate=settings.gate, inherit=settings.inherit, mixing=settings.mixing, plan=self.plan)
 
-    def lesson(
-        self, supernet: nn.Module, on_commit: Callable[[Architecture], tuple[float, float]] | None = None
-    ) -> JointLesson:
+    def lesson(self, supernet: nn.Module, measure: Callable[[Architecture | None], float] | None = None) -> JointLesson:
         """What the search adds to training."""
         cost = self.settings.cost
         controller = None
@@ -58,7 +56,7 @@ class Prepared(Trainable):
             supernet, self.table, self.settings.logits_optim,
             factor=cost.factor, budget=controller, shape=cost.shape, ramp=cost.ramp,
             decide=self.settings.decide, decide_from=self.settings.decide_from, commit=self.settings.commit,
-            bound=self.bound, on_commit=on_commit,
+            bound=self.bound, measure=measure,
         )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from lwdc.data import DataModule
 from lwdc.errors import CostError
 from lwdc.records import GateRecord, SearchState
 from lwdc.selection import SelectionOp, advance, gates, selection_ops
-from lwdc.surgery import candidate_index, point_at
+from lwdc.surgery import candidate_index, inherit_mixture, point_at
 from lwdc.training import Fit, OptimiserFactory, Recipe
 
 
@@ -28,8 +28,9 @@ class JointLesson:
 
     A mixture is easy and a choice is not, so the search is made to end decided: from the share
     ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``; at the share ``commit``
-    the choice is made and the gates point at it, and the rest of the search trains what was chosen.
-    Both are ours. ``on_commit`` is given the choice just before, to measure what it costs.
+    the choice is made, what is chosen inherits the mixture (``inherit_mixture``), the gates point at it, and the
+    rest of the search trains it. All of it is ours. ``measure`` gives the accuracy of the mixture, without an
+    argument, and then that of the network chosen, to know what the choice costs.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class JointLesson:
         decide: float = 1.0,
         decide_from: float = 0.5,
         commit: float = 0.8,
-        on_commit: Callable[[Architecture], tuple[float, float]] | None = None,
+        measure: Callable[[Architecture | None], float] | None = None,
     ) -> None:
         if factor is not None and factor < 0:
             raise CostError(f"cost.factor must not be negative, found {factor}: it would reward cost.")
@@ -56,8 +57,8 @@ class JointLesson:
         self.factor, self.budget = factor, budget
         self.decide, self.decide_from, self.commit = decide, decide_from, commit
         self._bound, self._committed = bound, False
-        self._on_commit = on_commit
-        self.commitment: tuple[float, float] | None = None  # what `on_commit` said: accuracy as mixture and as choice
+        self._measure = measure
+        self.commitment: tuple[float, float] | None = None  # what `measure` said: accuracy as mixture and as choice
         self._undecided: dict[str, list[float]] = {}  # probabilities just before the choice
         self._optimiser = optim([gate.logits for gate in gates(supernet)])
         self._hard = any(bool((gate.sample().detach() == 0).any()) for gate in gates(supernet))
@@ -71,12 +72,18 @@ class JointLesson:
         self._progress = progress
         advance(self.supernet, progress)
         if progress >= self.commit and not self._committed:
-            self._undecided, architecture = self._probabilities(), self.choice()
-            self.commitment = self._on_commit(architecture) if self._on_commit else None
-            point_at(self.supernet, architecture)
-            self._committed = True
+            self._commit_to(self.choice())
         if self.budget is not None:
             self.budget.advance(progress)
+
+    def _commit_to(self, architecture: Architecture) -> None:
+        self._undecided = self._probabilities()
+        mixture = self._measure(None) if self._measure else None
+        inherit_mixture(self.supernet, architecture)
+        if mixture is not None and self._measure is not None:
+            self.commitment = (mixture, self._measure(architecture))
+        point_at(self.supernet, architecture)
+        self._committed = True
 
     def extra_loss(self) -> Tensor | None:
         expected = expected_cost(self.supernet, self.table)
