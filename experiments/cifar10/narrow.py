@@ -2,7 +2,6 @@
 
 import inspect
 import itertools
-import math
 from typing import Any
 
 from lwdc.backbones import Backbone
@@ -14,22 +13,28 @@ from lwdc.tracing import Shape
 def narrow(backbone: Backbone, macs: int, input_size: Shape) -> Backbone:
     """The backbone with every stage narrower by one factor, with as nearly ``macs`` MACs as channels allow, not more.
 
-    MACs go with the square of the width. Each stage is rounded up or down, whichever comes nearest in all.
+    After the widest such network any stage may have one channel more: small networks know only coarse widths.
     """
-    network = backbone.create()
-    channels = inspect.signature(type(network)).parameters["channels"].default
-    width = min(1.0, math.sqrt(macs / count_macs(network, [input_size])))
-    found: tuple[int, Backbone] | None = None
-    for rounded in itertools.product(*_roundings([count * width for count in channels])):
-        options: dict[str, Any] = {**backbone.options, "channels": list(rounded)}
-        smaller = Backbone(backbone.name, backbone.num_classes, backbone.in_chans, options)
-        size = count_macs(smaller.create(), [input_size])
-        if size <= macs and (found is None or size > found[0]):
-            found = size, smaller
-    if found is None:
-        raise LwdcError(f"no uniformly narrower {backbone.name} has at most {macs:,} MACs.")
-    return found[1]
+    full = inspect.signature(type(backbone.create())).parameters["channels"].default
 
+    def at(channels: list[int]) -> Backbone:
+        options: dict[str, Any] = {**backbone.options, "channels": channels}
+        return Backbone(backbone.name, backbone.num_classes, backbone.in_chans, options)
 
-def _roundings(counts: list[float]) -> list[list[int]]:
-    return [sorted({max(1, math.ceil(count) - 1), math.ceil(count)}) for count in counts]
+    def scaled(width: float) -> list[int]:
+        return [max(1, round(count * width)) for count in full]
+
+    def size(channels: list[int]) -> int:
+        return count_macs(at(channels).create(), [input_size])
+
+    low, high = 0.0, 1.0
+    while high - low > 0.5 / max(full):
+        middle = (low + high) / 2
+        low, high = (middle, high) if size(scaled(middle)) <= macs else (low, middle)
+    widest = scaled(low)
+    extras = itertools.product((0, 1), repeat=len(widest))
+    wider = [[count + more for count, more in zip(widest, extra, strict=True)] for extra in extras]
+    fitting = {tuple(channels): count for channels in wider if (count := size(channels)) <= macs}
+    if not fitting:
+        raise LwdcError(f"even with one channel a stage {backbone.name} has more than {macs:,} MACs.")
+    return at(list(max(fitting, key=fitting.__getitem__)))
