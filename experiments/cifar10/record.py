@@ -1,5 +1,6 @@
 """Records: what is kept of a finished run, one json line each."""
 
+import contextlib
 import json
 import os
 import platform
@@ -28,9 +29,8 @@ class Memory:
 
     def __init__(self) -> None:
         self._before = _resident()
-        reset = Path("/proc/self/clear_refs")
-        if reset.exists():
-            reset.write_text("5")  # Linux then measures its peak anew, so that imports and reading files do not count
+        with contextlib.suppress(OSError):  # where it can be had: the peak without that of reading files
+            Path("/proc/self/clear_refs").write_text("5")
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
