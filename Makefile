@@ -6,11 +6,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo demo-seeds test test-long check clean
+.PHONY: help .venv demo demo-seeds test test-long check peers cifar10 clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[.a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv: $(READY) ## create the virtual environment and install lwdc, pinned by constraints.txt
 
@@ -38,6 +38,12 @@ check: $(READY) ## lint, format, types, import direction
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-clean: ## remove .venv, caches and build files; outputs/ stays
-	rm -rf .venv build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+peers: $(READY) ## .venv-peers: the tools that lwdc is compared with, beside .venv
+	sh experiments/cifar10/peers.sh
+
+cifar10: $(READY) ## the comparison on CIFAR-10, with what `make peers` made; ARGS="run lwdc --point 4 ..." redoes a row
+	.venv-peers/bin/python experiments/cifar10/contend.py $(ARGS)
+
+clean: ## remove .venv, .venv-peers, caches and build files; outputs/ stays
+	rm -rf .venv .venv-peers build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find lwdc conf tests experiments -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

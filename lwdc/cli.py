@@ -100,7 +100,6 @@ def _run(command: str, overrides: list[str]) -> int:
         except LwdcError as error:
             raise _Refused(error) from error
 
-    OmegaConf.register_new_resolver("unless", _unless, replace=True)
     # argparse takes positional arguments in one run only, so flags go last.
     settings = [o for o in overrides if "=" in o and not o.startswith("-")]
     flags = [o for o in overrides if o not in settings]
@@ -122,6 +121,9 @@ class _Refused(BaseException):
 def _unless(given: Any, otherwise: Any) -> Any:
     """``otherwise``, unless something is given: then nothing."""
     return None if given is not None else otherwise
+
+
+OmegaConf.register_new_resolver("unless", _unless, replace=True)  # for whoever composes the configs, too
 
 
 def _report(error: LwdcError) -> int:
