@@ -172,9 +172,12 @@ def mean_entropy(supernet: nn.Module) -> Tensor:
     """How undecided the gates are: their mean entropy as a share of the largest, in [0, 1]."""
     entropies = []
     for gate in gates(supernet):
-        weights = gate.soft()
+        weights = gate.soft().clamp_min(_TINY)  # at 0 the slope of the entropy is infinite
         entropies.append(torch.special.entr(weights).sum() / math.log(max(weights.numel(), 2)))
     return torch.stack(entropies).mean()
+
+
+_TINY = 1e-12
 
 
 def weight_parameters(supernet: nn.Module) -> list[nn.Parameter]:
