@@ -224,6 +224,7 @@ def make_settings(config: DictConfig) -> Settings:
         search=_recipe(config, "strategy"),
         finetune=_recipe(config, "finetune"),
         logits_optim=_build(config.strategy.logits_optim, "strategy.logits_optim"),
+        prior=config.strategy.prior,
         decide=config.strategy.decide,
         decide_from=config.strategy.decide_from,
         commit=config.strategy.commit,

@@ -115,6 +115,25 @@ def point_at(supernet: nn.Module, architecture: Architecture) -> None:
         gate.point_at(index)
 
 
+def begin_with_prior(supernet: nn.Module, weight: float) -> None:
+    """Begin the gates with what each operator keeps of the trained layer, in place: an operator that keeps more leads.
+
+    The logits are ``weight * log(1 - error ** 2)`` of the inheritance errors: the share of the kernel's energy, taken
+    as a tenth at least. Sites that share a gate add theirs; where nothing was inherited gates stay uniform. Ours.
+    """
+    summed: dict[Gate, Tensor] = {}
+    for op in selection_ops(supernet).values():
+        if op.errors:
+            kept = 1 - torch.tensor([op.errors[name] for name in op.labels]).square()
+            summed[op.gate] = summed.get(op.gate, torch.zeros(())) + kept.clamp_min(_LEAST_KEPT).log()
+    with torch.no_grad():
+        for gate, logs in summed.items():
+            gate.logits.copy_(weight * logs)
+
+
+_LEAST_KEPT = 0.1  # else an operator that inherits nothing, like a skip, could never come back
+
+
 def inherit_mixture(supernet: nn.Module, architecture: Architecture) -> None:
     """Let every operator of the architecture take the best approximation of its site's mixture, in place. Ours.
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import random
 from typing import Any
 
@@ -19,7 +20,14 @@ from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax, TrainableG
 from lwdc.geometry import own_support
 from lwdc.selection import SelectionOp, gates, selection_ops
 from lwdc.space import Plan, SearchSpace, make_plan
-from lwdc.surgery import chosen_architecture, inherit_mixture, input_size_of, original_network, point_at
+from lwdc.surgery import (
+    begin_with_prior,
+    chosen_architecture,
+    inherit_mixture,
+    input_size_of,
+    original_network,
+    point_at,
+)
 
 SIZE = (3, 9, 9)
 SPACE = SearchSpace(
@@ -208,6 +216,25 @@ def test_what_is_chosen_inherits_the_mixture(model: nn.Module) -> None:
             if not isinstance(op.conv, ScaledStdConv2d):  # whose own weight cannot be any
                 assert after <= before[name] + 1e-9
         assert all(module.training for module in chosen.modules())
+
+
+def test_gates_may_begin_with_what_operators_keep(model: nn.Module, plan: Plan) -> None:
+    candidates = [{"op": "original"}, {"op": "low_rank", "ratio": 0.5}, {"op": "skip"}]
+    supernet = wrap(model, SearchSpace(candidates, tie=["s[ht]*"]), input_size=SIZE)
+    begin_with_prior(supernet, 2.0)
+    ops = selection_ops(supernet)
+
+    def prior(site: str, kind: str) -> float:
+        return 2 * math.log(max(1 - ops[site].errors[kind] ** 2, 0.1))
+
+    line = [prior("line", kind) for kind in ops["line"].labels]
+    assert ops["line"].gate.logits.tolist() == pytest.approx(line, abs=1e-5)
+    assert line[0] == 0 and min(line) < -1
+    tied = [prior("shared", kind) + prior("standard", kind) for kind in ops["shared"].labels]
+    assert ops["shared"].gate.logits.tolist() == pytest.approx(tied, abs=1e-5)
+    fresh = wrap(model, plan=plan, inherit=False)
+    begin_with_prior(fresh, 2.0)
+    assert not any(op.gate.logits.any() for op in selection_ops(fresh).values())
 
 
 def test_the_original_takes_in_the_whole_mixture(images: Tensor) -> None:

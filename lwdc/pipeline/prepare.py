@@ -15,7 +15,7 @@ from lwdc.errors import BackboneError
 from lwdc.pipeline.settings import Settings
 from lwdc.space import Plan, make_plan
 from lwdc.strategies import JointLesson
-from lwdc.surgery import wrap
+from lwdc.surgery import begin_with_prior, wrap
 from lwdc.training.fit import derive_seed
 
 
@@ -42,7 +42,9 @@ class Prepared(Trainable):
         """The supernet around ``baseline``, which is left as it was."""
         settings = self.settings
         torch.manual_seed(derive_seed(settings.seed, "wrap", 0))
-        return wrap(baseline, gate=settings.gate, inherit=settings.inherit, mixing=settings.mixing, plan=self.plan)
+        supernet = wrap(baseline, gate=settings.gate, inherit=settings.inherit, mixing=settings.mixing, plan=self.plan)
+        begin_with_prior(supernet, settings.prior)
+        return supernet
 
     def lesson(self, supernet: nn.Module, measure: Callable[[Architecture | None], float] | None = None) -> JointLesson:
         """What the search adds to training."""

@@ -79,6 +79,7 @@ class Settings:
     search: Recipe
     finetune: Recipe
     logits_optim: OptimiserFactory
+    prior: float = 4.0  # weight of what operators keep of the trained layers, in the logits at the start
     decide: float = 1.0
     decide_from: float = 0.5
     commit: float = 0.8
@@ -105,7 +106,8 @@ class Settings:
                 "strategy.decide_from and strategy.commit are shares of the search in [0, 1], commit above 0; "
                 f"found {self.decide_from} and {self.commit}."
             )
-        if self.decide < 0:
-            raise LwdcError(f"strategy.decide must not be negative, found {self.decide}: it would reward indecision.")
+        for name, why in (("prior", "favour what keeps least"), ("decide", "reward indecision")):
+            if getattr(self, name) < 0:
+                raise LwdcError(f"strategy.{name} must not be negative, found {getattr(self, name)}: it would {why}.")
         if self.recalibrate_batches < 0:
             raise LwdcError(f"strategy.recalibrate_batches must not be negative, found {self.recalibrate_batches}.")

@@ -234,6 +234,7 @@ def test_a_search_that_found_nothing_or_fled_says_so(
         ({"latency_batches": (1, 0)}, LwdcError, "latency_batches are batch sizes from 1 on, found 0"),
         ({"commit": 1.5}, LwdcError, "found 0.5 and 1.5"),
         ({"decide": -1.0}, LwdcError, "strategy.decide must not be negative"),
+        ({"prior": -1.0}, LwdcError, "strategy.prior must not be negative, found -1.0: it would favour what"),
         ({"recalibrate_batches": -1}, LwdcError, "recalibrate_batches must not be negative, found -1"),
     ],
 )
