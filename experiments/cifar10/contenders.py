@@ -23,7 +23,7 @@ from lwdc.pipeline import Run, Settings, compress, prepare
 from lwdc.pipeline.prepare import Trainable, prepare_training
 from lwdc.pipeline.run import CHECKPOINT
 from lwdc.selection import selection_ops
-from lwdc.surgery import discretise, rebuild
+from lwdc.surgery import begin_with_prior, discretise, rebuild
 from lwdc.tracking import Sink
 from lwdc.training import Fit, Recipe, accuracy, load_checkpoint, recalibrate
 from lwdc.training.fit import Lesson, derive_seed
@@ -87,12 +87,21 @@ def lwdc(job: Job) -> Outcome:
 
 def random(job: Job) -> Outcome:
     """A random architecture of lwdc's space with as many MACs, from inherited weights."""
+    return _unsearched(job, random_architecture)
+
+
+def kept(job: Job) -> Outcome:
+    """No search: what keeps most of the trained layers within the bound, as the gates begin; inherited weights."""
+    return _unsearched(job, keeping_architecture)
+
+
+def _unsearched(job: Job, pick: Callable[[nn.Module, CostTable, int, int], Architecture]) -> Outcome:
     prepared = prepare(job.settings)
     assert prepared.bound is not None
     with job.run() as run:
         clock = time.perf_counter()
         supernet = prepared.supernet(prepared.model).to(prepared.fabric.device)
-        architecture = random_architecture(supernet, prepared.table, prepared.bound, job.entry.seed)
+        architecture = pick(supernet, prepared.table, prepared.bound, job.entry.seed)
         network, _ = discretise(supernet, architecture)
         architecture.save(job.folder / "architecture.json")
         _start_from(network, "choose", run, job, prepared, clock)
@@ -126,6 +135,13 @@ def random_architecture(supernet: nn.Module, table: CostTable, bound: int, seed:
         else:
             high, found = middle, nearer
     return found
+
+
+def keeping_architecture(supernet: nn.Module, table: CostTable, bound: int, seed: int) -> Architecture:
+    """The largest product of kept energies within ``bound``; in place on the gates."""
+    del seed
+    begin_with_prior(supernet, 1.0)
+    return choose(supernet, table, bound)
 
 
 def lwdc_scratch(job: Job) -> Outcome:
@@ -183,6 +199,7 @@ CONTENDERS: dict[str, Callable[[Job], Outcome]] = {
     "original": original,
     "lwdc": lwdc,
     "random": random,
+    "kept": kept,
     "lwdc_scratch": lwdc_scratch,
     "depgraph": pruned,
     "depgraph_local": partial(pruned, everywhere=False),
