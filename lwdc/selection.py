@@ -94,12 +94,15 @@ class SelectionOp(nn.Module):
 
         None where it is no such weight, as an operator is not linear or reaches further than the layer's taps.
         """
-        if len(self._linear) < len(self.operators) or self._support != own_support(self.site):
+        own = own_support(self.site)
+        if len(self._linear) < len(self.operators) or self._support is None or union([own, self._support]) != own:
             return None
         training = self.gate.training
         with torch.no_grad():
-            weight = self.mixed_kernel(self.gate.train(False)(), self._linear)
+            kernel = self.mixed_kernel(self.gate.train(False)(), self._linear)
         self.gate.train(training)
+        weight = kernel.new_zeros(kernel_shape(self.site, own))
+        weight[(..., *own.slices_of(self._support))] = kernel
         return weight
 
     def __getattr__(self, name: str) -> Any:
@@ -194,7 +197,7 @@ def gates(supernet: nn.Module) -> Iterator[Gate]:
 def advance(supernet: nn.Module, progress: float) -> None:
     """Set every gate's schedule, in place, to the share ``progress`` in [0, 1] of the search.
 
-    From 0.5 on the starts of epitomes are whole and stay where they are.
+    From half of it on the starts of epitomes are whole and stay where they are.
     """
     for module in supernet.modules():
         if isinstance(module, (Gate, Starts)):

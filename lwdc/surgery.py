@@ -119,16 +119,16 @@ def begin_with_prior(supernet: nn.Module, weight: float) -> None:
     """Begin the gates with what each operator keeps of the trained layer, in place: an operator that keeps more leads.
 
     The logits are ``weight * log(1 - error ** 2)`` of the inheritance errors: the share of the kernel's energy, taken
-    as a tenth at least. Sites that share a gate add theirs; where nothing was inherited gates stay uniform. Ours.
+    as a tenth at least; the mean over sites that share a gate. Where nothing was inherited gates stay uniform. Ours.
     """
-    summed: dict[Gate, Tensor] = {}
+    logs: dict[Gate, list[Tensor]] = {}
     for op in selection_ops(supernet).values():
         if op.errors:
             kept = 1 - torch.tensor([op.errors[name] for name in op.labels]).square()
-            summed[op.gate] = summed.get(op.gate, torch.zeros(())) + kept.clamp_min(_LEAST_KEPT).log()
+            logs.setdefault(op.gate, []).append(kept.clamp_min(_LEAST_KEPT).log())
     with torch.no_grad():
-        for gate, logs in summed.items():
-            gate.logits.copy_(weight * logs)
+        for gate, by_site in logs.items():
+            gate.logits.copy_(weight * torch.stack(by_site).mean(0))
 
 
 _LEAST_KEPT = 0.1  # else an operator that inherits nothing, like a skip, could never come back
@@ -137,11 +137,11 @@ _LEAST_KEPT = 0.1  # else an operator that inherits nothing, like a skip, could 
 def inherit_mixture(supernet: nn.Module, architecture: Architecture) -> None:
     """Let every operator of the architecture take the best approximation of its site's mixture, in place. Ours.
 
-    What works after a search is the mixture, and its operators are but parts of it; where all are linear it is one
-    kernel, which the chosen one inherits as it did the trained layer's. Other sites stay as they are.
+    What works after a search with gates that mix is the mixture, and its operators are but parts of it; where all are
+    linear it is one kernel, which the chosen one inherits as it did the trained layer's. Other sites stay as they are.
     """
-    for op in selection_ops(supernet).values():
-        weight = op.as_weight()
+    weights = [(op, op.as_weight()) for op in selection_ops(supernet).values()]  # all before any is changed
+    for op, weight in weights:
         if weight is not None:
             op.operators[candidate_index(op, architecture)].inherit(weight)  # type: ignore[operator]
 

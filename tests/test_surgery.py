@@ -218,6 +218,17 @@ def test_what_is_chosen_inherits_the_mixture(model: nn.Module) -> None:
         assert all(module.training for module in chosen.modules())
 
 
+def test_a_mixture_of_narrower_kernels_is_inherited_too() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 5, padding=2), nn.ReLU()).double()
+    space = SearchSpace([{"op": "kernel", "size": 3}, {"op": "pointwise"}])
+    supernet = wrap(model, space, input_size=SIZE).eval()
+    images = torch.randn(2, *SIZE, dtype=torch.float64)
+    wanted = supernet(images)
+    inherit_mixture(supernet, Architecture({"1": {"op": "kernel", "size": 3}}))
+    point_at(supernet, Architecture({"1": {"op": "kernel", "size": 3}}))
+    torch.testing.assert_close(supernet(images), wanted, rtol=1e-10, atol=1e-10)
+
+
 def test_gates_may_begin_with_what_operators_keep(model: nn.Module, plan: Plan) -> None:
     candidates = [{"op": "original"}, {"op": "low_rank", "ratio": 0.5}, {"op": "skip"}]
     supernet = wrap(model, SearchSpace(candidates, tie=["s[ht]*"]), input_size=SIZE)
@@ -230,7 +241,7 @@ def test_gates_may_begin_with_what_operators_keep(model: nn.Module, plan: Plan) 
     line = [prior("line", kind) for kind in ops["line"].labels]
     assert ops["line"].gate.logits.tolist() == pytest.approx(line, abs=1e-5)
     assert line[0] == 0 and min(line) < -1
-    tied = [prior("shared", kind) + prior("standard", kind) for kind in ops["shared"].labels]
+    tied = [(prior("shared", kind) + prior("standard", kind)) / 2 for kind in ops["shared"].labels]
     assert ops["shared"].gate.logits.tolist() == pytest.approx(tied, abs=1e-5)
     fresh = wrap(model, plan=plan, inherit=False)
     begin_with_prior(fresh, 2.0)

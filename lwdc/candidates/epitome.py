@@ -49,17 +49,17 @@ class Sampled(Operator):
             self.epitome().copy_(shared[0] / shared[1].clamp_min(1))
 
     def inherit(self, weight: Tensor) -> float:
-        """Least squares for the epitome; learned starts and epitome take turns while the error falls.
+        """Least squares for the epitome; starts that still move take turns with it while the error falls.
 
-        Never worse than the same epitome with fixed starts, which is where the turns begin.
+        They move by whole entries, because they begin whole. Never worse than where the turns begin: with fixed starts.
         """
         target = restrict(weight, self.site, own_support(self.site)).double()
-        learned = [starts.share for starts in self.starts() if starts.learned]
-        ranges = [starts.ranges.double() for starts in self.starts() if starts.learned]
+        learned = self._moving()
+        ranges = [starts.ranges.double() for starts in self.starts() if starts.moves]
         begin = [share.detach().clone() for share in learned]
         best = self._try(begin, target)
         if learned:
-            step = 0.5  # entries of the epitome
+            step = 1.0  # entries of the epitome
             for _ in range(_TURNS):
                 moved = self._moved(best, ranges, target, step)
                 found = self._try(moved, target)
@@ -76,26 +76,29 @@ class Sampled(Operator):
     def _moved(
         self, at: tuple[float, list[Tensor], Tensor], ranges: list[Tensor], target: Tensor, step: float
     ) -> list[Tensor]:
-        """The starts of ``at`` moved against the gradient of the error, by at most ``step`` entries."""
+        """The starts of ``at`` moved against the gradient of the error, by at most ``step`` entries, to whole ones."""
         self._set(at[1], at[2])
-        learned = [starts.share for starts in self.starts() if starts.learned]
+        learned = self._moving()
         with torch.enable_grad():
             loss = (target - self.compact_kernel().double()).square().sum()
             gradients = torch.autograd.grad(loss, learned)
         moved = []
         for share, gradient, span in zip(at[1], gradients, ranges, strict=True):
             in_entries = gradient.double() / span.clamp_min(1)
-            shift = step * in_entries / in_entries.abs().max().clamp_min(1e-30) / span.clamp_min(1)
-            moved.append((share - shift).clamp(0, 1).to(share))
+            shift = step * in_entries / in_entries.abs().max().clamp_min(1e-30)
+            whole = ((share.double() * span).round() - shift + 0.5).floor()
+            moved.append((whole / span.clamp_min(1)).clamp(0, 1).to(share))
         return moved
 
     def _set(self, shares: list[Tensor], epitome: Tensor | None = None) -> None:
         with torch.no_grad():
-            learned = [starts.share for starts in self.starts() if starts.learned]
-            for share, value in zip(learned, shares, strict=True):
+            for share, value in zip(self._moving(), shares, strict=True):
                 share.copy_(value)
             if epitome is not None:
                 self.epitome().copy_(epitome)
+
+    def _moving(self) -> list[nn.Parameter]:
+        return [starts.share for starts in self.starts() if starts.moves]
 
     def reset(self, norm: float) -> None:
         """Interpolation shrinks the variance: the norm is that of the sampled kernel."""

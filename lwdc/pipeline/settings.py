@@ -1,6 +1,7 @@
 """Settings: everything one run needs, as objects and plain data."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,13 +102,19 @@ class Settings:
         for size in self.latency_batches:
             if not isinstance(size, int) or size < 1:
                 raise LwdcError(f"latency_batches are batch sizes from 1 on, found {size!r}.")
-        if not 0 <= self.decide_from <= 1 or not 0 < self.commit <= 1:
+        for name in ("prior", "decide", "decide_from", "commit"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise LwdcError(f"strategy.{name} is a number, found {value!r}.")
+        if not 0 <= self.decide_from <= self.commit <= 1 or self.commit == 0:
             raise LwdcError(
-                "strategy.decide_from and strategy.commit are shares of the search in [0, 1], commit above 0; "
-                f"found {self.decide_from} and {self.commit}."
+                "strategy.decide_from and strategy.commit are shares of the search in [0, 1], commit above 0 and not "
+                f"before decide_from; found {self.decide_from} and {self.commit}."
             )
         for name, why in (("prior", "favour what keeps least"), ("decide", "reward indecision")):
             if getattr(self, name) < 0:
                 raise LwdcError(f"strategy.{name} must not be negative, found {getattr(self, name)}: it would {why}.")
-        if self.recalibrate_batches < 0:
-            raise LwdcError(f"strategy.recalibrate_batches must not be negative, found {self.recalibrate_batches}.")
+        if not isinstance(self.recalibrate_batches, int) or self.recalibrate_batches < 0:
+            raise LwdcError(
+                f"strategy.recalibrate_batches is a number of batches from 0 on, found {self.recalibrate_batches!r}."
+            )

@@ -28,9 +28,9 @@ class JointLesson:
 
     A mixture is easy and a choice is not, so the search is made to end decided: from the share
     ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``; at the share ``commit``
-    the choice is made, what is chosen inherits the mixture (``inherit_mixture``), the gates point at it, and the
-    rest of the search trains it. All of it is ours. ``measure`` gives the accuracy of the mixture, without an
-    argument, and then that of the network chosen, to know what the choice costs.
+    the choice is made, what is chosen inherits the mixture (``inherit_mixture``) unless the gates were hard, they
+    point at it, and the rest of the search trains it. All of it is ours. ``measure`` gives the accuracy of the
+    mixture, without an argument, and then that of the network chosen, to know what the choice costs.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class JointLesson:
     def _commit_to(self, architecture: Architecture) -> None:
         self._undecided = self._probabilities()
         mixture = self._measure(None) if self._measure else None
-        inherit_mixture(self.supernet, architecture)
+        if not self._hard:  # else the operators were trained one at a time: there is no mixture
+            inherit_mixture(self.supernet, architecture)
         if mixture is not None and self._measure is not None:
             self.commitment = (mixture, self._measure(architecture))
         point_at(self.supernet, architecture)

@@ -167,6 +167,16 @@ def test_learned_starts_never_inherit_worse_than_fixed_ones(options: dict[str, A
         assert epitome_at(at, **options).inherit(weight) <= fixed * (1 + 1e-6)  # shares are kept in float32
 
 
+@pytest.mark.parametrize("options", [{"ratio": 2}, {"ratio": 4, "wrap": True}, {"ratio": 3, "indexing": "per_block"}])
+def test_what_is_inherited_outlives_the_freezing(options: dict[str, Any], at: Any) -> None:
+    weight = torch.randn(32, 16, 3, 3, dtype=torch.float64)
+    operator = epitome_at(at, **options)
+    error = operator.inherit(weight)
+    advance_starts(operator, 1.0)
+    assert operator._error(weight) == pytest.approx(error, abs=1e-5)  # the starts were whole already
+    assert operator.inherit(weight) <= error + 1e-5  # frozen ones stay, and the epitome is solved for
+
+
 @pytest.mark.parametrize("options", [{"ratio": 3}, {"ratio": 3, "indexing": "per_block"}, {"out": 4, "taps": 1.5}])
 def test_what_an_epitome_made_is_inherited_without_error(options: dict[str, Any], at: Any) -> None:
     operator = epitome_at(at, **options, sampling="fixed")

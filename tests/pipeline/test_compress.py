@@ -29,9 +29,10 @@ from lwdc.errors import (
     TrainingError,
 )
 from lwdc.export import load, run_onnx, run_torch_export
-from lwdc.pipeline import BackboneSettings, CostSettings, Settings, compress
+from lwdc.pipeline import BackboneSettings, CostSettings, Settings, compress, prepare
 from lwdc.pipeline import run as running
 from lwdc.records import EpochRecord, Note, Record, Result, as_dict
+from lwdc.selection import selection_ops
 from lwdc.space import SearchSpace
 from lwdc.tracking import parse_record, read_records
 from lwdc.training import Recipe, accuracy, load_checkpoint, save_checkpoint
@@ -235,7 +236,10 @@ def test_a_search_that_found_nothing_or_fled_says_so(
         ({"commit": 1.5}, LwdcError, "found 0.5 and 1.5"),
         ({"decide": -1.0}, LwdcError, "strategy.decide must not be negative"),
         ({"prior": -1.0}, LwdcError, "strategy.prior must not be negative, found -1.0: it would favour what"),
-        ({"recalibrate_batches": -1}, LwdcError, "recalibrate_batches must not be negative, found -1"),
+        ({"recalibrate_batches": -1}, LwdcError, "from 0 on, found -1"),
+        ({"prior": float("nan")}, LwdcError, "strategy.prior is a number, found nan"),
+        ({"commit": None}, LwdcError, "strategy.commit is a number, found None"),
+        ({"decide_from": 0.9}, LwdcError, "found 0.9 and 0.8"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
@@ -251,6 +255,13 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     with pytest.raises(kind, match=message):
         run()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_search_begins_with_what_operators_keep(settings: MakeSettings) -> None:
+    for prior, inherit in ((0.0, True), (4.0, False), (4.0, True)):
+        prepared = prepare(settings(prior=prior, inherit=inherit))
+        logits = [op.gate.logits for op in selection_ops(prepared.supernet(prepared.model)).values()]
+        assert all(bool(given.any()) == (prior > 0 and inherit) for given in logits)
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
-from lwdc.costs import BudgetController, CostTable, Macs, expected_cost, linear, logarithmic, tabulate
+from lwdc.costs import BudgetController, CostTable, Macs, Params, expected_cost, linear, logarithmic, tabulate
+from lwdc.counting import count_params
 from lwdc.data import Digits
 from lwdc.errors import CostError, TrainingError
 from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax, TrainableGate
@@ -27,7 +28,7 @@ from lwdc.selection import SelectionOp, gates, selection_ops
 from lwdc.space import Plan, SearchSpace, make_plan
 from lwdc.strategies import JointLesson, search_fit, weight_parameters
 from lwdc.strategies.joint import mean_entropy
-from lwdc.surgery import discretise, point_at, wrap
+from lwdc.surgery import discretise, inherit_mixture, point_at, wrap
 from lwdc.training import Fit, Recipe, StepRecord
 
 GATES: dict[str, Callable[[int], Gate]] = {
@@ -286,6 +287,46 @@ def test_the_choice_stands_once_it_is_made(data: Digits) -> None:
     lesson = lesson_of(supernet, table)
     choices = [lesson.choice() for r in fit_of(supernet, data, lesson).run() if isinstance(r, StepRecord)]
     assert all(choice == choices[-1] for choice in choices[16:])  # committed at step 16 of 20
+
+
+@pytest.mark.parametrize("gate", ["softmax", "one_hot"])
+def test_what_is_chosen_inherits_a_mixture_and_never_another_operator(gate: str) -> None:
+    supernet, table = supernet_of(gate)
+    for op in selection_ops(supernet).values():
+        nn.init.normal_(op.gate.logits)
+        nn.init.normal_(op.original_weight())
+    seen: list[tuple[Architecture | None, nn.Module]] = []
+
+    def measure(architecture: Architecture | None) -> float:
+        seen.append((architecture, copy.deepcopy(supernet)))
+        return 0.25 * len(seen)
+
+    lesson = lesson_of(supernet, table, measure=measure)
+    lesson.begin(0.79)
+    assert not seen
+    lesson.begin(0.8)
+    (nothing, before), (architecture, after) = seen
+    assert nothing is None and architecture == lesson.choice() and lesson.commitment == (0.25, 0.5)
+    wanted = copy.deepcopy(before)
+    if gate == "softmax":
+        inherit_mixture(wanted, architecture)
+        assert not same_state(wanted, before)
+    assert same_state(wanted, after)
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize("indexing", ["per_axis", "per_block"])
+def test_a_search_over_epitomes_ends(indexing: str, data: Digits) -> None:
+    space = SearchSpace([{"op": "original"}, {"op": "epitome", "ratio": 4, "indexing": indexing}])
+    supernet = wrap(backbone(), space, input_size=(1, 8, 8))
+    table = tabulate(supernet, Params())
+    lesson = lesson_of(supernet, table, 0.6)
+    assert list(fit_of(supernet, data, lesson).run())
+    network, _ = discretise(supernet, lesson.choice())
+    assert count_params(network) <= 0.6 * table.total
 
 
 def test_the_teacher_is_the_network_before(data: Digits) -> None:
