@@ -207,6 +207,7 @@ def test_a_search_that_found_nothing_or_fled_says_so(
         backbone=BackboneSettings("cifar_resnet8", {"channels": (4, 4, 4)}),
         space=space,
         cost=CostSettings(Macs(), factor=0.0),
+        prior=0.0,
         **{phase: dataclasses.replace(settings().train, epochs=0) for phase in ("train", "search", "finetune")},
     )
     result = compress(given, tmp_path / "run", {})
