@@ -96,7 +96,7 @@ def worker(name: str, mode: str, threads: int, device: str) -> None:
         mixing = "auto" if mode == "kernels" else "branches"
         model = lwdc.wrap(model, SearchSpace(setting["ops"]), input_size=size, mixing=mixing)
         table = tabulate(model, Macs())
-        advance(model, 0.5)
+        advance(model, 0.4)  # after the warm-up, while starts of epitomes still move
         optimisers.append(torch.optim.Adam([gate.logits for gate in gates(model)], lr=0.03))
         if starts := starts_of(model):
             optimisers.append(torch.optim.Adam(starts, lr=1e-3))
