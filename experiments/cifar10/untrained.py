@@ -34,7 +34,7 @@ def _of(op: str, option: str, *values: float) -> list[dict[str, Any]]:
 
 
 SPACES: dict[str, list[dict[str, Any]]] = {
-    "grouped 2, 4, 8 (lean until now)": [ORIGINAL, *_of("grouped", "groups", 2, 4, 8), SEPARABLE, POINTWISE],
+    "grouped 2, 4, 8 (the default before)": [ORIGINAL, *_of("grouped", "groups", 2, 4, 8), SEPARABLE, POINTWISE],
     "low rank 3/4, 1/2, 1/4": [ORIGINAL, *_of("low_rank", "ratio", 0.75, 0.5, 0.25), SEPARABLE, POINTWISE],
     "factorised 1/2, 1/4": [ORIGINAL, *_of("factorised", "ratio", 0.5, 0.25), SEPARABLE, POINTWISE],
     "factorised 3/4 to 1/8": [ORIGINAL, *_of("factorised", "ratio", 0.75, 0.5, 0.25, 0.125), SEPARABLE, POINTWISE],
