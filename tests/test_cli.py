@@ -112,7 +112,7 @@ def test_inspect_needs_neither_data_nor_training(lwdc_in: Run, tmp_path: Path) -
     code, out, _ = lwdc_in("inspect", "backbone=resnet18", "data=image_folder", "inspect.input_size=[3,64,64]")
     assert code == 0
     assert "layer4.1.conv2" in out
-    assert "grouped_8 0.12" in out
+    assert "low_rank_0.125 0.14" in out
     assert "the stem" in out
     assert "reachable" in out
     assert list(tmp_path.iterdir()) == []

@@ -34,9 +34,9 @@ class Original(Operator):
     def inherit(self, weight: Tensor) -> float:
         """Nothing before a layer is owned, because the weight is its own; then the layer takes ``weight``.
 
-        One that standardises its weight keeps it: it could not be given any other.
+        One that standardises its weight keeps it, for it could not be given any other, and a pooling layer has none.
         """
-        if not self._conv:
+        if not self._conv or self.site.pools:
             return 0.0
         if not isinstance(self._conv[0], STANDARDISING):
             with torch.no_grad():
