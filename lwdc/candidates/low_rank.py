@@ -1,5 +1,7 @@
 """Low-rank convolution: the site's kernel with few filters, then a 1x1 convolution back to full width."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -35,16 +37,40 @@ def truncate(weight: Tensor, groups: int, rank: int) -> tuple[Tensor, Tensor]:
     From the eigenvectors of the smaller Gram matrix, in float64: far cheaper than a full SVD.
     """
     out, into, *taps = weight.shape
-    wide = weight.reshape(groups, out // groups, -1).double()
+    wide = weight.reshape(groups, out // groups, -1)
+    vectors = _eigenvectors(_ByValue(wide))[..., -rank:]
+    wide = wide.double()
     if wide.shape[1] <= wide.shape[2]:
-        left = torch.linalg.eigh(wide @ wide.transpose(1, 2)).eigenvectors[..., -rank:]  # (g, C_out / g, rank)
+        left = vectors  # (g, C_out / g, rank)
         right = left.transpose(1, 2) @ wide
         root = right.norm(dim=2).sqrt()
         right, left = right / root.clamp_min(1e-30).unsqueeze(2), left * root.unsqueeze(1)
     else:
-        right = torch.linalg.eigh(wide.transpose(1, 2) @ wide).eigenvectors[..., -rank:].transpose(1, 2)
+        right = vectors.transpose(1, 2)
         left = wide @ right.transpose(1, 2)
         root = left.norm(dim=1).sqrt()
         right, left = right * root.unsqueeze(2), left / root.clamp_min(1e-30).unsqueeze(1)
     core = right.reshape(groups * rank, into, *taps).to(weight)
     return core, left.reshape(out, rank, *(1 for _ in taps)).to(weight)
+
+
+class _ByValue:
+    """A matrix as a key: equal to another of equal entries."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix.detach().clone()
+        self._type = (matrix.dtype, matrix.device)
+
+    def __hash__(self) -> int:
+        return hash(self.matrix.shape)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByValue) and self._type == other._type and torch.equal(self.matrix, other.matrix)
+
+
+@functools.lru_cache(maxsize=1)  # operators of one layer that differ in their rank come one after the other
+def _eigenvectors(key: _ByValue) -> Tensor:
+    """Eigenvectors of the smaller Gram matrix of ``(g, m, n)``, by rising eigenvalue, in float64."""
+    wide = key.matrix.double()
+    gram = wide @ wide.transpose(1, 2) if wide.shape[1] <= wide.shape[2] else wide.transpose(1, 2) @ wide
+    return torch.linalg.eigh(gram).eigenvectors

@@ -23,6 +23,17 @@ def test_the_product_is_the_truncated_svd(shape: tuple[int, ...], groups: int) -
     assert float(core.norm()) == pytest.approx(float(back.norm()))
 
 
+def test_a_weight_that_changed_in_place_is_truncated_anew() -> None:
+    weight = torch.randn(6, 4, 3, dtype=torch.float64)
+    before = truncate(weight, 1, 2)
+    assert all(map(torch.equal, truncate(weight.clone(), 1, 2), before))
+    weight.data[0] += 1
+    after, fresh = truncate(weight, 1, 2), truncate(weight.flip(2).flip(2) + 0.0, 1, 2)
+    assert all(map(torch.equal, after, fresh)) and not torch.equal(after[0], before[0])
+    narrow, single = truncate(weight, 1, 1), truncate(weight.float(), 1, 2)
+    assert narrow[0].shape[0] == 1 and single[0].dtype == torch.float32
+
+
 def test_a_weight_of_lower_rank_is_inherited_whole(place: Any) -> None:
     at = place(nn.Conv2d(8, 8, 3), 6, 6)
     with torch.no_grad():
