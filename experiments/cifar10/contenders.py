@@ -20,6 +20,7 @@ from lwdc.costs import CostTable, choose
 from lwdc.errors import LwdcError
 from lwdc.files import replacing
 from lwdc.pipeline import Run, Settings, compress, prepare
+from lwdc.pipeline.choice import refit_to
 from lwdc.pipeline.prepare import Trainable, prepare_training
 from lwdc.pipeline.run import CHECKPOINT
 from lwdc.selection import selection_ops
@@ -104,6 +105,8 @@ def _unsearched(job: Job, pick: Callable[[nn.Module, CostTable, int, int], Archi
         architecture = pick(supernet, prepared.table, prepared.bound, job.entry.seed)
         network, _ = discretise(supernet, architecture)
         architecture.save(job.folder / "architecture.json")
+        if "choose" not in run.done:
+            refit_to(prepared.placed(prepared.model), network, architecture, prepared)
         _start_from(network, "choose", run, job, prepared, clock)
         _finetune(network, run, job, prepared, job.recipe(job.entry.setting.epochs))
         return Outcome(network, _parts(run))

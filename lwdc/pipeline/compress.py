@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.export import export_all
 from lwdc.files import replacing, write_json
+from lwdc.pipeline.choice import chosen_network
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
 from lwdc.pipeline.prepare import Prepared, Trainable, prepare, prepare_training
 from lwdc.pipeline.run import Interrupted, Run
@@ -24,8 +24,7 @@ from lwdc.selection import selection_ops
 from lwdc.strategies import search_fit
 from lwdc.surgery import discretise, rebuild
 from lwdc.tracking import Sink
-from lwdc.training import Fit, Recipe, accuracy, load_checkpoint, recalibrate, save_checkpoint
-from lwdc.training.fit import derive_seed
+from lwdc.training import Fit, Recipe, load_checkpoint, save_checkpoint
 
 PHASES = ("baseline", "search", "finetune", "export")
 
@@ -113,40 +112,37 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
     path = run.folder / "baseline.safetensors"
     if "baseline" in run.done:
         model.load_state_dict(load_file(path))
-        return _placed(model, prepared)
+        return prepared.placed(model)
     seconds = 0.0
     if settings.baseline is None:
         seconds = run.train(_fit("baseline", model, settings.train, prepared))
-    _placed(model, prepared)
+    prepared.placed(model)
     _save_weights(model, path)
-    run.finish("baseline", seconds=seconds, valid=_accuracy(model, "valid", prepared))
+    run.finish("baseline", seconds=seconds, valid=prepared.accuracy(model, "valid"))
     return model
 
 
 def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Module, Architecture]:
     settings = prepared.settings
-    supernet = _placed(prepared.supernet(baseline), prepared)
+    supernet = prepared.placed(prepared.supernet(baseline))
     if "search" in run.done:
         architecture = Architecture.load(run.folder / "architecture.json")
         network, _ = discretise(supernet, architecture)
         network.load_state_dict(load_file(run.folder / "discretised.safetensors"))
         return network, architecture
     teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
-    lesson = prepared.lesson(supernet, lambda architecture: _measured(supernet, architecture, prepared))
+    lesson = prepared.lesson(supernet)
     fit = search_fit(
         supernet, settings.data, settings.search, lesson,
         seed=settings.seed, fabric=prepared.fabric, teacher=teacher,
     )  # fmt: skip
     seconds = run.train(fit)
-    if lesson.commitment is not None:
-        mixture, choice = lesson.commitment
-        run.note(
-            f"when the choice was made: {mixture:.1%} of the validation examples right as a mixture, {choice:.1%} as "
-            f"the network chosen, a gap of {100 * (mixture - choice):.1f} points; the search trained that one on"
-        )
+    clock = time.perf_counter()
     architecture = lesson.choice()
-    network, _ = discretise(supernet, architecture)
-    _recalibrate(network, prepared)
+    network, found = chosen_network(prepared, supernet, baseline, architecture, mixes=not lesson.hard)
+    said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
+    run.note(f"of the validation examples the network chosen has right {said}; the best of it goes on")
+    seconds += time.perf_counter() - clock
     save_checkpoint(run.folder / "supernet.pt", {"state": supernet.state_dict()})
     _save_weights(network, run.folder / "discretised.safetensors")
     architecture.save(run.folder / "architecture.json")
@@ -156,8 +152,8 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
     run.finish(
         "search",
         seconds=seconds,
-        valid=_accuracy(network, "valid", prepared),
-        supernet_valid=_accuracy(supernet, "valid", prepared),
+        valid=prepared.accuracy(network, "valid"),
+        supernet_valid=prepared.accuracy(supernet, "valid"),
         cost_before=prepared.table.total,
         cost_after=prepared.table.of(architecture),
         probabilities=lesson.decidedness(architecture),
@@ -176,13 +172,13 @@ def _finetune(
         network.load_state_dict(load_file(path))
         return network
     if settings.from_scratch:
-        _seed("scratch", prepared)
+        prepared.seed("scratch")
         fresh = prepared.backbone.create()
-        network = _placed(rebuild(fresh, architecture, settings.data.input_size), prepared)
+        network = prepared.placed(rebuild(fresh, architecture, settings.data.input_size))
     teacher = copy.deepcopy(baseline) if settings.finetune.objective.needs_teacher else None
     seconds = run.train(_fit("finetune", network, settings.finetune, prepared, teacher))
     _save_weights(network, path)
-    run.finish("finetune", seconds=seconds, valid=_accuracy(network, "valid", prepared))
+    run.finish("finetune", seconds=seconds, valid=prepared.accuracy(network, "valid"))
     return network
 
 
@@ -202,7 +198,7 @@ def _export(
     )  # fmt: skip
     search = run.done["search"]
     sites = measure_sites(prepared.plan, baseline, network, architecture, search["probabilities"], search["errors"])
-    supernet = _placed(prepared.supernet(baseline), prepared)
+    supernet = prepared.placed(prepared.supernet(baseline))
     supernet.load_state_dict(load_checkpoint(run.folder / "supernet.pt")["state"])
     four = (baseline, supernet, discretised, network)
     warning = architecture.verdict()
@@ -220,7 +216,7 @@ def _export(
             search["valid"],
             run.done["finetune"]["valid"],
         ),
-        test=Accuracies(*(_accuracy(model, "test", prepared) for model in four)),
+        test=Accuracies(*(prepared.accuracy(model, "test") for model in four)),
         sites=sites,
         exports=tuple(exports),
         warnings=(warning,) if warning else (),
@@ -240,38 +236,6 @@ def _fit(phase: str, model: nn.Module, recipe: Recipe, prepared: Trainable, teac
         phase, model, prepared.settings.data, recipe,
         seed=prepared.settings.seed, fabric=prepared.fabric, teacher=teacher,
     )  # fmt: skip
-
-
-def _recalibrate(network: nn.Module, prepared: Prepared) -> None:
-    settings = prepared.settings
-    batches = settings.data.train(seed=settings.seed, epoch=0, batch_size=settings.search.batch_size)
-    _seed("recalibrate", prepared)
-    recalibrate(network, batches, settings.recalibrate_batches, prepared.fabric)
-
-
-def _measured(supernet: nn.Module, architecture: Architecture | None, prepared: Prepared) -> float:
-    """Validation accuracy of the mixture, or of the network that an architecture chooses from it."""
-    network = supernet
-    if architecture is not None:
-        network, _ = discretise(supernet, architecture)
-        _recalibrate(network, prepared)
-    found = _accuracy(network, "valid", prepared)
-    supernet.train()
-    return found
-
-
-def _seed(what: str, prepared: Prepared) -> None:
-    """What is random outside of a ``Fit`` must not depend on how the run came there."""
-    torch.manual_seed(derive_seed(prepared.settings.seed, what, 0))
-
-
-def _accuracy(model: nn.Module, split: str, prepared: Trainable) -> float:
-    batches = prepared.settings.data.batches(split, prepared.settings.train.batch_size)
-    return accuracy(model, batches, prepared.fabric)
-
-
-def _placed(model: nn.Module, prepared: Trainable) -> nn.Module:
-    return model.to(prepared.fabric.device)
 
 
 def _save_weights(model: nn.Module, path: Path) -> None:

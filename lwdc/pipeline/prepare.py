@@ -1,14 +1,12 @@
 """Preparation: everything that can be refused is refused here, before any long work."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.costs import BudgetController, CostTable, parse_budget, tabulate
 from lwdc.errors import BackboneError
@@ -16,6 +14,7 @@ from lwdc.pipeline.settings import Settings
 from lwdc.space import Plan, make_plan
 from lwdc.strategies import JointLesson
 from lwdc.surgery import begin_with_prior, wrap
+from lwdc.training import accuracy
 from lwdc.training.fit import derive_seed
 
 
@@ -29,6 +28,18 @@ class Trainable:
     model: nn.Module  # with the weights that training starts from
     notes: tuple[str, ...]
 
+    def seed(self, what: str) -> None:
+        """What is random outside of a ``Fit`` must not depend on how the run came there."""
+        torch.manual_seed(derive_seed(self.settings.seed, what, 0))
+
+    def placed(self, model: nn.Module) -> nn.Module:
+        """On the device of the run, in place."""
+        return model.to(self.fabric.device)
+
+    def accuracy(self, model: nn.Module, split: str) -> float:
+        """Top-1, in [0, 1], on a split of the data; the model is left in evaluation mode."""
+        return accuracy(model, self.settings.data.batches(split, self.settings.train.batch_size), self.fabric)
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared(Trainable):
@@ -41,12 +52,12 @@ class Prepared(Trainable):
     def supernet(self, baseline: nn.Module) -> nn.Module:
         """The supernet around ``baseline``, which is left as it was."""
         settings = self.settings
-        torch.manual_seed(derive_seed(settings.seed, "wrap", 0))
+        self.seed("wrap")
         supernet = wrap(baseline, gate=settings.gate, inherit=settings.inherit, mixing=settings.mixing, plan=self.plan)
         begin_with_prior(supernet, settings.prior)
         return supernet
 
-    def lesson(self, supernet: nn.Module, measure: Callable[[Architecture | None], float] | None = None) -> JointLesson:
+    def lesson(self, supernet: nn.Module) -> JointLesson:
         """What the search adds to training."""
         cost = self.settings.cost
         controller = None
@@ -57,8 +68,7 @@ class Prepared(Trainable):
         return JointLesson(
             supernet, self.table, self.settings.logits_optim,
             factor=cost.factor, budget=controller, shape=cost.shape, ramp=cost.ramp,
-            decide=self.settings.decide, decide_from=self.settings.decide_from, commit=self.settings.commit,
-            bound=self.bound, measure=measure,
+            decide=self.settings.decide, decide_from=self.settings.decide_from, bound=self.bound,
         )  # fmt: skip
 
 

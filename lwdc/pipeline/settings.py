@@ -83,13 +83,13 @@ class Settings:
     prior: float = 4.0  # weight of what operators keep of the trained layers, in the logits at the start
     decide: float = 1.0
     decide_from: float = 0.5
-    commit: float = 0.8
     space: SearchSpace = dataclasses.field(default_factory=SearchSpace)
     gate: Callable[[int], Gate] = Softmax
     mixing: Mixing = "auto"
     inherit: bool = True
     from_scratch: bool = False
     recalibrate_batches: int = 50
+    refit_images: int = 512  # examples on which what is chosen is refitted; 0: none
     compute: Compute = dataclasses.field(default_factory=Compute)
     formats: Sequence[str] = ("safetensors", "torch_export", "onnx")
     latency_batches: Sequence[int] = (1, 64)
@@ -102,19 +102,20 @@ class Settings:
         for size in self.latency_batches:
             if not isinstance(size, int) or size < 1:
                 raise LwdcError(f"latency_batches are batch sizes from 1 on, found {size!r}.")
-        for name in ("prior", "decide", "decide_from", "commit"):
+        for name in ("prior", "decide", "decide_from"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise LwdcError(f"strategy.{name} is a number, found {value!r}.")
-        if not 0 <= self.decide_from <= self.commit <= 1 or self.commit == 0:
-            raise LwdcError(
-                "strategy.decide_from and strategy.commit are shares of the search in [0, 1], commit above 0 and not "
-                f"before decide_from; found {self.decide_from} and {self.commit}."
-            )
+        if not 0 <= self.decide_from <= 1:
+            raise LwdcError(f"strategy.decide_from is a share of the search in [0, 1], found {self.decide_from}.")
         for name, why in (("prior", "favour what keeps least"), ("decide", "reward indecision")):
             if getattr(self, name) < 0:
                 raise LwdcError(f"strategy.{name} must not be negative, found {getattr(self, name)}: it would {why}.")
         if not isinstance(self.recalibrate_batches, int) or self.recalibrate_batches < 0:
             raise LwdcError(
                 f"strategy.recalibrate_batches is a number of batches from 0 on, found {self.recalibrate_batches!r}."
+            )
+        if not isinstance(self.refit_images, int) or self.refit_images < 0 or self.refit_images == 1:
+            raise LwdcError(
+                f"strategy.refit_images is a number of images, 2 or more, or 0 for none; found {self.refit_images!r}."
             )

@@ -16,7 +16,7 @@ from lwdc.data import DataModule
 from lwdc.errors import CostError
 from lwdc.records import GateRecord, SearchState
 from lwdc.selection import SelectionOp, advance, gates, selection_ops
-from lwdc.surgery import candidate_index, inherit_mixture, point_at
+from lwdc.surgery import candidate_index
 from lwdc.training import Fit, OptimiserFactory, Recipe
 
 
@@ -27,10 +27,7 @@ class JointLesson:
     ``budget``, a controller that finds the factor, with ``bound``, the cost that the choice keeps exactly.
 
     A mixture is easy and a choice is not, so the search is made to end decided: from the share
-    ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``; at the share ``commit``
-    the choice is made, what is chosen inherits the mixture (``inherit_mixture``) unless the gates were hard, they
-    point at it, and the rest of the search trains it. All of it is ours. ``measure`` gives the accuracy of the
-    mixture, without an argument, and then that of the network chosen, to know what the choice costs.
+    ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``. All of it is ours.
     """
 
     def __init__(
@@ -46,8 +43,6 @@ class JointLesson:
         ramp: float = 0.3,
         decide: float = 1.0,
         decide_from: float = 0.5,
-        commit: float = 0.8,
-        measure: Callable[[Architecture | None], float] | None = None,
     ) -> None:
         if factor is not None and factor < 0:
             raise CostError(f"cost.factor must not be negative, found {factor}: it would reward cost.")
@@ -55,13 +50,10 @@ class JointLesson:
             raise CostError("give either cost.factor or cost.budget, not both and not neither.")
         self.supernet, self.table, self.shape, self.ramp = supernet, table, shape, ramp
         self.factor, self.budget = factor, budget
-        self.decide, self.decide_from, self.commit = decide, decide_from, commit
-        self._bound, self._committed = bound, False
-        self._measure = measure
-        self.commitment: tuple[float, float] | None = None  # what `measure` said: accuracy as mixture and as choice
-        self._undecided: dict[str, list[float]] = {}  # probabilities just before the choice
+        self.decide, self.decide_from = decide, decide_from
+        self._bound = bound
         self._optimiser = optim([gate.logits for gate in gates(supernet)])
-        self._hard = any(bool((gate.sample().detach() == 0).any()) for gate in gates(supernet))
+        self.hard = any(bool((gate.sample().detach() == 0).any()) for gate in gates(supernet))  # one operator a step
         self._progress = 0.0
         self._expected = 1.0
 
@@ -71,20 +63,8 @@ class JointLesson:
     def begin(self, progress: float) -> None:
         self._progress = progress
         advance(self.supernet, progress)
-        if progress >= self.commit and not self._committed:
-            self._commit_to(self.choice())
         if self.budget is not None:
             self.budget.advance(progress)
-
-    def _commit_to(self, architecture: Architecture) -> None:
-        self._undecided = self._probabilities()
-        mixture = self._measure(None) if self._measure else None
-        if not self._hard:  # else the operators were trained one at a time: there is no mixture
-            inherit_mixture(self.supernet, architecture)
-        if mixture is not None and self._measure is not None:
-            self.commitment = (mixture, self._measure(architecture))
-        point_at(self.supernet, architecture)
-        self._committed = True
 
     def extra_loss(self) -> Tensor | None:
         expected = expected_cost(self.supernet, self.table)
@@ -94,8 +74,8 @@ class JointLesson:
         else:
             assert self.factor is not None
             term = self.factor * self._ramped() * self.shape(expected)
-        late = (self._progress - self.decide_from) / max(self.commit - self.decide_from, 1e-12)
-        if late > 0 and self.decide and not self._committed:
+        late = (self._progress - self.decide_from) / max(1 - self.decide_from, 1e-12)
+        if late > 0 and self.decide:
             term = term + self.decide * late * mean_entropy(self.supernet)
         return term
 
@@ -104,7 +84,7 @@ class JointLesson:
 
     def after_backward(self) -> None:
         """Operators that took no part have a zero gradient: momentum and decay would still move them."""
-        if not self._hard:
+        if not self.hard:
             return
         for op in selection_ops(self.supernet).values():
             if op.sampled is None:
@@ -123,8 +103,8 @@ class JointLesson:
         return choose(self.supernet, self.table, self._bound)
 
     def decidedness(self, architecture: Architecture) -> dict[str, float]:
-        """Per site the probability that the architecture's operator had when the choice was made."""
-        probabilities = self._undecided or self._probabilities()
+        """Per site the probability of the architecture's operator."""
+        probabilities = self._probabilities()
         ops = selection_ops(self.supernet)
         return {name: probabilities[name][candidate_index(op, architecture)] for name, op in ops.items()}
 
@@ -148,16 +128,11 @@ class JointLesson:
         return {
             "expected": self._expected,
             "progress": self._progress,
-            "committed": self._committed,
-            "undecided": self._undecided,
-            "commitment": None if self.commitment is None else list(self.commitment),
             "budget": self.budget.state_dict() if self.budget else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._expected, self._progress = state["expected"], state["progress"]
-        self._committed, self._undecided = state["committed"], state["undecided"]
-        self.commitment = None if state["commitment"] is None else tuple(state["commitment"])
         if self.budget is not None:
             self.budget.load_state_dict(state["budget"])
 

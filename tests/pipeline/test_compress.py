@@ -234,13 +234,13 @@ def test_a_search_that_found_nothing_or_fled_says_so(
         ({"formats": ("onxx",)}, ExportError, "unknown export format 'onxx'. Did you mean 'onnx'"),
         ({"mixing": "kernels"}, SpaceError, "unknown mixing 'kernels'.*Known: auto, branches"),
         ({"latency_batches": (1, 0)}, LwdcError, "latency_batches are batch sizes from 1 on, found 0"),
-        ({"commit": 1.5}, LwdcError, "found 0.5 and 1.5"),
+        ({"decide_from": 1.5}, LwdcError, r"a share of the search in \[0, 1\], found 1.5"),
+        ({"refit_images": 1}, LwdcError, "2 or more, or 0 for none; found 1"),
         ({"decide": -1.0}, LwdcError, "strategy.decide must not be negative"),
         ({"prior": -1.0}, LwdcError, "strategy.prior must not be negative, found -1.0: it would favour what"),
         ({"recalibrate_batches": -1}, LwdcError, "from 0 on, found -1"),
         ({"prior": float("nan")}, LwdcError, "strategy.prior is a number, found nan"),
-        ({"commit": None}, LwdcError, "strategy.commit is a number, found None"),
-        ({"decide_from": 0.9}, LwdcError, "found 0.9 and 0.8"),
+        ({"decide_from": None}, LwdcError, "strategy.decide_from is a number, found None"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(

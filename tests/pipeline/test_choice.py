@@ -1,0 +1,94 @@
+"""After the choice: whose weights go on, and that nothing else changes."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lwdc.architecture import Architecture
+from lwdc.data import Digits
+from lwdc.gates import OneHot, Softmax
+from lwdc.pipeline import Prepared, Settings, prepare
+from lwdc.pipeline.choice import chosen_network
+from lwdc.selection import gates
+from lwdc.surgery import discretise, inherit_mixture
+from lwdc.training import Fit
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture(scope="module")
+def trained(settings: MakeSettings) -> tuple[Prepared, nn.Module]:
+    """A run that can begin, and its baseline after 200 steps."""
+    given = settings(gate=Softmax, data=Digits(limit_train=640, valid=200))
+    prepared = prepare(dataclasses.replace(given, train=dataclasses.replace(given.train, epochs=20)))
+    model, recipe = prepared.model, prepared.settings.train
+    list(Fit("baseline", model, prepared.settings.data, recipe, seed=0, fabric=prepared.fabric).run())
+    return prepared, model
+
+
+def with_settings(prepared: Prepared, **changes: Any) -> Prepared:
+    return dataclasses.replace(prepared, settings=dataclasses.replace(prepared.settings, **changes))
+
+
+def ruined(network: nn.Module) -> nn.Module:
+    network = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_()
+    return network
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
+
+
+def choice_of(supernet: nn.Module, prepared: Prepared) -> Architecture:
+    return prepared.lesson(supernet).choice()
+
+
+def test_the_better_weights_go_on_and_nothing_changes_in_place(trained: tuple[Prepared, nn.Module]) -> None:
+    prepared, baseline = trained
+    supernet = prepared.supernet(baseline)
+    architecture = choice_of(supernet, prepared)
+    broken = ruined(supernet)
+    for mine, theirs, best in ((supernet, ruined(baseline), "supernet"), (broken, baseline, "baseline")):
+        before = copy.deepcopy(mine), copy.deepcopy(theirs)
+        network, found = chosen_network(prepared, mine, theirs, architecture, mixes=True)
+        assert list(found) == ["supernet", "baseline"] and max(found, key=lambda start: found[start]) == best
+        assert prepared.accuracy(network, "valid") == found[best]
+        assert same_state(mine, before[0]) and same_state(theirs, before[1])
+
+
+def test_the_refit_pays_and_can_be_left_out(trained: tuple[Prepared, nn.Module]) -> None:
+    prepared, baseline = trained
+    supernet = prepared.supernet(baseline)
+    architecture = choice_of(supernet, prepared)
+    with_it, without = (
+        chosen_network(with_settings(prepared, refit_images=images), supernet, baseline, architecture, mixes=True)
+        for images in (100, 0)
+    )
+    assert with_it[1]["baseline"] > without[1]["baseline"] + 0.05
+
+    plain = copy.deepcopy(supernet)
+    inherit_mixture(plain, architecture)
+    weights = dict(discretise(plain, architecture)[0].named_parameters())
+    only = with_settings(prepared, refit_images=0, inherit=False)
+    network, found = chosen_network(only, supernet, baseline, architecture, mixes=True)
+    assert list(found) == ["supernet"]
+    assert all(torch.equal(p, weights[name]) for name, p in network.named_parameters())
+
+
+def test_operators_trained_one_at_a_time_stay_what_they_are(settings: MakeSettings) -> None:
+    prepared = prepare(settings(gate=OneHot, inherit=False))
+    supernet = prepared.supernet(prepared.model)
+    for gate in gates(supernet):
+        nn.init.normal_(gate.logits)
+    architecture = choice_of(supernet, prepared)
+    network, _ = chosen_network(prepared, supernet, prepared.model, architecture, mixes=False)
+    weights = dict(discretise(supernet, architecture)[0].named_parameters())
+    assert all(torch.equal(p, weights[name]) for name, p in network.named_parameters())

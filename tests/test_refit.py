@@ -1,0 +1,220 @@
+"""Refit: the least squares that it promises, site after site, and nothing else changed."""
+
+import copy
+from collections.abc import Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lwdc.architecture import Architecture
+from lwdc.gates import Softmax
+from lwdc.refit import refit
+from lwdc.selection import selection_ops
+from lwdc.space import SearchSpace
+from lwdc.surgery import discretise, wrap
+
+LOW_RANK = {"op": "low_rank", "ratio": 0.5}
+
+
+def originals(*names: str) -> Architecture:
+    return Architecture({name: {"op": "original"} for name in names})
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
+
+
+def disturbed(network: nn.Module, names: Sequence[str]) -> nn.Module:
+    changed = copy.deepcopy(network)
+    for name in names:
+        for parameter in changed.get_submodule(name).parameters():
+            nn.init.normal_(parameter)
+    return changed
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_a_layer_that_can_give_what_the_site_gave_does(data: st.DataObject) -> None:
+    """Whatever its weights were: as many outputs as there are, no damping, any geometry."""
+    draw = data.draw
+    groups, dims = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2]))
+    conv = (nn.Conv1d, nn.Conv2d)[dims - 1](
+        4, 8, tuple(draw(st.integers(1, 3)) for _ in range(dims)),
+        stride=draw(st.integers(1, 2)), padding=draw(st.integers(0, 2)), dilation=draw(st.integers(1, 2)),
+        groups=groups, bias=draw(st.booleans()),
+        padding_mode=draw(st.sampled_from(["zeros", "circular", "reflect", "replicate"])),
+    )  # fmt: skip
+    network = nn.Sequential(conv).double().eval()
+    images = torch.randn(12, 4, *(9, 8)[:dims], dtype=torch.float64)
+    changed = disturbed(network, ["0"])
+    remaining = refit(changed, network, originals("0"), images, damping=0.0)
+    assert remaining == {"0": pytest.approx(0.0, abs=1e-12)}
+    with torch.no_grad():
+        torch.testing.assert_close(changed(images), network(images), rtol=1e-6, atol=1e-6)
+
+
+def test_a_linear_layer_over_tokens_is_refitted_too() -> None:
+    network = nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 3, bias=False)).double()
+    images = torch.randn(20, 7, 6, dtype=torch.float64)
+    changed = disturbed(network, ["0", "2"])
+    refit(changed, network, originals("0", "2"), images, damping=0.0)
+    with torch.no_grad():
+        torch.testing.assert_close(changed(images), network(images), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("candidate", [LOW_RANK, {"op": "factorised", "ratio": 0.5}, {"op": "separable"}])
+def test_no_other_last_layer_would_be_nearer(candidate: dict[str, object], bias: bool) -> None:
+    """The slope of the error is zero there, and what it returns is that error."""
+    model = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1, bias=bias)).double()
+    supernet = wrap(model, SearchSpace([{"op": "original"}, candidate], stem=True), input_size=(6, 8, 8))
+    network, architecture = discretise(supernet, Architecture({"0": candidate}))
+    images = torch.randn(30, 6, 8, 8, dtype=torch.float64) + 1
+    with torch.no_grad():
+        wanted = model(images)
+        before = (network(images) - wanted).square().sum()
+    (remaining,) = refit(network, model, architecture, images, damping=0.0).values()
+    error = (network(images) - wanted).square().sum()
+    error.backward()
+    last = list(network.modules())[-1]
+    assert all(float(p.grad.abs().max()) < 1e-6 for p in last.parameters() if p.grad is not None)
+    assert float(error.detach()) < float(before)
+    scale = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum() if bias else wanted.square().sum()
+    assert remaining == pytest.approx(float(error.detach() / scale), rel=1e-6)
+
+
+class Deep(nn.Module):
+    """Three sites with batch norms, dropout and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(3))
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = self.drop(norm(conv(x)).relu())
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+def compressed(model: nn.Module, candidate: dict[str, object]) -> tuple[nn.Module, Architecture]:
+    space = SearchSpace([{"op": "original"}, candidate], stem=True)
+    supernet = wrap(model, space, input_size=(8, 8, 8))
+    return discretise(supernet, Architecture(dict.fromkeys(selection_ops(supernet), candidate)))
+
+
+def test_what_goes_before_is_mended_by_what_comes_after() -> None:
+    torch.manual_seed(0)
+    model = Deep().train()
+    images = torch.randn(64, 8, 8, 8)
+    model(images)  # statistics of their own for the norms
+    network, architecture = compressed(model, LOW_RANK)
+    modes = [module.training for module in network.modules()]
+    before, reference = copy.deepcopy(network), copy.deepcopy(model)
+    remaining = refit(network, model, architecture, images)
+    assert list(remaining) == [f"convs.{i}" for i in range(3)]
+    # Apart from the layers it solves nothing changes: statistics, modes, the reference, the rest of the stand-ins.
+    changed = {n for n, p in network.named_parameters() if not torch.equal(p, before.get_parameter(n))}
+    assert changed == {f"convs.{i}.1.weight" for i in range(3)}
+    assert all(torch.equal(b, before.get_buffer(n)) for n, b in network.named_buffers())
+    assert [module.training for module in network.modules()] == modes and same_state(model, reference)
+
+    def last_map(net: nn.Module, *, by_batch: bool) -> Tensor:
+        kept: list[Tensor] = []
+        handle = net.get_submodule("convs.2").register_forward_hook(lambda m, a, o: kept.append(o))
+        net.eval()
+        for norm in net.norms:  # type: ignore[union-attr]
+            norm.train(by_batch)
+        net(images)
+        handle.remove()
+        return kept[0].detach()
+
+    wanted = last_map(copy.deepcopy(model), by_batch=False)
+
+    def error(net: nn.Module) -> float:
+        return float((last_map(copy.deepcopy(net), by_batch=True) - wanted).square().sum())
+
+    # The last site made as near as can be on what it would receive from the original, and on what it does receive.
+    alone, mended = copy.deepcopy(model), copy.deepcopy(before)
+    last = Architecture({"convs.2": LOW_RANK})
+    alone.convs[2] = copy.deepcopy(before.get_submodule("convs.2"))
+    refit(alone, model, last, images)
+    mended.convs[2] = alone.convs[2]  # type: ignore[index, union-attr]
+    summed = error(mended)
+    refit(mended, model, last, images)
+    assert error(mended) < summed < error(before)
+
+
+def test_the_mixture_of_a_supernet_is_a_reference_too() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)).double()
+    space = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 2}, {"op": "pointwise"}], stem=True)
+    supernet = wrap(model, space, Softmax, (4, 8, 8)).train()
+    (op,) = selection_ops(supernet).values()
+    nn.init.normal_(op.gate.logits)
+    network, architecture = discretise(supernet, originals("0"))
+    refit(network, supernet, architecture, torch.randn(20, 4, 8, 8, dtype=torch.float64), damping=0.0)
+    supernet.eval()
+    torch.testing.assert_close(network.get_parameter("0.weight"), op.as_weight(), rtol=1e-8, atol=1e-8)
+    assert op.mixture is None
+
+
+class Reuses(nn.Module):
+    """A layer called twice, two that share a weight, and one that is used once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.one, self.other, self.once = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
+        self.other.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.once(self.other(self.one(self.twice(self.twice(x).relu()).relu()).relu()).relu())  # type: ignore[no-any-return]
+
+
+def test_what_serves_twice_stays() -> None:
+    network, images = Reuses(), torch.randn(8, 4, 6, 6)
+    changed = disturbed(network, ["twice", "one", "once"])
+    before = copy.deepcopy(changed)
+    assert list(refit(changed, network, originals("twice", "one", "other", "once"), images)) == ["once"]
+    for name in ("twice", "one", "other"):
+        assert same_state(changed.get_submodule(name), before.get_submodule(name))
+    assert not torch.equal(changed.once.weight, before.once.weight)  # type: ignore[union-attr]
+
+
+def test_what_ends_in_no_plain_layer_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+    epitome = {"op": "epitome", "ratio": 2, "sampling": "fixed", "indexing": "per_block"}
+    network, architecture = compressed(model, epitome)
+    before = copy.deepcopy(network)
+    assert refit(network, model, architecture, torch.randn(4, 8, 8, 8)) == {}
+    assert same_state(network, before)
+
+
+def test_where_nothing_arrives_weights_stay_and_few_places_are_damped() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False))
+    changed = disturbed(network, ["0"])
+    before = copy.deepcopy(changed)
+    refit(changed, network, originals("0"), torch.zeros(4, 4, 6, 6))
+    torch.testing.assert_close(changed[0].weight, before[0].weight)  # type: ignore[index]
+    # 10 outputs cannot say what 36 weights are: what they leave open stays near what it was.
+    images = torch.randn(4, 4, 6, 6)
+    refit(changed, network, originals("0"), images, places=10, damping=1e-6)
+    with torch.no_grad():
+        first = F.mse_loss(before(images), network(images))
+        assert F.mse_loss(changed(images), network(images)) < first
+    assert bool(changed[0].weight.isfinite().all())  # type: ignore[index, union-attr]
+
+
+def test_the_same_examples_give_the_same_weights() -> None:
+    model, images = Deep(), torch.randn(16, 8, 8, 8)
+    (one, architecture), (other, _) = compressed(model, LOW_RANK), compressed(model, LOW_RANK)
+    refit(one, model, architecture, images, places=100)
+    torch.randn(3)  # the global generator has no say
+    refit(other, model, architecture, images, places=100)
+    assert same_state(one, other)
