@@ -4,6 +4,7 @@ from lwdc.architecture import Architecture
 from lwdc.costs import Macs, Params, choose, parse_budget, penalty, tabulate
 from lwdc.errors import LwdcError
 from lwdc.export import load, save
+from lwdc.refitting import refit
 from lwdc.selection import advance
 from lwdc.space import SearchSpace
 from lwdc.surgery import discretise, rebuild, wrap
@@ -22,6 +23,7 @@ __all__ = [
     "parse_budget",
     "penalty",
     "rebuild",
+    "refit",
     "save",
     "tabulate",
     "wrap",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lwdc.architecture import Architecture
 from lwdc.data import Batch
 from lwdc.pipeline.prepare import Prepared
-from lwdc.refit import refit
+from lwdc.refitting import refit
 from lwdc.surgery import discretise, inherit_mixture
 from lwdc.training import recalibrate
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.gates import Softmax
-from lwdc.refit import refit
+from lwdc.refitting import refit
 from lwdc.selection import selection_ops
 from lwdc.space import SearchSpace
 from lwdc.surgery import discretise, wrap
