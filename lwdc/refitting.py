@@ -30,7 +30,8 @@ def refit(
     solved for, on what it receives from those before it, so that errors are mended instead of summed (asymmetric
     reconstruction: Zhang et al. 2015, "Accelerating very deep convolutional networks"; He et al. 2017, "Channel
     pruning"). Ours: all in one forward pass, for any stand-in that ends in a plain layer. The others stay, and so do
-    layers that are called more than once or share their weight.
+    layers that are called more than once, share their weight, or have more than a quarter as many weights a filter as
+    there are outputs to solve them from.
 
     At most ``places`` outputs a filter enter. ``damping``, relative to the mean square of the inputs, pulls towards
     the present weights. Batch norms take the batch's own statistics and keep theirs: recalibrate them afterwards.
@@ -43,7 +44,7 @@ def refit(
 
     def solve_at(name: str) -> Any:
         def hook(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if name not in remaining:
+            if len(targets[name].values) >= _PER_WEIGHT * layer.weight[0].numel():  # type: ignore[index]
                 remaining[name] = _solve(layer, args[0], targets[name], damping)
 
         return hook
@@ -64,6 +65,9 @@ class _Target:
 
     values: Tensor
     picked: Tensor
+
+
+_PER_WEIGHT = 4  # outputs to solve a weight from: with few of them the examples would be learnt by heart
 
 
 def _targets(reference: nn.Module, architecture: Architecture, images: Tensor, places: int) -> dict[str, _Target]:

@@ -1,6 +1,7 @@
 """After the choice: the network chosen, with the best weights to go on from that need no training."""
 
 import copy
+import math
 from collections.abc import Iterator
 
 import torch
@@ -43,8 +44,9 @@ def chosen_network(
 
 
 def refit_to(reference: nn.Module, network: nn.Module, architecture: Architecture, prepared: Prepared) -> None:
-    """``refit`` on the first training images, as many as the settings say; in place on ``network``."""
-    most = prepared.settings.refit_images
+    """``refit`` on the first training images, as many as the settings say or memory bears; in place on ``network``."""
+    settings = prepared.settings
+    most = min(settings.refit_images, max(2, _MOST_VALUES // math.prod(settings.data.input_size)))
     images: list[Tensor] = []
     for batch, _ in _batches(prepared):
         if sum(map(len, images)) >= most:
@@ -52,6 +54,9 @@ def refit_to(reference: nn.Module, network: nn.Module, architecture: Architectur
         images.append(batch)
     if images:
         refit(network, reference, architecture, torch.cat(images)[:most])
+
+
+_MOST_VALUES = 2**24  # of all images together, which pass through the network at once: 111 of 3 x 224 x 224
 
 
 def _batches(prepared: Prepared) -> Iterator[Batch]:
