@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import itertools
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lwdc.architecture import Architecture
+from lwdc.errors import ArchitectureError, TrainingError
 
 
 def refit(
@@ -33,116 +36,166 @@ def refit(
     layers that are called more than once, share their weight, or have more than a quarter as many weights a filter as
     there are outputs to solve them from.
 
-    At most ``places`` outputs a filter enter. ``damping``, relative to the mean square of the inputs, pulls towards
-    the present weights. Batch norms take the batch's own statistics and keep theirs: recalibrate them afterwards.
-    Returns by site the share of the reference's sum of squares (about the mean where the layer has a bias) that
-    remains as error.
+    At most ``places`` outputs a filter enter, fewer in large networks. ``damping``, above 0 and relative to the
+    mean square of the inputs, pulls towards the present weights. Batch norms take the batch's own statistics and keep
+    theirs: recalibrate them afterwards. Returns by site the share of the reference's sum of squares (about the mean
+    where the layer has a bias) that remains as error. Raises ``ArchitectureError`` for sites that a network does not
+    have, ``TrainingError`` for examples or a damping that cannot serve.
     """
-    targets = _targets(reference, architecture, images, places)
-    shared = Counter(id(p) for m in network.modules() for p in m._parameters.values())
+    if len(images) < 2 or not damping > 0:
+        raise TrainingError(
+            f"a refit needs two examples or more and a damping above 0, found {len(images)} and {damping}."
+        )
+    layers = _layers(network, reference, architecture)
+    targets = _targets(reference, layers, images, places)
     remaining: dict[str, float] = {}
 
     def solve_at(name: str) -> Any:
-        def hook(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if len(targets[name].values) >= _PER_WEIGHT * layer.weight[0].numel():  # type: ignore[index]
-                remaining[name] = _solve(layer, args[0], targets[name], damping)
+        def hook(layer: Any, args: tuple[Tensor, ...]) -> None:
+            target = targets.pop(name, None)
+            if target is not None and len(target.values) >= _FEWEST * layer.weight[0].numel():
+                error = _solve(layer, args[0], target, damping)
+                if error is not None:
+                    remaining[name] = error
 
         return hook
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_by_batch(network))
         for name in targets:
-            layer = _last_layer(network.get_submodule(name))
-            if layer is not None and shared[id(layer.weight)] == 1:
-                stack.callback(layer.register_forward_pre_hook(solve_at(name)).remove)
+            stack.callback(layers[name].register_forward_pre_hook(solve_at(name)).remove)
         network(images)
     return remaining
 
 
+_FEWEST = 4  # outputs to solve a weight from: with fewer the examples would be learnt by heart
+_MOST = 2**28  # values of the reference that are kept at once: a gibibyte
+_CHUNK = 2**23  # values that are multiplied at once
+
+
 @dataclasses.dataclass(frozen=True)
 class _Target:
-    """Outputs of a site at a few places, ``(P, C_out)``; ``picked`` counts them over examples and positions."""
+    """Outputs of a site at a few places, ``(P, C_out)``; ``picked`` counts them over all ``rows`` of the map."""
 
     values: Tensor
     picked: Tensor
+    rows: int
 
 
-_PER_WEIGHT = 4  # outputs to solve a weight from: with few of them the examples would be learnt by heart
+def _layers(network: nn.Module, reference: nn.Module, architecture: Architecture) -> dict[str, Any]:
+    """By site the last layer of what stands there, where it is a plain one with weights of its own."""
+    held = Counter(id(p) for m in network.modules() for p in m._parameters.values() if p is not None)
+    modules, references = (dict(m.named_modules(remove_duplicate=False)) for m in (network, reference))
+    found = {}
+    for name in architecture.choices:
+        if name not in modules or name not in references:
+            raise ArchitectureError(f"there is no layer {name!r} to refit in both networks; is it their architecture?")
+        layer: Any = modules[name]
+        while type(layer) is nn.Sequential and len(layer):
+            layer = layer[-1]
+        plain = type(layer) in (nn.Conv1d, nn.Conv2d, nn.Linear)
+        if plain and "weight" in layer._parameters and all(held[id(p)] == 1 for p in layer.parameters()):
+            found[name] = layer
+    return found
 
 
-def _targets(reference: nn.Module, architecture: Architecture, images: Tensor, places: int) -> dict[str, _Target]:
+def _targets(reference: nn.Module, layers: dict[str, Any], images: Tensor, places: int) -> dict[str, _Target]:
     found: dict[str, _Target] = {}
     calls: Counter[str] = Counter()
+    filters = sum(len(layer.weight) for layer in layers.values())
+    most = min(places, _MOST // max(filters, 1))
 
-    def look_at(name: str, linear: bool) -> Any:
+    def look_at(name: str, layer: Any) -> Any:
         def hook(site: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             del site, args
             calls[name] += 1
-            rows = output.flatten(0, -2) if linear else output.movedim(1, -1).flatten(0, -2)
+            rows = (output if isinstance(layer, nn.Linear) else output.movedim(1, -1)).flatten(0, -2)
             generator = torch.Generator().manual_seed(len(found))
-            picked = torch.randperm(len(rows), generator=generator)[:places].to(rows.device)
-            found[name] = _Target(rows[picked], picked)
+            picked = torch.randperm(len(rows), generator=generator)[:most].to(rows.device)
+            found[name] = _Target(rows[picked], picked, len(rows))
 
         return hook
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_evaluating(reference))
-        for name in architecture.choices:
-            site = reference.get_submodule(name)
-            linear = isinstance(getattr(site, "conv", site), nn.Linear)
-            stack.callback(site.register_forward_hook(look_at(name, linear)).remove)
+        for name, layer in layers.items():
+            stack.callback(reference.get_submodule(name).register_forward_hook(look_at(name, layer)).remove)
         reference(images)
     return {name: target for name, target in found.items() if calls[name] == 1}
 
 
-def _last_layer(module: nn.Module) -> Any:
-    """The plain layer that a stand-in ends in, if it does."""
-    while type(module) is nn.Sequential and len(module):
-        module = module[-1]
-    return module if type(module) in (nn.Conv1d, nn.Conv2d, nn.Linear) else None
+def _solve(layer: Any, x: Tensor, target: _Target, damping: float) -> float | None:
+    """Least squares for weight and bias of the layer on its input ``x``, in place; the share of error that remains.
 
-
-def _solve(layer: Any, x: Tensor, target: _Target, damping: float) -> float:
-    """Least squares for weight and bias of the layer on its input ``x``, in place; the share of error that remains."""
-    groups = getattr(layer, "groups", 1)
-    received = _received(layer, x, target.picked).double()  # (P, C_in * taps)
-    wanted = target.values.double()
-    inputs = received.unflatten(1, (groups, -1)).transpose(0, 1)  # (g, P, n)
-    outputs = wanted.unflatten(1, (groups, -1)).transpose(0, 1)  # (g, P, m)
-    has_bias = layer.bias is not None
-    means = (inputs.mean(1, keepdim=True), outputs.mean(1, keepdim=True)) if has_bias else (0.0, 0.0)
-    inputs, outputs = inputs - means[0], outputs - means[1]
-    now = layer.weight.detach().double().reshape(groups, -1, inputs.shape[2]).transpose(1, 2)  # (g, n, m)
-    gram = inputs.transpose(1, 2) @ inputs
+    None, and nothing changed, where the numbers do not allow it.
+    """
+    groups, weight, bias = getattr(layer, "groups", 1), layer.weight, layer.bias
+    read = _reader(layer, x, target.rows)
+    if read is None:
+        return None
+    # Sums over all places, in chunks: inputs are (g, P, n), outputs (g, P, m).
+    n, m = weight[0].numel(), len(weight) // groups
+    gram, product = weight.new_zeros(groups, n, n, dtype=_EXACT), weight.new_zeros(groups, n, m, dtype=_EXACT)
+    mean_in, mean_out = weight.new_zeros(groups, 1, n, dtype=_EXACT), weight.new_zeros(groups, 1, m, dtype=_EXACT)
+    square = weight.new_zeros((), dtype=_EXACT)
+    count = len(target.picked)
+    step = max(1, _CHUNK // (groups * n))
+    for start in range(0, count, step):
+        inputs = read(target.picked[start : start + step]).to(_EXACT).unflatten(1, (groups, -1)).transpose(0, 1)
+        outputs = target.values[start : start + step].to(_EXACT).unflatten(1, (groups, -1)).transpose(0, 1)
+        gram += inputs.transpose(1, 2) @ inputs
+        product += inputs.transpose(1, 2) @ outputs
+        mean_in += inputs.sum(1, keepdim=True) / count
+        mean_out += outputs.sum(1, keepdim=True) / count
+        square += outputs.square().sum()
+    if bias is not None:
+        gram -= count * mean_in.transpose(1, 2) @ mean_in
+        product -= count * mean_in.transpose(1, 2) @ mean_out
+        square -= count * mean_out.square().sum()
+    now = weight.detach().to(_EXACT).reshape(groups, m, n).transpose(1, 2)
     size = gram.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
-    live = size > 0  # what receives zeros only keeps its weight
-    ridge = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device) * torch.where(live, damping * size, 1)
-    best = torch.linalg.solve(gram + ridge, inputs.transpose(1, 2) @ outputs + ridge @ now)
-    if not best.isfinite().all():
-        return float("nan")
-    with torch.no_grad():
-        layer.weight.copy_(best.transpose(1, 2).reshape(layer.weight.shape))
-        if has_bias:
-            layer.bias.copy_((means[1] - means[0] @ best).flatten())
-    error = (outputs - inputs @ best).square().sum()
-    return float(error / outputs.square().sum().clamp_min(1e-30))
+    # What receives zeros only keeps its weight.
+    ridge = torch.eye(n, dtype=_EXACT, device=weight.device) * torch.where(size > 0, damping * size, 1)
+    best, failed = torch.linalg.solve_ex(gram + ridge, product + ridge @ now)
+    if bool(failed.any()) or not bool(best.isfinite().all()):
+        return None
+    weight.copy_(best.transpose(1, 2).reshape(weight.shape))
+    if bias is not None:
+        bias.copy_((mean_out - mean_in @ best).flatten())
+    error = square - 2 * (best * product).sum() + (best * (gram @ best)).sum()
+    return float(error / square.clamp_min(1e-30))
 
 
-def _received(layer: Any, x: Tensor, picked: Tensor) -> Tensor:
-    """What the layer multiplies with its weight at the places ``picked``: ``(P, C_in * taps)``."""
+_EXACT = torch.float64
+
+
+def _reader(layer: Any, x: Tensor, rows: int) -> Callable[[Tensor], Tensor] | None:
+    """Gives what the layer multiplies with its weight at places, ``(P, C_in * taps)``; None if ``rows`` are not its."""
     if isinstance(layer, nn.Linear):
-        return x.flatten(0, -2)[picked]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    geometry = list(zip(x.shape[2:], layer.kernel_size, layer.dilation, layer.stride, strict=True))
+        flat = x.flatten(0, -2)
+        return flat.__getitem__ if len(flat) == rows else None
+    if layer.padding_mode != "zeros":
+        padded = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
+    elif isinstance(layer.padding, str):
+        padded = F.pad(x, layer._reversed_padding_repeated_twice)
+    else:
+        padded = F.pad(x, [p for both in reversed(layer.padding) for p in (both, both)])
+    geometry = list(zip(padded.shape[2:], layer.kernel_size, layer.dilation, layer.stride, strict=True))
     extents = [(size - dilation * (k - 1) - 1) // stride + 1 for size, k, dilation, stride in geometry]
-    image, *at = torch.unravel_index(picked, (len(x), *extents))
-    taps = torch.cartesian_prod(*(torch.arange(k) for k in layer.kernel_size)).view(-1, len(geometry))
-    columns = []
-    for tap in taps.tolist():
-        where = [p * stride + t * dilation for p, t, (_, _, dilation, stride) in zip(at, tap, geometry, strict=True)]
-        columns.append(x.movedim(1, -1)[(image, *where)])
-    return torch.stack(columns, dim=2).flatten(1)
+    if len(x) * math.prod(extents) != rows:
+        return None
+    taps = list(itertools.product(*(range(k) for k in layer.kernel_size)))
+    channels_last = padded.movedim(1, -1)
+
+    def read(picked: Tensor) -> Tensor:
+        image, *at = torch.unravel_index(picked, (len(x), *extents))
+        columns = []
+        for tap in taps:
+            where = [p * g[3] + t * g[2] for p, t, g in zip(at, tap, geometry, strict=True)]
+            columns.append(channels_last[(image, *where)])
+        return torch.stack(columns, dim=2).flatten(1)
+
+    return read
 
 
 @contextlib.contextmanager

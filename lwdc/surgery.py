@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
-from lwdc.candidates import Candidate, Operator, build, label
+from lwdc.candidates import Candidate, Operator, build, label, low_rank
 from lwdc.candidates.base import with_settings
 from lwdc.candidates.original import trained_weight
 from lwdc.errors import ArchitectureError, SpaceError, unknown_name
@@ -144,6 +144,7 @@ def inherit_mixture(supernet: nn.Module, architecture: Architecture) -> None:
     for op, weight in weights:
         if weight is not None:
             op.operators[candidate_index(op, architecture)].inherit(weight)  # type: ignore[operator]
+    low_rank.forget()
 
 
 def candidate_index(op: SelectionOp, architecture: Architecture) -> int:
@@ -205,6 +206,7 @@ def _selection_op(
         else:
             operator.reset(float(weight.norm()))
         operators.append(operator)
+    low_rank.forget()
     return SelectionOp(
         choice.site, layer, choice.candidates, tuple(operators), gate, mixing=mixing, errors=errors
     ).train(layer.training)

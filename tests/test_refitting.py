@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import lwdc.refitting
 from lwdc.architecture import Architecture
+from lwdc.errors import ArchitectureError, TrainingError
 from lwdc.gates import Softmax
 from lwdc.refitting import refit
 from lwdc.selection import selection_ops
@@ -50,7 +52,7 @@ def test_a_layer_that_can_give_what_the_site_gave_does(data: st.DataObject) -> N
     network = nn.Sequential(conv).double().eval()
     images = torch.randn(64, 4, *(9, 8)[:dims], dtype=torch.float64)
     changed = disturbed(network, ["0"])
-    remaining = refit(changed, network, originals("0"), images, damping=0.0)
+    remaining = refit(changed, network, originals("0"), images, damping=1e-12)
     assert remaining == {"0": pytest.approx(0.0, abs=1e-12)}
     with torch.no_grad():
         torch.testing.assert_close(changed(images), network(images), rtol=1e-6, atol=1e-6)
@@ -60,7 +62,7 @@ def test_a_linear_layer_over_tokens_is_refitted_too() -> None:
     network = nn.Sequential(nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 3, bias=False)).double()
     images = torch.randn(20, 7, 6, dtype=torch.float64)
     changed = disturbed(network, ["0", "2"])
-    refit(changed, network, originals("0", "2"), images, damping=0.0)
+    refit(changed, network, originals("0", "2"), images, damping=1e-12)
     with torch.no_grad():
         torch.testing.assert_close(changed(images), network(images), rtol=1e-6, atol=1e-6)
 
@@ -76,7 +78,7 @@ def test_no_other_last_layer_would_be_nearer(candidate: dict[str, object], bias:
     with torch.no_grad():
         wanted = model(images)
         before = (network(images) - wanted).square().sum()
-    (remaining,) = refit(network, model, architecture, images, damping=0.0).values()
+    (remaining,) = refit(network, model, architecture, images, damping=1e-12).values()
     error = (network(images) - wanted).square().sum()
     error.backward()
     last = list(network.modules())[-1]
@@ -158,7 +160,7 @@ def test_the_mixture_of_a_supernet_is_a_reference_too() -> None:
     (op,) = selection_ops(supernet).values()
     nn.init.normal_(op.gate.logits)
     network, architecture = discretise(supernet, originals("0"))
-    refit(network, supernet, architecture, torch.randn(20, 4, 8, 8, dtype=torch.float64), damping=0.0)
+    refit(network, supernet, architecture, torch.randn(20, 4, 8, 8, dtype=torch.float64), damping=1e-12)
     supernet.eval()
     torch.testing.assert_close(network.get_parameter("0.weight"), op.as_weight(), rtol=1e-8, atol=1e-8)
     assert op.mixture is None
@@ -210,7 +212,7 @@ def test_damping_pulls_towards_the_present_weights() -> None:
     network, images = nn.Sequential(nn.Conv2d(4, 4, 3)), torch.randn(8, 4, 9, 9)
     before = disturbed(network, ["0"])
     moved = []
-    for damping in (0.0, 1.0, 100.0):
+    for damping in (1e-12, 1.0, 100.0):
         changed = copy.deepcopy(before)
         refit(changed, network, originals("0"), images, damping=damping)
         moved.append(float((changed.get_parameter("0.weight") - before.get_parameter("0.weight")).detach().norm()))
@@ -224,3 +226,52 @@ def test_the_same_examples_give_the_same_weights() -> None:
     torch.randn(3)  # the global generator has no say
     refit(other, model, architecture, images, places=100)
     assert same_state(one, other)
+
+
+def test_padding_that_was_set_after_construction_is_the_one_that_counts() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)).double()
+    network[0].dilation, network[0].padding = (2, 2), (2, 2)
+    changed, images = disturbed(network, ["0"]), torch.randn(12, 4, 8, 8, dtype=torch.float64)
+    assert refit(changed, network, originals("0"), images, damping=1e-12)["0"] < 1e-10
+    with torch.no_grad():
+        torch.testing.assert_close(changed(images), network(images), rtol=1e-6, atol=1e-6)
+
+
+def test_places_are_summed_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = Deep().double(), torch.randn(16, 8, 8, 8, dtype=torch.float64)
+    whole, architecture = compressed(model, LOW_RANK)
+    few = copy.deepcopy(whole)
+    errors = refit(whole, model, architecture, images)
+    monkeypatch.setattr(lwdc.refitting, "_CHUNK", 100)
+    assert refit(few, model, architecture, images) == pytest.approx(errors)
+    for parameter, other in zip(few.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other)
+
+
+def test_large_networks_keep_fewer_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False)), torch.randn(4, 4, 6, 6)
+    monkeypatch.setattr(lwdc.refitting, "_MOST", 4 * 143)  # one place too few for 36 weights a filter
+    assert refit(disturbed(network, ["0"]), network, originals("0"), images) == {}
+    monkeypatch.setattr(lwdc.refitting, "_MOST", 4 * 144)
+    assert refit(disturbed(network, ["0"]), network, originals("0"), images)["0"] < 1e-3
+
+
+def test_a_shared_bias_stays_and_so_does_what_no_number_comes_to() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1))
+    network[1].bias = network[0].bias
+    images = torch.randn(8, 4, 6, 6)
+    changed = disturbed(network, ["0", "1", "2"])
+    assert list(refit(changed, network, originals("0", "1", "2"), images)) == ["2"]
+    before = copy.deepcopy(changed)
+    images[0, 0, 0, 0] = float("nan")
+    assert refit(changed, network, originals("2"), images) == {} and same_state(changed, before)
+
+
+def test_what_cannot_serve_is_refused() -> None:
+    network, images = nn.Sequential(nn.Conv2d(4, 4, 3)), torch.randn(4, 4, 6, 6)
+    with pytest.raises(ArchitectureError, match="there is no layer 'body' to refit"):
+        refit(network, network, originals("body"), images)
+    with pytest.raises(TrainingError, match=r"two examples or more and a damping above 0, found 1 and 0\.001"):
+        refit(network, network, originals("0"), images[:1])
+    with pytest.raises(TrainingError, match="found 4 and 0"):
+        refit(network, network, originals("0"), images, damping=0)

@@ -46,6 +46,7 @@ from lwdc.space import Plan, SearchSpace, make_plan, released_on_meta
 from lwdc.strategies import weight_parameters
 from lwdc.surgery import default_input_size, point_at, selection_ops
 from lwdc.tracing import BY_SHAPES, Shape, outline
+from lwdc.training import recalibrate
 
 # 64 first: below it the last maps of most networks are one pixel, and most taps of a kernel are never read.
 SIDES = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384)
@@ -169,10 +170,15 @@ def compress(backbone: Backbone, size: Shape, record: Record, say: Say) -> tuple
     record["changed"] = sum(candidate["op"] != "original" for candidate in architecture.choices.values())
     say("step")
     step(supernet, torch.randn(2, *size))
+    images = torch.randn(2, *size)
+    with torch.no_grad():
+        overflows = not all(leaf.isfinite().all() for leaf in outputs(supernet.eval()(images.clone())))
+    if overflows:  # Fresh weights, and norms that have seen one batch: let them have this one's statistics.
+        recalibrate(supernet, [(images, images)], 1)
     say("discretise")
     network, _ = lwdc.discretise(supernet, architecture)
     say("compare")
-    record |= compare(supernet, network, torch.randn(2, *size))
+    record |= compare(supernet, network, images)
     say("costs")
     for cost, counted in ((lwdc.Macs(), count_macs(network, [size])), (lwdc.Params(), count_params(network))):
         table = lwdc.tabulate(supernet, cost)

@@ -68,6 +68,11 @@ class _ByValue:
         return isinstance(other, _ByValue) and self._type == other._type and torch.equal(self.matrix, other.matrix)
 
 
+def forget() -> None:
+    """Free what is kept of the last weight; called when a layer's operators have inherited."""
+    _eigenvectors.cache_clear()
+
+
 @functools.lru_cache(maxsize=1)  # operators of one layer that differ in their rank come one after the other
 def _eigenvectors(key: _ByValue) -> Tensor:
     """Eigenvectors of the smaller Gram matrix of ``(g, m, n)``, by rising eigenvalue, in float64."""

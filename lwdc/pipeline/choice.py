@@ -25,35 +25,46 @@ def chosen_network(
     short search, in which the mixture has fallen behind, they are the better ones. Without ``strategy.inherit`` only
     the supernet's come into question. Nothing is changed in place.
     """
+    images = _examples(prepared)
+
+    def begin(supernet: nn.Module, reference: nn.Module | None) -> nn.Module:
+        network, _ = discretise(supernet, architecture)
+        if reference is not None and images is not None:
+            refit(network, reference, architecture, images)
+        prepared.seed("recalibrate")
+        recalibrate(network, _batches(prepared), prepared.settings.recalibrate_batches, prepared.fabric)
+        return network
+
     trained = copy.deepcopy(supernet)
     if mixes:  # else operators were trained one at a time, and are what they shall be
         inherit_mixture(trained, architecture)
-    starts = {"supernet": discretise(trained, architecture)[0]}
-    if mixes:
-        refit_to(supernet, starts["supernet"], architecture, prepared)
+    starts = {"supernet": begin(trained, supernet if mixes else None)}
+    del trained
     if prepared.settings.inherit:
-        inherited = prepared.placed(prepared.supernet(baseline))
-        starts["baseline"] = discretise(inherited, architecture)[0]
-        refit_to(baseline, starts["baseline"], architecture, prepared)
-    found = {}
-    for start, network in starts.items():
-        prepared.seed("recalibrate")
-        recalibrate(network, _batches(prepared), prepared.settings.recalibrate_batches, prepared.fabric)
-        found[start] = prepared.accuracy(network, "valid")
+        starts["baseline"] = begin(prepared.placed(prepared.supernet(baseline)), baseline)
+    found = {start: prepared.accuracy(network, "valid") for start, network in starts.items()}
     return starts[max(found, key=lambda start: found[start])], found
 
 
 def refit_to(reference: nn.Module, network: nn.Module, architecture: Architecture, prepared: Prepared) -> None:
-    """``refit`` on the first training images, as many as the settings say or memory bears; in place on ``network``."""
+    """``refit`` on the training images that the settings ask for, if any; in place on ``network``."""
+    images = _examples(prepared)
+    if images is not None:
+        refit(network, reference, architecture, images)
+
+
+def _examples(prepared: Prepared) -> Tensor | None:
+    """The first training images, as many as the settings say or memory bears."""
     settings = prepared.settings
     most = min(settings.refit_images, max(2, _MOST_VALUES // math.prod(settings.data.input_size)))
+    if most == 0:
+        return None
     images: list[Tensor] = []
     for batch, _ in _batches(prepared):
+        images.append(batch)
         if sum(map(len, images)) >= most:
             break
-        images.append(batch)
-    if images:
-        refit(network, reference, architecture, torch.cat(images)[:most])
+    return torch.cat(images)[:most]
 
 
 _MOST_VALUES = 2**24  # of all images together, which pass through the network at once: 111 of 3 x 224 x 224

@@ -152,7 +152,7 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
     run.finish(
         "search",
         seconds=seconds,
-        valid=prepared.accuracy(network, "valid"),
+        valid=max(found.values()),
         supernet_valid=prepared.accuracy(supernet, "valid"),
         cost_before=prepared.table.total,
         cost_after=prepared.table.of(architecture),

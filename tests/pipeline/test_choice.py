@@ -12,8 +12,8 @@ from torch import nn
 from lwdc.architecture import Architecture
 from lwdc.data import Digits
 from lwdc.gates import OneHot, Softmax
-from lwdc.pipeline import Prepared, Settings, prepare
-from lwdc.pipeline.choice import chosen_network
+from lwdc.pipeline import Prepared, Settings, choice, prepare
+from lwdc.pipeline.choice import _examples, chosen_network
 from lwdc.selection import gates
 from lwdc.surgery import discretise, inherit_mixture
 from lwdc.training import Fit
@@ -73,6 +73,7 @@ def test_the_refit_pays_and_can_be_left_out(trained: tuple[Prepared, nn.Module])
         for images in (100, 0)
     )
     assert with_it[1]["baseline"] > without[1]["baseline"] + 0.05
+    assert with_it[1]["supernet"] > without[1]["supernet"] + 0.05
 
     plain = copy.deepcopy(supernet)
     inherit_mixture(plain, architecture)
@@ -92,3 +93,27 @@ def test_operators_trained_one_at_a_time_stay_what_they_are(settings: MakeSettin
     network, _ = chosen_network(prepared, supernet, prepared.model, architecture, mixes=False)
     weights = dict(discretise(supernet, architecture)[0].named_parameters())
     assert all(torch.equal(p, weights[name]) for name, p in network.named_parameters())
+
+
+def test_large_images_are_fewer(trained: tuple[Prepared, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared, _ = trained
+    asked = with_settings(prepared, refit_images=100)
+    assert len(_examples(asked)) == 100  # type: ignore[arg-type]
+    monkeypatch.setattr(choice, "_MOST_VALUES", 30 * 8 * 8)
+    assert len(_examples(asked)) == 30  # type: ignore[arg-type]
+    assert _examples(with_settings(prepared, refit_images=0)) is None
+
+
+def test_what_was_random_before_has_no_say(settings: MakeSettings) -> None:
+    """The network has dropout, and batch norms are re-estimated in training mode."""
+    prepared = prepare(settings(gate=Softmax))
+    supernet = prepared.supernet(prepared.model)
+    architecture = choice_of(supernet, prepared)
+    networks = []
+    for _ in range(2):
+        networks.append(chosen_network(prepared, supernet, prepared.model, architecture, mixes=True)[0])
+        torch.randn(7)
+    assert same_state(*networks)
+    fresh, _ = discretise(supernet, architecture)
+    moved = [name for name, value in networks[0].named_buffers() if "running" in name]
+    assert moved and all(not torch.equal(networks[0].get_buffer(n), fresh.get_buffer(n)) for n in moved)
