@@ -87,12 +87,12 @@ def lwdc(job: Job) -> Outcome:
 
 
 def random(job: Job) -> Outcome:
-    """A random architecture of lwdc's space with as many MACs, from inherited weights."""
+    """A random architecture of lwdc's space with as many MACs, from inherited and refitted weights."""
     return _unsearched(job, random_architecture)
 
 
 def kept(job: Job) -> Outcome:
-    """No search: what keeps most of the trained layers within the bound, as the gates begin; inherited weights."""
+    """No search: what keeps most of the trained layers within the bound, as the gates begin; inherited, refitted."""
     return _unsearched(job, keeping_architecture)
 
 
