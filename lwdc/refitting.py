@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lwdc.architecture import Architecture
 from lwdc.errors import ArchitectureError, TrainingError
+from lwdc.tracing import evaluating
 
 
 def refit(
@@ -62,6 +63,7 @@ def refit(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_by_batch(network))
+        stack.enter_context(torch.no_grad())
         for name in targets:
             stack.callback(layers[name].register_forward_pre_hook(solve_at(name)).remove)
         network(images)
@@ -117,7 +119,8 @@ def _targets(reference: nn.Module, layers: dict[str, Any], images: Tensor, place
         return hook
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_evaluating(reference))
+        stack.enter_context(evaluating(reference))
+        stack.enter_context(torch.no_grad())
         for name, layer in layers.items():
             stack.callback(reference.get_submodule(name).register_forward_hook(look_at(name, layer)).remove)
         reference(images)
@@ -199,22 +202,9 @@ def _reader(layer: Any, x: Tensor, rows: int) -> Callable[[Tensor], Tensor] | No
 
 
 @contextlib.contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """In evaluation mode and without gradient; as it was afterwards."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-@contextlib.contextmanager
 def _by_batch(network: nn.Module) -> Iterator[None]:
-    """The same, but for batch norms, which take the batch's statistics and remember none."""
-    with _evaluating(network):
+    """In evaluation mode, but for batch norms, which take the batch's statistics and remember none."""
+    with evaluating(network):
         norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         for norm in norms:
             norm.training, norm.track_running_stats = True, False

@@ -1,7 +1,9 @@
 """Tracing: a network run on the shape of an input, to see what its layers meet, without computing anything."""
 
+import contextlib
 import copy
 import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +18,18 @@ Shape = tuple[int, ...]  # (channels, height, width), (channels, length) or (pos
 def outline(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode that shares the parameters of ``model``: nothing done to it reaches ``model``."""
     return copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode; afterwards every module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class Trace(NamedTuple):

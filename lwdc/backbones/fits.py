@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from lwdc.errors import BackboneError
+from lwdc.tracing import evaluating
 
 
 def check_fits(network: nn.Module, input_size: tuple[int, ...], num_classes: int) -> None:
@@ -12,12 +13,10 @@ def check_fits(network: nn.Module, input_size: tuple[int, ...], num_classes: int
     ``input_size`` has no batch axis. One blank input is run in evaluation mode; the network's modes, weights
     and statistics are left as they were.
     """
-    modes = {module: module.training for module in network.modules()}
     parameter = next(network.parameters(), torch.empty(0))
     blank = torch.zeros(1, *input_size, dtype=parameter.dtype, device=parameter.device)
-    network.eval()
     try:
-        with torch.no_grad():
+        with evaluating(network), torch.no_grad():
             logits = network(blank)
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -25,9 +24,6 @@ def check_fits(network: nn.Module, input_size: tuple[int, ...], num_classes: int
             f"the network cannot take inputs of {tuple(input_size)}: {reason}; "
             "choose another network, other options (timm's img_size, in_chans), or other data."
         ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if logits.shape != (1, num_classes):
         raise BackboneError(
             f"the network returns {tuple(logits.shape)} for one input instead of (1, {num_classes}) "

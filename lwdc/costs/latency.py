@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lwdc.tracing import Shape
+from lwdc.tracing import Shape, evaluating
 
 
 def measure_ms(
@@ -27,14 +27,8 @@ def measure_ms(
     reference = next(module.parameters(), torch.zeros((), device=device))
     device, dtype = reference.device, reference.dtype
     inputs = [torch.randn(batch, *shape, device=device, dtype=dtype) for shape in input_shapes]
-    training = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        with torch.inference_mode():
-            return _median(module, inputs, device, repeats, budget_s)
-    finally:
-        for m, mode in training.items():
-            m.training = mode
+    with evaluating(module), torch.inference_mode():
+        return _median(module, inputs, device, repeats, budget_s)
 
 
 def _median(

@@ -25,12 +25,11 @@ def chosen_network(
     short search, in which the mixture has fallen behind, they are the better ones. Without ``strategy.inherit`` only
     the supernet's come into question. Nothing is changed in place.
     """
-    images = _examples(prepared)
 
     def begin(supernet: nn.Module, reference: nn.Module | None) -> nn.Module:
         network, _ = discretise(supernet, architecture)
-        if reference is not None and images is not None:
-            refit(network, reference, architecture, images)
+        if reference is not None:
+            refit_to(reference, network, architecture, prepared)
         prepared.seed("recalibrate")
         recalibrate(network, _batches(prepared), prepared.settings.recalibrate_batches, prepared.fabric)
         return network
