@@ -54,6 +54,8 @@ _NOT_COMPARED = (
     "checkpoint",
     "compute.accelerator",
     "compute.threads",
+    "cost.cache",
+    "cost.strict",
     "export",
     "latency_batches",
     "inspect",
@@ -212,14 +214,10 @@ _ACTIONS: dict[str, Callable[[str, DictConfig], Any]] = {
 
 def make_settings(config: DictConfig) -> Settings:
     """The objects that a configuration describes."""
-    backbone, cost = config.backbone, config.cost
     return Settings(
-        backbone=_checked(BackboneSettings, "backbone", **_plain(backbone)),
+        backbone=_checked(BackboneSettings, "backbone", **_plain(config.backbone)),
         data=_build(config.data, "data"),
-        cost=_checked(
-            CostSettings, "cost", model=_build(cost.model, "cost.model"), shape=_build(cost.shape, "cost.shape"),
-            **{k: v for k, v in _plain(cost).items() if k not in ("model", "shape")},
-        ),
+        cost=_cost(config.cost, "cost"),
         train=_recipe(config, "train"),
         search=_recipe(config, "strategy"),
         finetune=_recipe(config, "finetune"),
@@ -240,6 +238,27 @@ def make_settings(config: DictConfig) -> Settings:
         seed=config.seed,
         baseline=None if config.baseline is None else Path(config.baseline),
         checkpoint_minutes=config.checkpoint.every_minutes,
+    )  # fmt: skip
+
+
+def _cost(node: DictConfig, key: str) -> CostSettings:
+    """A cost, with those beside it. What its model takes may stand beside the model, as ``cost.runtime`` does."""
+    also = []
+    for name, given in (node.get("also") or {}).items():
+        known = _groups()["cost"]
+        if name not in known:
+            raise LwdcError(f"{key}.also: " + unknown_name("cost", str(name), known))
+        folder = importlib.resources.files("lwdc.conf") / "cost"
+        composed = OmegaConf.merge(
+            *(OmegaConf.create((folder / f"{n}.yaml").read_text()) for n in ("macs", name)), given
+        )
+        assert isinstance(composed, DictConfig)
+        composed.pop("defaults", None)
+        also.append(_cost(composed, f"{key}.also.{name}"))
+    rest = {k: v for k, v in _plain(node).items() if k not in ("model", "shape", "also") and k not in node.model}
+    return _checked(
+        CostSettings, key, model=_build(node.model, f"{key}.model"), shape=_build(node.shape, f"{key}.shape"),
+        also=tuple(also), **rest,
     )  # fmt: skip
 
 

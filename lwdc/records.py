@@ -14,12 +14,20 @@ class GateRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class CostState:
+    """One cost at one moment of a search."""
+
+    name: str
+    expected: float  # of the whole network under the gates, as a share of the original's
+    bound: float | None  # what a budget holds the cost to at this moment; None without a budget
+    factor: float  # the weight of the cost in the objective at this moment
+
+
+@dataclasses.dataclass(frozen=True)
 class SearchState:
     """What a search adds to an epoch's record."""
 
-    expected_cost: float  # of the whole network under the gates, as a share of the original's
-    bound: float | None  # what a budget holds the cost to at this moment; None without a budget
-    factor: float  # the weight of the cost in the objective at this moment
+    costs: tuple[CostState, ...]  # the one that was asked for first, then any others
     decided: float  # mean over sites of the largest probability: 1 = every gate has chosen
     gates: tuple[GateRecord, ...]
 
@@ -111,14 +119,27 @@ class ExportRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class CostResult:
+    """What became of one cost that was searched under. Amounts are in ``unit``."""
+
+    name: str
+    unit: str
+    factor: float | None
+    budget: str | None  # as it was asked for
+    bound: float | None
+    before: float
+    after: float  # exact where the cost is counted, else as the table predicts it
+    measured: float | None  # the finished architecture measured as a whole; None where the cost is counted
+    agreement: dict[str, float] | None  # of what the table predicts with measurements of whole networks
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """The last record of a run; ``summary.json`` holds it."""
 
     name: str  # backbone on data set
     seed: int
-    cost: str  # name of the cost that was searched under
-    factor: float | None
-    budget: str | None
+    costs: tuple[CostResult, ...]  # that were searched under, the first one asked for first
     before: Measures
     after: Measures
     valid: Accuracies

@@ -45,7 +45,7 @@ def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> Trace:
 
     ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an input of ``input_size``.
     """
-    for run in (*BY_SHAPES, _run_for_real):
+    for run in WAYS:
         # A copy for each, which takes the hooks and caches that a forward pass leaves behind.
         copied = outline(model)
         found = Trace({}, set(), {})
@@ -126,6 +126,7 @@ def _run_for_real(model: nn.Module, shape: Shape) -> None:
 
 
 BY_SHAPES = (_run_on_meta, _run_on_fakes)  # ways to run a network on one input of a shape, computing nothing
+WAYS = (*BY_SHAPES, _run_for_real)  # all ways, the next for where one fails
 
 
 def _image(model: nn.Module, shape: Shape, device: str | None = None) -> Tensor:

@@ -186,7 +186,51 @@ def test_a_factor_takes_the_place_of_the_default_budget(lwdc_in: Run, tmp_path: 
     lines = [json.loads(line) for line in (tmp_path / "f" / "records.jsonl").read_text().splitlines()]
     searched = [line for line in lines if line.get("phase") == "search"]
     assert searched
-    assert searched[0]["search"]["bound"] is None
+    assert searched[0]["search"]["costs"][0]["bound"] is None
+
+
+def test_a_run_under_a_measured_cost_and_beside_it_a_counted_one(
+    lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LWDC_CACHE", str(tmp_path / "cache"))
+    beside = ["cost.budget=0.95", "cost.networks=3", "cost.batch=2", "+cost.also.params.budget=60%"]
+    code, out, error = lwdc_in("compress", *TINY, "cost=latency", *beside, "hydra.run.dir=f")
+    assert code == 0, error
+    assert "latency, budget 0.95 and params, budget 60%" in out
+    assert "of 3 random architectures the table ranks" in out and " ms predicted, " in out
+    (latency, params) = json.loads((tmp_path / "f" / "summary.json").read_text())["costs"]
+    assert (latency["name"], latency["unit"], params["name"]) == ("latency", "ms", "params")
+    assert latency["measured"] > 0 and latency["agreement"]["networks"] == 3
+    assert params["after"] <= 0.6 * params["before"]
+    lines = (tmp_path / "cache" / "latency.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["environment"]["batch"] == 2 for line in lines)
+
+    code, out, error = lwdc_in("inspect", *TINY, "cost=latency", "cost.strict=true", "cost.batch=2", "cost.networks=0")
+    assert code == 0 and "of the latency; reachable: " in out, error
+    said = refused(lwdc_in("inspect", *TINY, "cost=latency", "cost.strict=true", "cost.networks=0"))
+    assert "have never been measured on this device" in said and "batch 2" in said
+
+
+def test_costs_of_a_users_own(lwdc_in: Run, tmp_path: Path) -> None:
+    assert "cost.file" in refused(lwdc_in("inspect", *TINY, "cost=table"))
+    (tmp_path / "energy.csv").write_text("site,operator,cost\nlayer1.0.conv1,original,nan\n")
+    said = refused(lwdc_in("inspect", *TINY, "cost=table", "cost.file=energy.csv", "cost.unit=mJ"))
+    assert "the cost of 'original' at 'layer1.0.conv1' is nan; it must be finite" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["+cost.also.parms.budget=0.5"], "unknown cost 'parms'. Did you mean 'params'"),
+        (["+cost.also.macs.budget=0.5"], "the cost 'macs' is asked for twice"),
+        (["+cost.also.params.budget=5ms"], "has the unit 'ms', the cost is counted in params"),
+        (["+cost.also.params.bugdet=0.5"], "cost.also.params: "),
+        (["cost=latency", "cost.runtime=onyx"], "unknown cost.runtime 'onyx'"),
+        (["cost=memory", "cost.budget=1kB"], "cannot be reached: the smallest memory of this space"),
+    ],
+)
+def test_costs_that_cannot_be_had_are_refused(lwdc_in: Run, settings: list[str], said: str) -> None:
+    assert said in refused(lwdc_in("search", *TINY, *settings, "hydra.run.dir=f"))
 
 
 def test_every_experiment_can_be_swept_over_the_factor(lwdc_in: Run) -> None:

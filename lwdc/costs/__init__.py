@@ -1,19 +1,31 @@
 """Costs: what a network costs, what a search expects it to cost, and how a bound is kept."""
 
-from lwdc.costs.base import CostModel
-from lwdc.costs.budget import BudgetController, choose, parse_budget
-from lwdc.costs.latency import measure_ms
+from lwdc.costs.base import CostModel, MeasuredCostModel, WholeCostModel
+from lwdc.costs.budget import BudgetController, choose, choose_within, parse_budget
+from lwdc.costs.from_file import FromFile
+from lwdc.costs.latency import Latency
 from lwdc.costs.macs import Macs
+from lwdc.costs.memory import Memory
 from lwdc.costs.params import Params
-from lwdc.costs.table import CostTable, expected_cost, linear, logarithmic, penalty, tabulate
+from lwdc.costs.size import Size
+from lwdc.costs.table import Agreement, CostTable, expected_cost, linear, logarithmic, penalty, tabulate
+from lwdc.costs.timing import measure_ms
 
 __all__ = [
+    "Agreement",
     "BudgetController",
     "CostModel",
     "CostTable",
+    "FromFile",
+    "Latency",
     "Macs",
+    "MeasuredCostModel",
+    "Memory",
     "Params",
+    "Size",
+    "WholeCostModel",
     "choose",
+    "choose_within",
     "expected_cost",
     "linear",
     "logarithmic",

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -13,10 +14,9 @@ from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.costs.table import CostTable
+from lwdc.costs.units import example, in_unit
 from lwdc.errors import CostError
 from lwdc.selection import selection_ops
-
-_PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def parse_budget(budget: float | str, table: CostTable) -> int:
@@ -25,7 +25,7 @@ def parse_budget(budget: float | str, table: CostTable) -> int:
     Raises ``CostError`` if it is malformed, of another unit, or below what any architecture reaches.
     """
     text = str(budget).strip()
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[a-zA-Z]*)", text)
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[a-zA-Zµ]*)", text)
     if match is None:
         raise CostError(f"budget {text!r} cannot be read; write a share like 0.5 or an amount like {_example(table)}.")
     number, suffix = Fraction(match[1]), match[2]
@@ -41,19 +41,17 @@ def parse_budget(budget: float | str, table: CostTable) -> int:
         bound = math.floor(number * _scale(suffix, text, table))
     if bound < table.smallest:
         raise CostError(
-            f"budget {text!r} ({bound:,} {table.unit}) cannot be reached: the smallest {table.name} of this space is "
-            f"{table.smallest:,} ({table.smallest / table.total:.3f} of the original). "
+            f"budget {text!r} ({amount(bound, table)}) cannot be reached: the smallest {table.name} of this space is "
+            f"{table.show(table.smallest)} ({table.smallest / table.total:.3f} of the original). "
             "Raise it, or add cheaper candidates."
         )
     return bound
 
 
-def _scale(suffix: str, text: str, table: CostTable) -> int:
-    unit = table.unit.lower()
-    stem = suffix.lower()
-    for ending in (unit + "s", unit, unit.rstrip("s")):
-        if stem.endswith(ending) and stem.removesuffix(ending) in _PREFIXES:
-            return _PREFIXES[stem.removesuffix(ending)]
+def _scale(suffix: str, text: str, table: CostTable) -> Fraction:
+    found = in_unit(suffix, table.unit)
+    if found is not None:
+        return found * table.per_unit
     raise CostError(
         f"budget {text!r} has the unit {suffix!r}, the cost is counted in {table.unit}; "
         f"write a share like 0.5 or an amount like {_example(table)}."
@@ -61,57 +59,77 @@ def _scale(suffix: str, text: str, table: CostTable) -> int:
 
 
 def _example(table: CostTable) -> str:
-    half = table.total / 2
-    prefix, scale = next(((p, s) for p, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if half >= s), ("", 1.0))
-    return f"{half / scale:.3g}{prefix}{table.unit}"
+    return example(table.total / table.per_unit / 2, table.unit)
+
+
+def amount(cost: int, table: CostTable) -> str:
+    """A cost with its unit."""
+    return f"{table.show(cost)} {table.unit}" if table.per_unit == 1 else table.show(cost)
 
 
 def choose(supernet: nn.Module, table: CostTable, bound: int | None = None) -> Architecture:
     """The architecture with the largest sum of log-probabilities whose cost is at most ``bound``.
 
-    Exact: a multiple-choice knapsack, solved as a mixed-integer program. Sites that share a gate choose once.
+    Exact: a multiple-choice knapsack, solved as a mixed-integer program. Sites that share a gate choose once. Raises
+    ``CostError`` if no architecture keeps the bound.
     """
+    return choose_within(supernet, [] if bound is None else [(table, bound)])
+
+
+def choose_within(supernet: nn.Module, bounds: Sequence[tuple[CostTable, int]]) -> Architecture:
+    """The same under any number of bounds at once, each on a cost of its own."""
     ops = selection_ops(supernet)
-    costs = table.group_costs()
-    scores = {group: ops[group].gate.scores().double().cpu().numpy() for group in costs}
-    if bound is None:
-        picked = {group: int(scores[group].argmax()) for group in costs}
-    else:
-        picked = _knapsack(scores, {g: np.array(c, dtype=np.int64) for g, c in costs.items()}, bound - table.rest)
-    return Architecture({name: op.candidates[picked[table.groups[name]]] for name, op in ops.items()})
+    first: dict[Any, str] = {}
+    groups = {name: first.setdefault(op.gate, name) for name, op in ops.items()}
+    scores = {group: ops[group].gate.scores().double().cpu().numpy() for group in dict.fromkeys(groups.values())}
+    picked = _knapsack(scores, bounds) if bounds else {group: int(s.argmax()) for group, s in scores.items()}
+    if picked is None:
+        asked = ", ".join(f"{table.name} {amount(bound, table)}" for table, bound in bounds)
+        raise CostError(
+            f"no architecture of this space keeps {asked}{' together' if len(bounds) > 1 else ''}. "
+            "Raise a budget, or add cheaper candidates."
+        )
+    return Architecture({name: op.candidates[picked[groups[name]]] for name, op in ops.items()})
 
 
-def _knapsack(scores: dict[str, Any], costs: dict[str, Any], capacity: int) -> dict[str, int]:
+def _knapsack(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]]) -> dict[str, int] | None:
     sizes = [len(scores[group]) for group in scores]
-    flat_cost = np.concatenate([costs[group] for group in scores])
     one_each = np.zeros((len(sizes), sum(sizes)))
     for row, (start, size) in enumerate(zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True)):
         one_each[row, start : start + size] = 1
-    scale = max(int(flat_cost.max()), 1)
-    constraints = [
-        LinearConstraint(one_each, 1, 1),
-        LinearConstraint(flat_cost[None] / scale, -np.inf, capacity / scale),
-    ]
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    allowed = np.ones(sum(sizes))
+    held = []  # costs by position, and what they may sum to
+    for table, bound in bounds:
+        costs = table.group_costs()
+        flat = np.concatenate([np.array(costs[group], dtype=np.int64) for group in scores])
+        if table.peak:
+            allowed[flat > bound] = 0
+            if table.rest > bound:
+                return None
+            continue
+        held.append((flat, bound - table.rest))
+        scale = max(int(flat.max()), 1)
+        constraints.append(LinearConstraint(flat[None] / scale, -np.inf, (bound - table.rest) / scale))
     while True:
         solution = milp(
             -np.concatenate([scores[group] for group in scores]),
             integrality=np.ones(sum(sizes)),
-            bounds=Bounds(0, 1),
+            bounds=Bounds(0, allowed),
             constraints=constraints,
             options={"mip_rel_gap": 0.0},  # by default it stops at a ten-thousandth
         )
         if solution.x is None:
-            break
+            return None
         chosen, taken, start = {}, np.zeros(sum(sizes)), 0
         for group, size in zip(scores, sizes, strict=True):
             chosen[group] = int(solution.x[start : start + size].argmax())
             taken[start + chosen[group]] = 1
             start += size
-        if sum(int(costs[group][index]) for group, index in chosen.items()) <= capacity:
+        if all(int(flat[taken == 1].sum()) <= capacity for flat, capacity in held):
             return chosen
         # The solver works with tolerances; whole numbers decide. What they refuse is ruled out, and it tries again.
         constraints.append(LinearConstraint(taken, -np.inf, len(sizes) - 1))
-    return {group: int(costs[group].argmin()) for group in scores}
 
 
 @dataclasses.dataclass

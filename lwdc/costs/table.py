@@ -2,22 +2,38 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.candidates import Operator, label
-from lwdc.costs.base import CostModel
+from lwdc.costs.base import CostModel, WholeCostModel
 from lwdc.errors import ArchitectureError
 from lwdc.selection import SelectionOp, selection_ops
 from lwdc.surgery import input_size_of, original_network
 
 
+class Agreement(NamedTuple):
+    """How well a table's sums predict what whole networks were measured to cost; beside it, what a repetition gives."""
+
+    networks: int  # random architectures, from cheap to dear
+    rank: float  # Spearman's correlation of sums and measurements
+    error: float  # mean relative error, each predicted from the others
+    rank_repeated: float  # the same of two measurements
+    error_repeated: float
+
+
 @dataclasses.dataclass(frozen=True)
 class CostTable:
-    """Costs in ``unit``: per site and label in gate order, of the original layers, and of all the rest."""
+    """Costs: per site and label in gate order, of the original layers, and of all the rest.
+
+    They are whole numbers, ``per_unit`` of which are one ``unit``. The cost of a network is their sum, or with
+    ``peak`` the largest of them.
+    """
 
     name: str
     unit: str
@@ -25,41 +41,67 @@ class CostTable:
     original: Mapping[str, int]
     groups: Mapping[str, str]  # site -> the first site that shares its gate
     rest: int
-    _shares: dict[torch.device, Tensor] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    per_unit: int = 1
+    peak: bool = False
+    agreement: Agreement | None = None  # of a measured cost with whole networks
+    _shares: dict[torch.device, Tensor] = dataclasses.field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def total(self) -> int:
         """Cost of the original network."""
-        return self.rest + sum(self.original.values())
+        return self._together(self.original.values())
 
     def of(self, architecture: Architecture) -> int:
         """Cost of the network that the architecture gives; exact for counted costs."""
-        total = self.rest
+        found = []
         for site, costs in self.sites.items():
             name = label(architecture.choices[site]) if site in architecture.choices else "-"
             if name not in costs:
                 raise ArchitectureError(f"site {site!r} has costs for {', '.join(costs)}, not for {name!r}.")
-            total += costs[name]
-        return total
+            found.append(costs[name])
+        return self._together(found)
 
     @property
     def smallest(self) -> int:
         """The smallest cost that any architecture reaches."""
-        return self.rest + sum(min(costs) for costs in self.group_costs().values())
+        return self._together(min(costs) for costs in self.group_costs().values())
 
     @property
     def largest(self) -> int:
         """The largest cost that any architecture reaches."""
-        return self.rest + sum(max(costs) for costs in self.group_costs().values())
+        return self._together(max(costs) for costs in self.group_costs().values())
+
+    def _together(self, costs: Iterable[int]) -> int:
+        return max(self.rest, *costs) if self.peak else self.rest + sum(costs)
 
     def group_costs(self) -> dict[str, list[int]]:
-        """Per gate the cost of each candidate, summed over the sites that share the gate."""
+        """Per gate the cost of each candidate, at all sites together that share the gate."""
+        join = max if self.peak else operator.add
         found: dict[str, list[int]] = {}
         for site, costs in self.sites.items():
             group = self.groups[site]
             so_far = found.get(group, [0] * len(costs))
-            found[group] = [a + b for a, b in zip(so_far, costs.values(), strict=True)]
+            found[group] = [join(a, b) for a, b in zip(so_far, costs.values(), strict=True)]
         return found
+
+    def in_unit(self, cost: int) -> float:
+        """A cost in the unit; whole numbers stay so."""
+        return cost if self.per_unit == 1 else cost / self.per_unit
+
+    def show(self, cost: float) -> str:
+        """A cost as a person reads it: whole numbers as they are, others with their unit."""
+        return f"{cost:,.0f}" if self.per_unit == 1 else f"{cost / self.per_unit:.3g} {self.unit}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Json-ready data."""
+        fields = (field.name for field in dataclasses.fields(self) if not field.name.startswith("_"))
+        return {name: getattr(self, name) for name in fields}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "CostTable":
+        """The inverse of ``to_dict``."""
+        agreement = data["agreement"]
+        return cls(**{**data, "agreement": None if agreement is None else Agreement(*agreement)})
 
     def shares(self, device: torch.device) -> Tensor:
         """All costs of all sites in order, as shares of the original network's: one flat tensor."""
@@ -69,41 +111,91 @@ class CostTable:
         return self._shares[device]
 
 
-def tabulate(supernet: nn.Module, cost: CostModel) -> CostTable:
+def tabulate(supernet: nn.Module, cost: CostModel | WholeCostModel) -> CostTable:
     """Measure every candidate of every site of ``supernet``, which is left as it was.
 
     Equal layers are measured once.
     """
+    if isinstance(cost, WholeCostModel):
+        return cost.tabulate(supernet)
     measured: dict[object, int] = {}
+    for entry in entries(supernet):
+        if entry.key not in measured:
+            measured[entry.key] = cost(entry.module(), [shape for shape, _ in entry.op.site.calls])
+    sites, original, groups = laid_out(supernet, lambda entry: measured[entry.key])
+    whole = cost(original_network(supernet), [input_size_of(supernet)])
+    return CostTable(cost.name, cost.unit, sites, original, groups, whole - sum(original.values()))
+
+
+class Entry(NamedTuple):
+    """One operator at one site, or the original layer there, which may be no candidate."""
+
+    site: str
+    label: str
+    op: SelectionOp
+    operator: nn.Module | None  # None: the original layer
+
+    @property
+    def key(self) -> object:
+        """Equal for operators that are equal but for where they stand."""
+        site = dataclasses.replace(self.op.site, name="", index=0, aliases=())
+        return site, type(self.op.conv), self.label
+
+    def module(self) -> nn.Module:
+        """What would stand in the network."""
+        if self.operator is None:
+            return self.op.conv
+        copied = copy.deepcopy(self.operator)  # releasing attaches the bias
+        assert isinstance(copied, Operator)
+        return copied.release(self.op.bias)
+
+
+def entries(supernet: nn.Module) -> Iterator[Entry]:
+    """All that a table holds, site by site: the candidates in gate order, then the original layer if it is none."""
+    for name, op in selection_ops(supernet).items():
+        for entry, candidate in zip(op.labels, op.operators, strict=True):
+            yield Entry(name, entry, op, candidate)
+        if "original" not in op.labels:
+            yield Entry(name, "original", op, None)
+
+
+def laid_out(
+    supernet: nn.Module, cost: Callable[[Entry], int]
+) -> tuple[dict[str, dict[str, int]], dict[str, int], dict[str, str]]:
+    """``sites``, ``original`` and ``groups`` of a table, with a cost for every entry."""
     sites: dict[str, dict[str, int]] = {}
     original: dict[str, int] = {}
     groups: dict[str, str] = {}
     first_site: dict[nn.Module, str] = {}
-    for name, op in selection_ops(supernet).items():
-        sites[name] = {}
-        for entry, operator in zip(op.labels, op.operators, strict=True):
-            key = _key(op, entry)
-            if key not in measured:
-                measured[key] = cost(_released(op, operator), [shape for shape, _ in op.site.calls])
-            sites[name][entry] = measured[key]
-        key = _key(op, "original")
-        if key not in measured:  # it may be no candidate
-            measured[key] = cost(op.conv, [shape for shape, _ in op.site.calls])
-        original[name] = measured[key]
-        groups[name] = first_site.setdefault(op.gate, name)
-    whole = cost(original_network(supernet), [input_size_of(supernet)])
-    return CostTable(cost.name, cost.unit, sites, original, groups, whole - sum(original.values()))
+    for entry in entries(supernet):
+        found = cost(entry)
+        if entry.operator is not None:
+            sites.setdefault(entry.site, {})[entry.label] = found
+        if entry.label == "original":
+            original[entry.site] = found
+        groups[entry.site] = first_site.setdefault(entry.op.gate, entry.site)
+    return sites, original, groups
 
 
 def expected_cost(supernet: nn.Module, table: CostTable) -> Tensor:
     """Cost of the whole network under the gates, as a share of the original's: a scalar, differentiable.
 
-    Costs are normalised before they are summed, because float32 stops counting at 2^24.
+    Costs are normalised before they are summed, because float32 stops counting at 2^24. Of a peak it is a smooth
+    maximum, never above the largest: the mean over sites, weighted by how near they are to it. Ours.
     """
     ops = selection_ops(supernet)
     cached = {op.gate: op.gate.expected() for op in ops.values()}
     weights = torch.cat([cached[ops[name].gate] for name in table.sites])
-    return weights @ table.shares(weights.device).to(weights.dtype) + table.rest / table.total
+    shares = table.shares(weights.device).to(weights.dtype)
+    rest = table.rest / table.total
+    if not table.peak:
+        return weights @ shares + rest
+    parts = (weights * shares).split([len(costs) for costs in table.sites.values()])
+    expected = torch.stack([weights.new_tensor(rest), *(part.sum() for part in parts)])
+    return expected @ (expected / _NEAR).softmax(0)
+
+
+_NEAR = 0.02  # of the original's peak: sites this close to the largest count nearly as much
 
 
 def linear(share: Tensor) -> Tensor:
@@ -119,13 +211,3 @@ def logarithmic(share: Tensor) -> Tensor:
 def penalty(supernet: nn.Module, table: CostTable, shape: Callable[[Tensor], Tensor] = linear) -> Tensor:
     """What a training loop adds, times its factor: a differentiable scalar, 1.0 for the original network."""
     return shape(expected_cost(supernet, table))
-
-
-def _key(op: SelectionOp, entry: str) -> object:
-    return dataclasses.replace(op.site, name="", index=0, aliases=()), type(op.conv), entry
-
-
-def _released(op: SelectionOp, operator: nn.Module) -> nn.Module:
-    copied = copy.deepcopy(operator)  # releasing attaches the bias
-    assert isinstance(copied, Operator)
-    return copied.release(op.bias)

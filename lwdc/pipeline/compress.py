@@ -1,6 +1,7 @@
 """The whole line: baseline, search, discretise, fine-tune, export, measure. Read it from top to bottom."""
 
 import copy
+import json
 import signal
 import time
 from collections import Counter
@@ -12,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lwdc.architecture import Architecture
+from lwdc.costs import Agreement, CostTable
+from lwdc.errors import CheckpointError
 from lwdc.export import export_all
 from lwdc.files import replacing, write_json
 from lwdc.pipeline.choice import chosen_network
@@ -19,7 +22,8 @@ from lwdc.pipeline.measures import environment, measure_network, measure_sites
 from lwdc.pipeline.prepare import Prepared, Trainable, prepare, prepare_training
 from lwdc.pipeline.run import Interrupted, Run
 from lwdc.pipeline.settings import Settings
-from lwdc.records import Accuracies, Result, as_dict
+from lwdc.pipeline.settling import settle
+from lwdc.records import Accuracies, CostResult, Result, as_dict
 from lwdc.selection import selection_ops
 from lwdc.strategies import search_fit
 from lwdc.surgery import discretise, rebuild
@@ -27,6 +31,7 @@ from lwdc.tracking import Sink
 from lwdc.training import Fit, Recipe, load_checkpoint, save_checkpoint
 
 PHASES = ("baseline", "search", "finetune", "export")
+TABLES = "costs.json"
 
 
 def compress(
@@ -44,7 +49,7 @@ def compress(
     Up to the baseline nothing is asked of space, gate and cost. ``config`` is what a resumed run must agree
     with, except below the keys in ``ignore``. Returns the result after the last phase, None before it.
     """
-    prepared = prepare_training(settings) if until == "baseline" else prepare(settings)
+    prepared = prepare_training(settings) if until == "baseline" else prepare(settings, _tables(folder, resume))
     line = Run(folder, config, sinks, resume=resume, ignore=ignore, checkpoint_minutes=settings.checkpoint_minutes)
     with line as run:
         try:
@@ -65,6 +70,7 @@ def _go(prepared: Trainable, run: Run, until: str) -> Result | None:
         return None
     if "plan" not in run.done:
         _say_what_is_planned(prepared, run)
+        write_json(run.folder / TABLES, [table.to_dict() for table in prepared.tables])
         run.finish("plan")
     baseline = _baseline(prepared, run)
     discretised, architecture = _search(prepared, run, baseline)
@@ -74,6 +80,17 @@ def _go(prepared: Trainable, run: Run, until: str) -> Result | None:
     if until == "finetune":
         return None
     return _export(prepared, run, baseline, discretised, network, architecture)
+
+
+def _tables(folder: Path, resume: bool) -> list[CostTable] | None:
+    """The costs that an interrupted run found, because some are measured; None if it came not so far."""
+    path = folder / TABLES
+    if not resume or not path.is_file():
+        return None
+    try:
+        return [CostTable.from_dict(table) for table in json.loads(path.read_text())]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} holds no costs of this version of lwdc: {error!r}.") from error
 
 
 def _say_what_is_trained(prepared: Trainable, run: Run) -> None:
@@ -87,19 +104,25 @@ def _say_what_is_trained(prepared: Trainable, run: Run) -> None:
 
 
 def _say_what_is_planned(prepared: Prepared, run: Run) -> None:
-    settings, plan, table = prepared.settings, prepared.plan, prepared.table
-    pressure = f"factor {settings.cost.factor}" if prepared.bound is None else f"budget {settings.cost.budget}"
+    settings, plan = prepared.settings, prepared.plan
+    costs = [(cost, table) for cost, table in zip(settings.cost.all, prepared.tables, strict=True)]
+    pressure = " and ".join(
+        f"{table.name}, " + (f"factor {cost.factor}" if cost.budget is None else f"budget {cost.budget}")
+        for cost, table in costs
+    )
     epochs = "+".join(str(recipe.epochs) for recipe in (settings.train, settings.search, settings.finetune))
     run.note(
-        f"{prepared.backbone.name} on {settings.data.name}; {table.name}, {pressure}; "
+        f"{prepared.backbone.name} on {settings.data.name}; {pressure}; "
         f"{epochs} epochs; seed {settings.seed}; {run.folder}"
     )
     for note in prepared.notes:
         run.note(note)
-    run.note(
-        f"{len(plan.choices)} sites, {sum(len(c.candidates) for c in plan.choices)} operators; "
-        f"{table.name} {table.total:,}, reachable {table.smallest:,} to {table.largest:,}"
-    )
+    for index, (_, table) in enumerate(costs):
+        sites = f"{len(plan.choices)} sites, {sum(len(c.candidates) for c in plan.choices)} operators; "
+        reach = f"reachable {table.show(table.smallest)} to {table.show(table.largest)}"
+        run.note(f"{'' if index else sites}{table.name} {table.show(table.total)}, {reach}")
+        if table.agreement is not None:
+            run.note(_agreement(table.agreement))
     dropped = Counter(entry for choice in plan.choices for entry in choice.dropped)
     for (name, reason), count in dropped.items():
         run.note(f"{name} dropped at {count} site(s): {reason}")
@@ -138,7 +161,7 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
     )  # fmt: skip
     seconds = run.train(fit)
     clock = time.perf_counter()
-    architecture = lesson.choice()
+    architecture, measured = settle(prepared, lesson, baseline, run.note)
     network, found = chosen_network(prepared, supernet, baseline, architecture, mixes=not lesson.hard)
     said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
     run.note(f"of the validation examples the network chosen has right {said}; the best of it goes on")
@@ -154,8 +177,9 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         seconds=seconds,
         valid=max(found.values()),
         supernet_valid=prepared.accuracy(supernet, "valid"),
-        cost_before=prepared.table.total,
-        cost_after=prepared.table.of(architecture),
+        cost_before=prepared.table.in_unit(prepared.table.total),
+        cost_after=prepared.table.in_unit(prepared.table.of(architecture)),
+        measured=measured,
         probabilities=lesson.decidedness(architecture),
         errors={n: op.errors for n, op in ops.items()},
     )
@@ -205,9 +229,7 @@ def _export(
     result = Result(
         name=f"{prepared.backbone.name} on {data.name}",
         seed=settings.seed,
-        cost=settings.cost.model.name,
-        factor=settings.cost.factor,
-        budget=None if settings.cost.budget is None else str(settings.cost.budget),
+        costs=_costs(prepared, architecture, search["measured"]),
         before=measure_network(baseline, data.input_size, settings.latency_batches),
         after=measure_network(network, data.input_size, settings.latency_batches),
         valid=Accuracies(
@@ -229,6 +251,36 @@ def _export(
     run.write(result)
     run.finish("export")
     return result
+
+
+def _costs(
+    prepared: Prepared, architecture: Architecture, measured: Sequence[float | None]
+) -> tuple[CostResult, ...]:  # fmt: skip
+    found = []
+    asked = zip(prepared.settings.cost.all, prepared.tables, prepared.bounds, measured, strict=True)
+    for cost, table, bound, whole in asked:
+        found.append(
+            CostResult(
+                name=table.name,
+                unit=table.unit,
+                factor=cost.factor,
+                budget=None if cost.budget is None else str(cost.budget),
+                bound=None if bound is None else table.in_unit(bound),
+                before=table.in_unit(table.total),
+                after=table.in_unit(table.of(architecture)),
+                measured=whole,
+                agreement=None if table.agreement is None else table.agreement._asdict(),
+            )
+        )
+    return tuple(found)
+
+
+def _agreement(found: Agreement) -> str:
+    return (
+        f"of {found.networks} random architectures the table ranks what they take as measured with {found.rank:.2f} "
+        f"(repeated measurements: {found.rank_repeated:.2f}), and is {found.error:.1%} off "
+        f"({found.error_repeated:.1%})"
+    )
 
 
 def _fit(phase: str, model: nn.Module, recipe: Recipe, prepared: Trainable, teacher: nn.Module | None = None) -> Fit:

@@ -6,6 +6,7 @@ from rich.table import Table
 from lwdc.backbones import Backbone, check_fits, create
 from lwdc.candidates import label
 from lwdc.costs import tabulate
+from lwdc.costs.budget import amount
 from lwdc.pipeline.settings import Settings
 from lwdc.space import Choice, make_plan
 from lwdc.surgery import wrap
@@ -27,7 +28,7 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
     plan = make_plan(model, settings.space, size)
     table = tabulate(wrap(model, gate=settings.gate, inherit=False, plan=plan), settings.cost.model)
 
-    console.print(f"{named.name} on inputs of {tuple(size)}: {table.total:,} {table.unit}\n", highlight=False)
+    console.print(f"{named.name} on inputs of {tuple(size)}: {amount(table.total, table)}\n", highlight=False)
     rows = Table("site", "input", "output", "candidates (share of the original)", box=None, pad_edge=False)
     for choice in plan.choices:
         site = choice.site
@@ -40,7 +41,7 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
     console.print(rows)
     console.print(
         f"\n{len(plan.choices)} sites hold {sum(table.original.values()) / table.total:.1%} of the {table.name}; "
-        f"reachable: {table.smallest:,} ({table.smallest / table.total:.3f}) to {table.largest:,} "
+        f"reachable: {table.show(table.smallest)} ({table.smallest / table.total:.3f}) to {table.show(table.largest)} "
         f"({table.largest / table.total:.3f}). * costs more than the original.",
         highlight=False,
     )

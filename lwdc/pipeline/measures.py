@@ -16,6 +16,7 @@ import lwdc
 from lwdc.architecture import Architecture
 from lwdc.candidates import label
 from lwdc.costs import measure_ms
+from lwdc.costs.timing import device_name
 from lwdc.counting import count_macs, count_params
 from lwdc.records import Measures, SiteResult
 from lwdc.space import Plan
@@ -79,7 +80,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "timm": timm.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": device_name(device),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
@@ -91,12 +92,3 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None  # installed from a wheel
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

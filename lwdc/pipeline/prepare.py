@@ -1,6 +1,7 @@
 """Preparation: everything that can be refused is refused here, before any long work."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,10 +10,10 @@ from torch import nn
 
 from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.costs import BudgetController, CostTable, parse_budget, tabulate
-from lwdc.errors import BackboneError
+from lwdc.errors import BackboneError, CostError
 from lwdc.pipeline.settings import Settings
 from lwdc.space import Plan, make_plan
-from lwdc.strategies import JointLesson
+from lwdc.strategies import JointLesson, Pressure
 from lwdc.surgery import begin_with_prior, wrap
 from lwdc.training import accuracy
 from lwdc.training.fit import derive_seed
@@ -46,8 +47,18 @@ class Prepared(Trainable):
     """A run that can begin: also a space laid on the network, costs counted, the budget reachable."""
 
     plan: Plan
-    table: CostTable
-    bound: int | None  # of the budget, in the table's unit
+    tables: tuple[CostTable, ...]  # one for every cost, the one asked for first before the others
+    bounds: tuple[int | None, ...]  # of their budgets, in whole numbers of the tables
+
+    @property
+    def table(self) -> CostTable:
+        """Of the cost asked for first."""
+        return self.tables[0]
+
+    @property
+    def bound(self) -> int | None:
+        """Of its budget."""
+        return self.bounds[0]
 
     def supernet(self, baseline: nn.Module) -> nn.Module:
         """The supernet around ``baseline``, which is left as it was."""
@@ -59,16 +70,15 @@ class Prepared(Trainable):
 
     def lesson(self, supernet: nn.Module) -> JointLesson:
         """What the search adds to training."""
-        cost = self.settings.cost
-        controller = None
-        if self.bound is not None:
-            controller = BudgetController(
-                self.bound / self.table.total, cost.begin, cost.end, cost.stiffness, cost.rate
-            )
+        pressures = []
+        for cost, table, bound in zip(self.settings.cost.all, self.tables, self.bounds, strict=True):
+            controller = None
+            if bound is not None:
+                controller = BudgetController(bound / table.total, cost.begin, cost.end, cost.stiffness, cost.rate)
+            pressures.append(Pressure(table, cost.factor, controller, bound, cost.shape, cost.ramp))
         return JointLesson(
-            supernet, self.table, self.settings.logits_optim,
-            factor=cost.factor, budget=controller, shape=cost.shape, ramp=cost.ramp,
-            decide=self.settings.decide, decide_from=self.settings.decide_from, bound=self.bound,
+            supernet, pressures, self.settings.logits_optim,
+            decide=self.settings.decide, decide_from=self.settings.decide_from,
         )  # fmt: skip
 
 
@@ -89,19 +99,27 @@ def prepare_training(settings: Settings) -> Trainable:
     return Trainable(settings, fabric, backbone, model, tuple(notes))
 
 
-def prepare(settings: Settings) -> Prepared:
-    """Prepare training, lay the space on the network and check the budget.
+def prepare(settings: Settings, tables: Sequence[CostTable] | None = None) -> Prepared:
+    """Prepare training, lay the space on the network and check the budgets.
 
-    Raises the ``LwdcError`` of whatever does not fit.
+    ``tables`` are those of the same run before it was interrupted: what was measured is not measured again. Raises the
+    ``LwdcError`` of whatever does not fit.
     """
     start = prepare_training(settings)
     model = start.model
     plan = make_plan(model, settings.space, settings.data.input_size)
-    probe = wrap(model, gate=settings.gate, inherit=False, mixing=settings.mixing, plan=plan)
-    table = tabulate(probe, settings.cost.model)
-    bound = None if settings.cost.budget is None else parse_budget(settings.cost.budget, table)
-    prepared = Prepared(settings, start.fabric, start.backbone, model, start.notes, plan, table, bound)
-    prepared.lesson(probe)  # refuses a negative factor, or a factor beside a budget
+    probe = start.placed(wrap(model, gate=settings.gate, inherit=False, mixing=settings.mixing, plan=plan))
+    costs = settings.cost.all
+    names = [cost.model.name for cost in costs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise CostError(f"the cost {twice!r} is asked for twice: give each one factor or budget.")
+    tables = tuple(tabulate(probe, cost.model) for cost in costs) if tables is None else tuple(tables)
+    bounds = tuple(
+        None if cost.budget is None else parse_budget(cost.budget, table)
+        for cost, table in zip(costs, tables, strict=True)
+    )
+    prepared = Prepared(settings, start.fabric, start.backbone, model, start.notes, plan, tables, bounds)
+    prepared.lesson(probe).choice()  # refuses a negative factor, a factor beside a budget, and budgets that clash
     return prepared
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from lwdc.costs import CostModel, linear
+from lwdc.costs import CostModel, WholeCostModel, linear
 from lwdc.data import DataModule
 from lwdc.errors import LwdcError
 from lwdc.export import check_formats
@@ -34,7 +34,7 @@ class BackboneSettings:
 class CostSettings:
     """What is counted, and how strongly: a ``factor`` or a ``budget``."""
 
-    model: CostModel
+    model: CostModel | WholeCostModel
     factor: float | None = None
     budget: float | str | None = None
     shape: Callable[[Tensor], Tensor] = linear
@@ -43,6 +43,12 @@ class CostSettings:
     end: float = 0.6  # and at which it is reached
     stiffness: float = 20.0
     rate: float = 100.0
+    also: tuple["CostSettings", ...] = ()  # further costs, each with a factor or a budget of its own
+
+    @property
+    def all(self) -> tuple["CostSettings", ...]:
+        """This cost, then the others."""
+        return (self, *self.also)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,8 @@ def add_row(table: Path, row: dict[str, Any], status: str, result: Result | None
     """
     figures = {**row, "status": " ".join(status.split()), **_found(Path(row["folder"]))}
     if result is not None:
-        figures |= {"cost": result.cost, "factor": result.factor, "budget": result.budget}
+        asked = result.costs[0]
+        figures |= {"cost": asked.name, "factor": asked.factor, "budget": asked.budget}
         for when, measures in (("before", result.before), ("after", result.after)):
             latency = next(iter(measures.latency_ms.values()), None)
             figures |= {

@@ -1,7 +1,7 @@
 """Joint search (LWDC-style): weights and selections in one pass, under the pressure of a cost."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,20 +11,17 @@ from torch import Tensor, nn
 from lwdc.architecture import Architecture
 from lwdc.candidates.original import Original
 from lwdc.candidates.sampling import starts_of
-from lwdc.costs import BudgetController, CostTable, choose, expected_cost
+from lwdc.costs import choose_within
 from lwdc.data import DataModule
-from lwdc.errors import CostError
 from lwdc.records import GateRecord, SearchState
 from lwdc.selection import SelectionOp, advance, gates, selection_ops
+from lwdc.strategies.pressure import Pressure
 from lwdc.surgery import candidate_index
 from lwdc.training import Fit, OptimiserFactory, Recipe
 
 
 class JointLesson:
-    """Adds the cost to the objective, drives the gates' schedule and trains their logits.
-
-    Either ``factor`` is given, and the pressure ramps up to it over the share ``ramp`` of the search, or
-    ``budget``, a controller that finds the factor, with ``bound``, the cost that the choice keeps exactly.
+    """Adds costs to the objective, drives the gates' schedule and trains their logits.
 
     A mixture is easy and a choice is not, so the search is made to end decided: from the share
     ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``. All of it is ours.
@@ -33,29 +30,17 @@ class JointLesson:
     def __init__(
         self,
         supernet: nn.Module,
-        table: CostTable,
+        pressures: Sequence[Pressure],
         optim: OptimiserFactory,
         *,
-        factor: float | None = None,
-        budget: BudgetController | None = None,
-        bound: int | None = None,
-        shape: Callable[[Tensor], Tensor],
-        ramp: float = 0.3,
         decide: float = 1.0,
         decide_from: float = 0.5,
     ) -> None:
-        if factor is not None and factor < 0:
-            raise CostError(f"cost.factor must not be negative, found {factor}: it would reward cost.")
-        if (factor is None) == (budget is None):
-            raise CostError("give either cost.factor or cost.budget, not both and not neither.")
-        self.supernet, self.table, self.shape, self.ramp = supernet, table, shape, ramp
-        self.factor, self.budget = factor, budget
+        self.supernet, self.pressures = supernet, tuple(pressures)
         self.decide, self.decide_from = decide, decide_from
-        self._bound = bound
         self._optimiser = optim([gate.logits for gate in gates(supernet)])
         self.hard = any(bool((gate.sample().detach() == 0).any()) for gate in gates(supernet))  # one operator a step
         self._progress = 0.0
-        self._expected = 1.0
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         return [self._optimiser]
@@ -63,24 +48,15 @@ class JointLesson:
     def begin(self, progress: float) -> None:
         self._progress = progress
         advance(self.supernet, progress)
-        if self.budget is not None:
-            self.budget.advance(progress)
+        for pressure in self.pressures:
+            pressure.begin(progress)
 
     def extra_loss(self) -> Tensor | None:
-        expected = expected_cost(self.supernet, self.table)
-        self._expected = float(expected.detach())
-        if self.budget is not None:
-            term = self.budget.term(expected)
-        else:
-            assert self.factor is not None
-            term = self.factor * self._ramped() * self.shape(expected)
+        term = torch.stack([pressure.term(self.supernet) for pressure in self.pressures]).sum()
         late = (self._progress - self.decide_from) / max(1 - self.decide_from, 1e-12)
         if late > 0 and self.decide:
             term = term + self.decide * late * mean_entropy(self.supernet)
         return term
-
-    def _ramped(self) -> float:
-        return min(1.0, self._progress / self.ramp) if self.ramp > 0 else 1.0
 
     def after_backward(self) -> None:
         """Operators that took no part have a zero gradient: momentum and decay would still move them."""
@@ -95,12 +71,15 @@ class JointLesson:
                         parameter.grad = None
 
     def end(self, step_share: float) -> None:
-        if self.budget is not None:
-            self.budget.update(self._expected, step_share)
+        for pressure in self.pressures:
+            pressure.end(step_share)
 
-    def choice(self) -> Architecture:
-        """The best architecture under the gates as they stand, within the bound."""
-        return choose(self.supernet, self.table, self._bound)
+    def choice(self, bounds: Sequence[int | None] | None = None) -> Architecture:
+        """The best architecture under the gates as they stand, within the pressures' bounds, or within others."""
+        if bounds is None:
+            bounds = [pressure.bound for pressure in self.pressures]
+        pairs = zip(self.pressures, bounds, strict=True)
+        return choose_within(self.supernet, [(p.table, bound) for p, bound in pairs if bound is not None])
 
     def decidedness(self, architecture: Architecture) -> dict[str, float]:
         """Per site the probability of the architecture's operator."""
@@ -114,27 +93,19 @@ class JointLesson:
     def state(self) -> SearchState | None:
         ops, probabilities = selection_ops(self.supernet), self._probabilities()
         records = tuple(GateRecord(name, op.labels, tuple(probabilities[name])) for name, op in ops.items())
-        expected = float(expected_cost(self.supernet, self.table).detach())
-        factor = self.budget.factor(self._expected) if self.budget else (self.factor or 0.0) * self._ramped()
         return SearchState(
-            expected_cost=expected,
-            bound=self.budget.bound if self.budget else None,
-            factor=factor,
+            costs=tuple(pressure.state(self.supernet) for pressure in self.pressures),
             decided=sum(max(r.probabilities) for r in records) / len(records),
             gates=records,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "expected": self._expected,
-            "progress": self._progress,
-            "budget": self.budget.state_dict() if self.budget else {},
-        }
+        return {"progress": self._progress, "pressures": [pressure.state_dict() for pressure in self.pressures]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._expected, self._progress = state["expected"], state["progress"]
-        if self.budget is not None:
-            self.budget.load_state_dict(state["budget"])
+        self._progress = state["progress"]
+        for pressure, saved in zip(self.pressures, state["pressures"], strict=True):
+            pressure.load_state_dict(saved)
 
 
 def _weights_of(operator: nn.Module, op: SelectionOp) -> list[nn.Parameter]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from lwdc.records import Accuracies, ExportRecord, Measures, Result, SiteResult
+from lwdc.records import Accuracies, CostResult, ExportRecord, Measures, Result, SiteResult
 from lwdc.tracking.text import duration, percent, points, si, significant
 
 SLOWER_MARK = "*"
@@ -97,14 +97,36 @@ def export_table(exports: Iterable[ExportRecord]) -> Table:
 
 def headline(result: Result) -> str:
     """What was run, under which cost: one line."""
-    bound = f", budget {result.budget}" if result.budget is not None else ""
-    factor = f", factor {significant(result.factor)}" if result.factor is not None else ""
-    return f"{result.name}, seed {result.seed}, searched under {result.cost}{bound}{factor}"
+    asked = " and ".join(_pressure(cost) for cost in result.costs)
+    return f"{result.name}, seed {result.seed}, searched under {asked}"
+
+
+def cost_lines(result: Result) -> list[str]:
+    """What became of costs that the other tables do not show: those measured, and memory and the like."""
+    lines = []
+    for cost in result.costs:
+        if cost.name in ("macs", "params"):
+            continue
+        line = f"{cost.name} {_amount(cost.before, cost)} -> {_amount(cost.after, cost)}"
+        if cost.measured is not None:
+            line += f" predicted, {_amount(cost.measured, cost)} measured"
+        lines.append(line + ("" if cost.bound is None else f", bound {_amount(cost.bound, cost)}"))
+    return lines
+
+
+def _pressure(cost: CostResult) -> str:
+    bound = f", budget {cost.budget}" if cost.budget is not None else ""
+    factor = f", factor {significant(cost.factor)}" if cost.factor is not None else ""
+    return f"{cost.name}{bound}{factor}"
+
+
+def _amount(value: float, cost: CostResult) -> str:
+    return f"{si(value)}{cost.unit}" if value >= 1000 else f"{significant(value)} {cost.unit}"
 
 
 def closing_lines(result: Result) -> list[str]:
     """The verdict on accuracy, where it can be given, and the time that each phase took."""
-    lines = []
+    lines = cost_lines(result)
     tuned, baseline = result.test.finetuned, result.test.baseline
     if tuned is not None and baseline is not None:
         lines.append(

@@ -140,9 +140,10 @@ def _row(record: EpochRecord, left: float) -> str:
 def _search_cells(search: SearchState | None) -> str:
     if search is None:
         return ""
+    cost = search.costs[0]
     return (
-        f"{percent(search.expected_cost):>7}{percent(search.bound):>7}"
-        f"{significant(search.factor, decimals=4):>7}{search.decided:>8.2f}"
+        f"{percent(cost.expected):>7}{percent(cost.bound):>7}"
+        f"{significant(cost.factor, decimals=4):>7}{search.decided:>8.2f}"
     )
 
 

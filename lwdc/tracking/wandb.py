@@ -141,7 +141,7 @@ class WandbSink:
                 f"architecture-{self.run_id}",
                 type="architecture",
                 description=result.name,
-                metadata={"cost": result.cost, "budget": result.budget, **_shares(result)},
+                metadata={"cost": result.costs[0].name, "budget": result.costs[0].budget, **_shares(result)},
             )
             artifact.add_file(str(architecture))
             self._run.log_artifact(artifact)
@@ -198,13 +198,12 @@ def _curves(record: EpochRecord) -> dict[str, float]:
     search = record.search
     if search is None:
         return curves
-    curves |= {
-        f"{phase}/expected_cost": search.expected_cost,
-        f"{phase}/factor": search.factor,
-        f"{phase}/decided": search.decided,
-    }
-    if search.bound is not None:
-        curves[f"{phase}/bound"] = search.bound
+    curves[f"{phase}/decided"] = search.decided
+    for cost in search.costs:
+        of = "" if cost is search.costs[0] else f"_{cost.name}"
+        curves |= {f"{phase}/expected_cost{of}": cost.expected, f"{phase}/factor{of}": cost.factor}
+        if cost.bound is not None:
+            curves[f"{phase}/bound{of}"] = cost.bound
     for gate in search.gates:
         for candidate, probability in zip(gate.candidates, gate.probabilities, strict=True):
             curves[f"gates/{gate.site}/{candidate}"] = probability
@@ -224,7 +223,11 @@ def _shares(result: Result) -> dict[str, float]:
 
 
 def _summary(result: Result) -> dict[str, Any]:
-    summary: dict[str, Any] = {"name": result.name, "seed": result.seed, "cost": result.cost}
+    summary: dict[str, Any] = {"name": result.name, "seed": result.seed, "cost": result.costs[0].name}
+    for cost in result.costs:
+        summary |= {f"before/{cost.name}": cost.before, f"after/{cost.name}": cost.after}
+        if cost.measured is not None:
+            summary[f"measured/{cost.name}"] = cost.measured
     for split, accuracies in (("valid", result.valid), ("test", result.test)):
         figures = dataclasses.asdict(accuracies) | {"discretisation_gap": accuracies.discretisation_gap}
         summary |= {f"{split}/{name}": figure for name, figure in figures.items() if figure is not None}

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lwdc.costs import BudgetController, CostTable, Macs, Params, choose, parse_budget, tabulate
+from lwdc.architecture import Architecture
+from lwdc.candidates import label
+from lwdc.costs import BudgetController, CostTable, Macs, Params, choose, choose_within, parse_budget, tabulate
 from lwdc.costs.budget import _knapsack
 from lwdc.errors import CostError
 from lwdc.gates import Softmax
@@ -159,14 +161,76 @@ def test_whole_numbers_decide_where_the_solver_would_round() -> None:
     """One unit in a milliard is below any solver's tolerance."""
     rng = random.Random(0)
     for _ in range(20):
-        costs = {str(g): np.array([10**9 + rng.randrange(50), rng.randrange(10**8)]) for g in range(6)}
+        costs = {str(g): {"original": 10**9 + rng.randrange(50), "skip": rng.randrange(10**8)} for g in range(6)}
         scores = {group: np.array([0.0, -1.0 - rng.random()]) for group in costs}
-        capacity = sum(int(c.max()) for c in costs.values()) - 1
-        chosen = _knapsack(scores, costs, capacity)
-        assert sum(int(costs[g][i]) for g, i in chosen.items()) <= capacity
+        table = CostTable("macs", "MAC", costs, {g: c["original"] for g, c in costs.items()}, {g: g for g in costs}, 7)
+        chosen = _knapsack(scores, [(table, table.total - 1)])
+        assert chosen is not None
+        assert 7 + sum(list(costs[g].values())[i] for g, i in chosen.items()) <= table.total - 1
         # One site has to give way, and it must be the one that loses least.
         gave_way = [g for g, i in chosen.items() if i == 1]
         assert gave_way == [max(scores, key=lambda g: scores[g][1])]
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32), macs=st.floats(0.1, 1.0), params=st.floats(0.1, 1.0))
+def test_two_budgets_are_kept_by_the_best_of_all_that_keep_both(seed: int, macs: float, params: float) -> None:
+    scores(seed, 1.0)
+    bounds = [(COSTS["macs"], int(macs * COSTS["macs"].total)), (COSTS["params"], int(params * COSTS["params"].total))]
+    ops = selection_ops(SUPERNET)
+    groups = COSTS["macs"].groups
+    values = {group: ops[group].gate.scores().double().tolist() for group in dict.fromkeys(groups.values())}
+    best = None
+    for picked in itertools.product(*(range(len(v)) for v in values.values())):
+        index = dict(zip(values, picked, strict=True))
+        choices = {name: op.candidates[index[groups[name]]] for name, op in ops.items()}
+        if all(table.of(Architecture(choices)) <= bound for table, bound in bounds):
+            value = sum(values[group][i] for group, i in index.items())
+            best = value if best is None else max(best, value)
+    if best is None:
+        with pytest.raises(CostError, match=r"no architecture of this space keeps macs .* MAC, params .* together"):
+            choose_within(SUPERNET, bounds)
+        return
+    architecture = choose_within(SUPERNET, bounds)
+    found = {name: ops[name].candidates.index(architecture.choices[name]) for name in values}
+    assert all(table.of(architecture) <= bound for table, bound in bounds)
+    assert sum(values[group][i] for group, i in found.items()) == pytest.approx(best, abs=1e-9)
+
+
+def test_a_bound_on_a_peak_rules_out_what_is_above_it() -> None:
+    peaks = {name: {label: 100 * i for i, label in enumerate(costs)} for name, costs in COSTS["macs"].sites.items()}
+    table = CostTable("memory", "B", peaks, dict.fromkeys(peaks, 0), COSTS["macs"].groups, 50, peak=True)
+    assert (table.total, table.smallest) == (50, 50)
+    assert table.largest == 100 * (max(map(len, peaks.values())) - 1)
+    for bound in (50, 100, 250, table.largest):
+        for seed in range(5):
+            scores(seed, 1.0)
+            architecture = choose(SUPERNET, table, bound)
+            assert table.of(architecture) <= bound
+            assert all(table.sites[n][label(c)] <= bound for n, c in architecture.choices.items())
+    with pytest.raises(CostError, match="keeps memory 49 B"):
+        choose(SUPERNET, table, 49)
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_unit", "budget", "bound"),
+    [
+        ("ms", 10**6, "5ms", 5_000_000), ("ms", 10**6, "1800us", 1_800_000), ("ms", 10**6, "0.002s", 2_000_000),
+        ("ms", 10**6, "0.5", 4_500_000), ("B", 1, "4MB", 4_000_000), ("B", 1, "3.5MiB", 3_670_016),
+        ("B", 1, "2000kb", 2_000_000), ("mJ", 1000, "5000mJ", 5_000_000), ("mJ", 1000, "4kmJ", 4_000_000),
+    ],
+)  # fmt: skip
+def test_amounts_are_read_in_the_units_of_the_cost(unit: str, per_unit: int, budget: str, bound: int) -> None:
+    sites = {"a": {"original": 8_000_000, "skip": 0}}
+    table = CostTable("cost", unit, sites, {"a": 8_000_000}, {"a": "a"}, 1_000_000, per_unit)
+    assert parse_budget(budget, table) == bound
+
+
+@pytest.mark.parametrize(("unit", "budget"), [("ms", "5MMAC"), ("ms", "5m"), ("B", "5ms"), ("mJ", "5MB"), ("B", "5Mi")])
+def test_amounts_in_other_units_are_refused(unit: str, budget: str) -> None:
+    table = CostTable("cost", unit, {"a": {"original": 9_000_000}}, {"a": 9_000_000}, {"a": "a"}, 0)
+    with pytest.raises(CostError, match=f"the cost is counted in {unit}; write a share like 0.5 or an amount like"):
+        parse_budget(budget, table)
 
 
 def descend(controller: BudgetController, steps: range, logit: torch.nn.Parameter, total: int) -> None:

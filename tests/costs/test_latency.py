@@ -1,66 +1,228 @@
-"""Latency: measured, with the module left as it was."""
+"""Measured latency: what is measured, kept and fitted. Times are made up, because a timing must not decide a test."""
 
-import time
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lwdc.costs import measure_ms
+from lwdc.architecture import Architecture
+from lwdc.costs import Latency, Macs, latency, parse_budget, tabulate
+from lwdc.costs.timing import Run, onnx_run, side_by_side, torch_run, without_drift
+from lwdc.counting import count_macs
+from lwdc.errors import CostError
+from lwdc.selection import selection_ops
+from lwdc.space import SearchSpace
+from lwdc.surgery import discretise, original_network, wrap
+
+SIZE = (4, 8, 8)
+SPACE = SearchSpace([{"op": "original"}, {"op": "pointwise"}, {"op": "grouped", "groups": 2}])
 
 
-class Sleeps(nn.Module):
-    """Takes five milliseconds, but twenty at the first two uses."""
+class Net(nn.Module):
+    """Two blocks whose sites are alike, a third that is not, and a rest."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[torch.Size] = []
+        self.stem = nn.Conv2d(4, 8, 3, padding=1)
+        self.blocks = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()
+        )
+        self.last = nn.Conv2d(8, 16, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        assert not self.training and not torch.is_grad_enabled()
-        self.seen.append(x.shape)
-        time.sleep(0.005 if len(self.seen) > 2 else 0.02)
-        return x
+        return self.last(self.blocks(self.stem(x)))  # type: ignore[no-any-return]
 
 
-def test_a_latency_is_the_median_after_a_warm_up() -> None:
-    milliseconds = measure_ms(Sleeps(), [(3, 4, 4)], repeats=5)
-    assert 5 <= milliseconds < 15
+SUPERNET = wrap(Net(), SPACE, input_size=SIZE, inherit=False)
 
 
-def test_every_input_runs_and_the_time_is_their_sum() -> None:
-    module = Sleeps()
-    milliseconds = measure_ms(module, [(3, 4, 4), (3, 2, 2)], batch=7, repeats=3)
-    assert milliseconds >= 10
-    assert set(module.seen) == {(7, 3, 4, 4), (7, 3, 2, 2)}
+class Machine:
+    """Takes half a nanosecond a multiply-accumulate alone and twice that in a network, and is not equally fast."""
+
+    def __init__(self, drift: Sequence[float] = (1.0,)) -> None:
+        self.timed: list[nn.Module] = []
+        self._drift = itertools.cycle(drift)
+
+    def run(self, module: nn.Module, inputs: Sequence[Tensor]) -> Run:
+        self.timed.append(module)
+        whole = sum(isinstance(m, nn.Conv2d) for m in module.modules()) > 2
+        macs = count_macs(module, [tuple(x.shape[1:]) for x in inputs])
+        self.now = 1.0
+        return lambda times: times * macs * (1e-9 if whole else 0.5e-9) * self.now
 
 
-def test_the_time_allowed_ends_the_rounds() -> None:
-    module = Sleeps()
-    measure_ms(module, [(3, 4, 4)], repeats=1000, budget_s=0.1)
-    assert len(module.seen) < 30
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    monkeypatch.setattr(latency, "torch_run", made.run)
+    return made
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_modes_and_statistics_are_left_as_they_were(dtype: torch.dtype) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()).to(dtype).train()
-    network[1].eval()
-    statistics = network[1].running_mean.clone()
-    assert measure_ms(network, [(3, 8, 8)], repeats=2) > 0
-    assert [module.training for module in network] == [True, False, True]
-    assert torch.equal(network[1].running_mean, statistics)
+def random_architecture(seed: int) -> Architecture:
+    generator = np.random.default_rng(seed)
+    ops = selection_ops(SUPERNET)
+    return Architecture({n: op.candidates[generator.integers(len(op.candidates))] for n, op in ops.items()})
 
 
-def test_modes_are_restored_after_a_failure() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3)).train()
-    with pytest.raises(RuntimeError):
-        measure_ms(network, [(5, 8, 8)])
-    assert network[0].training
+def test_operators_are_timed_once_and_the_rest_is_what_the_whole_takes_beside_them(machine: Machine) -> None:
+    table = Latency(cache=None, networks=0).tabulate(SUPERNET)
+    macs = tabulate(SUPERNET, Macs())
+    assert (table.unit, table.per_unit) == ("ms", 10**6)
+    for site, costs in macs.sites.items():
+        assert table.sites[site] == {label: round(count / 2) for label, count in costs.items()}
+    assert table.total == macs.total
+    operators = sum(len(costs) for costs in macs.sites.values())
+    # Those of the second site are those of the first; beside them the network, and a reference a site.
+    assert len(machine.timed) == operators - 3 + 1 + 3
 
 
-def test_a_module_without_weights_runs_on_the_device_given() -> None:
-    seen = []
-    pool = nn.AvgPool2d(2)
-    pool.register_forward_hook(lambda module, args, output: seen.append(args[0].device.type))
-    measure_ms(pool, [(3, 8, 8)], repeats=1, device=torch.device("cpu"))
-    assert set(seen) == {"cpu"}
+def test_scale_and_offset_are_those_of_whole_networks(machine: Machine) -> None:
+    table = Latency(cache=None, networks=8).tabulate(SUPERNET)
+    macs = tabulate(SUPERNET, Macs())
+    for seed in range(10):
+        architecture = random_architecture(seed)
+        assert table.of(architecture) == pytest.approx(macs.of(architecture), rel=1e-3)
+    assert table.agreement is not None
+    assert (table.agreement.networks, table.agreement.rank) == (8, pytest.approx(1.0))
+    assert table.agreement.error < 1e-3 and table.agreement.error_repeated < 1e-9
+    assert parse_budget("0.05ms", table) == 50_000
+
+
+def test_a_machine_that_slows_down_changes_nothing(machine: Machine, tmp_path: Path) -> None:
+    steady = Latency(cache=None, networks=0).tabulate(SUPERNET)
+    kept = Latency(cache=str(tmp_path / "latency.jsonl"), networks=0)
+    one, other = (
+        wrap(Net(), SPACE.__class__(SPACE.candidates, include=(pattern,)), input_size=SIZE, inherit=False)
+        for pattern in ("blocks*", "last")
+    )
+    kept.tabulate(one)
+    fast = machine.run
+
+    def slow(module: nn.Module, inputs: Sequence[Tensor]) -> Run:
+        run = fast(module, inputs)
+        return lambda times: 3 * run(times)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "torch_run", slow)
+        kept.tabulate(other)
+        table = kept.tabulate(SUPERNET)
+    ratio = table.sites["last"]["original"] / table.sites["blocks.0"]["original"]
+    assert ratio == pytest.approx(steady.sites["last"]["original"] / steady.sites["blocks.0"]["original"], rel=1e-3)
+    assert table.rest / table.total == pytest.approx(steady.rest / steady.total, rel=1e-3)
+
+
+def test_what_was_measured_is_kept_and_not_measured_again(machine: Machine, tmp_path: Path) -> None:
+    cost = Latency(cache=str(tmp_path / "deep" / "latency.jsonl"), networks=0)
+    first = cost.tabulate(SUPERNET)
+    machine.timed.clear()
+    strict = Latency(cache=cost.cache, networks=0, strict=True)
+    assert strict.tabulate(SUPERNET) == first
+    assert len(machine.timed) == 2  # the network and the reference
+
+
+def test_strict_refuses_what_was_measured_elsewhere(machine: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "latency.jsonl"
+    Latency(cache=str(path), networks=0, batch=2).tabulate(SUPERNET)
+    line = json.loads(path.read_text().splitlines()[0])
+    line["environment"] |= {"device": "Another Processor", "batch": 1}
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    machine.timed.clear()
+    with pytest.raises(CostError, match=r"6 operators have never been measured .*batch 2; device 'Another Processor'"):
+        Latency(cache=str(path), networks=0, strict=True).tabulate(SUPERNET)
+    assert not machine.timed
+
+
+def test_a_line_cut_short_by_a_kill_is_measured_again(machine: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "latency.jsonl"
+    cost = Latency(cache=str(path), networks=0)
+    first = cost.tabulate(SUPERNET)
+    whole = path.read_text()
+    path.write_text(whole[:-30])
+    assert cost.tabulate(SUPERNET) == first
+    assert cost.tabulate(SUPERNET) == first
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(path.read_text().splitlines()[1])
+    assert Latency(cache=str(path), networks=0, strict=True).tabulate(SUPERNET) == first
+
+
+def test_a_finished_network_is_measured_at_the_level_of_its_table(machine: Machine) -> None:
+    cost = Latency(cache=None, networks=0)
+    table = cost.tabulate(SUPERNET)
+    network, architecture = discretise(SUPERNET, random_architecture(1))
+    found = cost.measure(network, original_network(SUPERNET), SIZE, table)
+    macs = tabulate(SUPERNET, Macs())
+    assert found == pytest.approx(table.total * macs.of(architecture) / macs.total, rel=1e-6)
+
+
+def test_without_drift_frees_rounds_of_what_slowed_all_alike() -> None:
+    true = np.array([1.0, 2.0, 5.0])
+    drift = np.array([1.0, 1.0, 1.3, 4.0, 0.9, 1.0, 2.0])[:, None]
+    assert without_drift(true * drift) == pytest.approx(true)
+
+
+def test_side_by_side_takes_turns_and_gives_seconds_of_one_execution() -> None:
+    order: list[str] = []
+
+    def run(name: str, seconds: float) -> Run:
+        def execute(times: int) -> float:
+            order.append(name)
+            return times * seconds
+
+        return execute
+
+    rounds = side_by_side([run("a", 0.001), run("b", 0.1)], rounds=4)
+    assert rounds == pytest.approx(np.array([[0.001, 0.1]] * 4))
+    assert order[-8:] == ["a", "b"] * 4
+
+
+@pytest.mark.parametrize("make", [torch_run, onnx_run])
+def test_a_run_takes_time_and_leaves_the_module_as_it_was(make: Callable[..., Run]) -> None:
+    module = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    seconds = make(module, [torch.randn(2, 4, 8, 8)])(3)
+    assert 0 < seconds < 5
+    assert module.training and all(torch.equal(v, before[n]) for n, v in module.state_dict().items())
+
+
+def test_latency_in_onnx_runtime_takes_the_norm_with_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[nn.Module] = []
+
+    def noting(module: nn.Module, inputs: Sequence[Tensor]) -> Run:
+        timed.append(module)
+        return onnx_run(module, inputs)
+
+    monkeypatch.setattr(latency, "onnx_run", noting)
+    table = Latency(runtime="onnxruntime", cache=None, networks=0).tabulate(SUPERNET)
+    assert all(cost > 0 for costs in table.sites.values() for cost in costs.values())
+    followed = [m for m in timed if isinstance(m, nn.Sequential) and isinstance(m[-1], nn.BatchNorm2d)]
+    assert len(followed) == 3  # the operators at blocks.0, and not those at blocks.2, which no norm follows
+    assert len(timed) == 1 + 9 + 1  # an empty call, the operators, the network
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runtime": "onnx"}, "unknown cost.runtime 'onnx'.*Did you mean 'onnxruntime'"),
+        ({"batch": 0}, "cost.batch is a number of images from 1 on, found 0"),
+        ({"networks": 2}, "cost.networks is how many architectures are timed, 3 or more, or 0: 2"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(CostError, match=message):
+        Latency(**options)
+
+
+def test_an_operator_that_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(module: nn.Module, inputs: Sequence[Tensor]) -> Run:
+        raise RuntimeError("no such kernel\nand more")
+
+    monkeypatch.setattr(latency, "onnx_run", lambda m, x: onnx_run(m, x) if isinstance(m, nn.ReLU) else failing(m, x))
+    with pytest.raises(CostError, match=r"original at blocks\.0 cannot be timed in onnxruntime: no such kernel\. Take"):
+        Latency(runtime="onnxruntime", cache=None).tabulate(SUPERNET)

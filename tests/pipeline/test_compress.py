@@ -16,7 +16,7 @@ from torch import nn
 import lwdc
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
-from lwdc.costs import Macs
+from lwdc.costs import Macs, Params
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import (
     BackboneError,
@@ -58,7 +58,7 @@ def test_a_run_leaves_what_the_design_names(finished: Finished) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "records.jsonl", "checkpoint.pt", "architecture.json", "model.safetensors", "model.json", "model.pt2",
         "model.onnx", "summary.json", "baseline.safetensors", "supernet.pt", "discretised.safetensors",
-        "finetuned.safetensors",
+        "finetuned.safetensors", "costs.json",
     }  # fmt: skip
 
 
@@ -104,7 +104,11 @@ def test_the_summary_is_the_result_and_the_last_record(finished: Finished) -> No
     assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(as_dict(result)))
     assert records_of(folder)[-1] == result
     assert result.name == "cifar_resnet8 on digits"
-    assert (result.cost, result.factor, result.budget) == ("macs", None, "0.5")
+    (cost,) = result.costs
+    assert (cost.name, cost.unit, cost.factor, cost.budget) == ("macs", "MAC", None, "0.5")
+    assert (cost.before, cost.after) == (result.before.macs, result.after.macs)
+    assert cost.after <= cost.bound == result.before.macs // 2
+    assert cost.measured is None and cost.agreement is None
     assert result.environment["lwdc"] == lwdc.__version__ and result.environment["torch"] == torch.__version__
     assert set(result.seconds) == {"baseline", "search", "finetune", "export"}
 
@@ -231,6 +235,16 @@ def test_a_search_that_found_nothing_or_fled_says_so(
         ({"cost": CostSettings(Macs(), factor=-1.0)}, CostError, "must not be negative, found -1.0"),
         ({"cost": CostSettings(Macs(), factor=1.0, budget=0.5)}, CostError, "not both and not neither"),
         ({"cost": CostSettings(Macs())}, CostError, "not both and not neither"),
+        (
+            {"cost": CostSettings(Macs(), budget=0.5, also=(CostSettings(Macs(), budget=0.4),))},
+            CostError,
+            "the cost 'macs' is asked for twice",
+        ),
+        (
+            {"cost": CostSettings(Macs(), budget=0.3, also=(CostSettings(Params(), budget=1e9),))},
+            CostError,
+            "is a share of the original",
+        ),
         ({"formats": ("onxx",)}, ExportError, "unknown export format 'onxx'. Did you mean 'onnx'"),
         ({"mixing": "kernels"}, SpaceError, "unknown mixing 'kernels'.*Known: auto, branches"),
         ({"latency_batches": (1, 0)}, LwdcError, "latency_batches are batch sizes from 1 on, found 0"),

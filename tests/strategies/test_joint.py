@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
-from lwdc.costs import BudgetController, CostTable, Macs, Params, expected_cost, linear, logarithmic, tabulate
+from lwdc.costs import BudgetController, CostTable, Macs, Params, expected_cost, logarithmic, tabulate
 from lwdc.counting import count_params
 from lwdc.data import Digits
 from lwdc.errors import CostError, TrainingError
@@ -26,7 +26,7 @@ from lwdc.objectives import Distillation
 from lwdc.records import EpochRecord, SearchState
 from lwdc.selection import SelectionOp, gates, selection_ops
 from lwdc.space import Plan, SearchSpace, make_plan
-from lwdc.strategies import JointLesson, search_fit, weight_parameters
+from lwdc.strategies import JointLesson, Pressure, search_fit, weight_parameters
 from lwdc.strategies.joint import mean_entropy
 from lwdc.surgery import discretise, point_at, wrap
 from lwdc.training import Fit, Recipe, StepRecord
@@ -76,7 +76,8 @@ def lesson_of(supernet: nn.Module, table: CostTable, budget: float | None = 0.5,
     if budget is not None:
         bound = int(budget * table.total)
         changes = {"budget": BudgetController(bound / table.total), "bound": bound, **changes}
-    return JointLesson(supernet, table, ADAM, **{"shape": linear, **changes})
+    own = {name: changes.pop(name) for name in list(changes) if name in ("decide", "decide_from")}
+    return JointLesson(supernet, [Pressure(table, **changes)], ADAM, **own)
 
 
 def fit_of(supernet: nn.Module, data: Digits, lesson: JointLesson, **changes: Any) -> Fit:
@@ -102,7 +103,7 @@ def test_a_search_becomes_decided_and_chooses_within_its_bound(gate: str, data: 
 
     first, state = next(r.search for r in found if isinstance(r, EpochRecord)), last_state(found)
     assert first is not None and first.decided < state.decided <= 1.0
-    assert state.bound == pytest.approx(0.5, abs=1e-4)
+    assert state.costs[0].bound == pytest.approx(0.5, abs=1e-4)
     decided = lesson.decidedness(architecture)
     for record in state.gates:
         assert sum(record.probabilities) == pytest.approx(1.0)
@@ -224,9 +225,41 @@ def test_nothing_decays_the_logits(data: Digits) -> None:
     ],
 )
 def test_a_pressure_that_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
-    supernet, table = supernet_of("softmax")
+    _, table = supernet_of("softmax")
     with pytest.raises(CostError, match=message):
-        JointLesson(supernet, table, ADAM, shape=linear, **given)
+        Pressure(table, **given)
+
+
+def test_two_budgets_are_both_kept_and_reported(data: Digits) -> None:
+    supernet, macs = supernet_of("softmax")
+    params = tabulate(supernet, Params())
+    tables = {"macs": (macs, 0.7), "params": (params, 0.5)}
+    pressures = [
+        Pressure(table, budget=BudgetController(share), bound=int(share * table.total))
+        for table, share in tables.values()
+    ]
+    lesson = JointLesson(supernet, pressures, ADAM)
+    records = list(fit_of(supernet, data, lesson).run())
+    architecture = lesson.choice()
+    for table, share in tables.values():
+        assert table.of(architecture) <= share * table.total
+    assert [cost.name for cost in last_state(records).costs] == ["macs", "params"]
+    assert [cost.bound for cost in last_state(records).costs] == pytest.approx([0.7, 0.5], abs=1e-3)
+
+
+def test_pressures_add_up(data: Digits) -> None:
+    supernet, macs = supernet_of("softmax")
+    params = tabulate(supernet, Params())
+
+    def term(*pressures: Pressure) -> float:
+        lesson = JointLesson(supernet, pressures, ADAM, decide=0.0)
+        lesson.begin(0.3)
+        found = lesson.extra_loss()
+        assert found is not None
+        return float(found.detach())
+
+    both = term(Pressure(macs, factor=2.0), Pressure(params, factor=0.5))
+    assert both == pytest.approx(term(Pressure(macs, factor=2.0)) + term(Pressure(params, factor=0.5)), rel=1e-6)
 
 
 def test_a_bigger_factor_never_ends_with_more_expected_cost(data: Digits) -> None:

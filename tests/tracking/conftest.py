@@ -4,6 +4,8 @@ import pytest
 
 from lwdc.records import (
     Accuracies,
+    CostResult,
+    CostState,
     EpochRecord,
     ExportRecord,
     GateRecord,
@@ -42,9 +44,7 @@ def _search(epoch: int, epochs: int) -> EpochRecord:
     decided = 0.25 + 0.2 * epoch
     gates = tuple(_gate(f"layer{n}.0.conv1", decided) for n in (1, 2))
     state = SearchState(
-        expected_cost=1.0 - 0.2 * epoch,
-        bound=1.0 - 0.22 * epoch,
-        factor=0.5 * epoch,
+        costs=(CostState("macs", 1.0 - 0.2 * epoch, 1.0 - 0.22 * epoch, 0.5 * epoch),),
         decided=decided,
         gates=gates,
     )
@@ -82,9 +82,7 @@ def result(tmp_path) -> Result:
     return Result(
         name="resnet8 on digits",
         seed=0,
-        cost="macs",
-        factor=1.875,
-        budget="0.33",
+        costs=(CostResult("macs", "MAC", 1.875, "0.33", 4_074_074, 12_345_678, 4_012_345, None, None),),
         before=Measures(12_345_678, 272_474, 1_101_234, {"1": 1.234, "64": 23.45}),
         after=Measures(4_012_345, 98_765, 412_345, {"64": 14.2, "1": 1.301}),
         valid=Accuracies(0.9889, 0.9833, 0.9722, 0.9861),

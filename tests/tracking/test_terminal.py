@@ -68,7 +68,8 @@ def test_the_time_left_is_that_of_the_epochs_to_come(records):
 
 def test_a_search_without_a_budget_has_no_bound(records):
     epoch = records[4]
-    free = dataclasses.replace(epoch, search=dataclasses.replace(epoch.search, bound=None))
+    costs = tuple(dataclasses.replace(cost, bound=None) for cost in epoch.search.costs)
+    free = dataclasses.replace(epoch, search=dataclasses.replace(epoch.search, costs=costs))
     assert line_with(plain([free]), "1/2").split()[6] == "-"
 
 

@@ -1,0 +1,69 @@
+"""Settling: the choice made again until costs that a table only predicts keep their budgets as measured."""
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+
+from lwdc.architecture import Architecture
+from lwdc.costs import MeasuredCostModel
+from lwdc.errors import CostError
+from lwdc.pipeline.prepare import Prepared
+from lwdc.strategies import JointLesson
+from lwdc.surgery import discretise
+
+_ATTEMPTS = 5
+
+
+def settle(
+    prepared: Prepared, lesson: JointLesson, baseline: nn.Module, note: Callable[[str, str], None]
+) -> tuple[Architecture, list[float | None]]:
+    """The choice, and what each cost was measured to be for it, in its unit; None for costs that are counted.
+
+    If the network takes more than a budget allows, that bound is tightened by as much and the choice made again, a few
+    times. What comes nearest is kept where none of them holds, with a warning.
+    """
+    bounds = list(prepared.bounds)
+    best: tuple[float, Architecture, list[float | None]] | None = None
+    for _ in range(_ATTEMPTS):
+        try:
+            architecture = lesson.choice(bounds)
+        except CostError:  # nothing is left below the bound: what was found before stands
+            break
+        measured = _measured(prepared, lesson, baseline, architecture)
+        excess = [0.0] * len(bounds)
+        for i, (table, asked, found) in enumerate(zip(prepared.tables, prepared.bounds, measured, strict=True)):
+            if found is None:
+                continue
+            text = f"{table.name} {table.show(table.of(architecture))} predicted, {table.show(found)} measured"
+            if asked is not None and found > asked:
+                text += f", above the budget of {table.show(asked)}"
+                excess[i] = found / asked - 1
+                bounds[i] = math.floor(table.of(architecture) * asked / found)
+            note(text, "info")
+        shown = [None if m is None else t.in_unit(m) for m, t in zip(measured, prepared.tables, strict=True)]
+        if best is None or max(excess) < best[0]:
+            best = max(excess), architecture, shown
+        if not any(excess):
+            break
+    assert best is not None  # the first bounds are those that `prepare` has tried
+    if best[0]:
+        note(
+            f"no architecture tried keeps the budget as measured: the nearest one is {best[0]:.1%} above it", "warning"
+        )
+    return best[1], best[2]
+
+
+def _measured(
+    prepared: Prepared, lesson: JointLesson, baseline: nn.Module, architecture: Architecture
+) -> list[int | None]:
+    """In whole numbers of the tables."""
+    size = prepared.settings.data.input_size
+    network, _ = discretise(lesson.supernet, architecture)
+    found: list[int | None] = []
+    for cost, table in zip(prepared.settings.cost.all, prepared.tables, strict=True):
+        if isinstance(cost.model, MeasuredCostModel):
+            found.append(cost.model.measure(network, baseline, size, table))
+        else:
+            found.append(None)
+    return found

@@ -1,0 +1,19 @@
+"""A bar with the time left, for work that takes a while; on stderr, and only where that is a terminal."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+T = TypeVar("T")
+
+
+def tracked(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items one by one, while a bar shows how many are done; it vanishes at the end."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield from items
+        return
+    shown: Iterable[T] = track(items, what, console=console, transient=True)
+    yield from shown
