@@ -45,6 +45,7 @@ COMMANDS = {
     "finetune": "go on after `search`: run=FOLDER, with any finetune.* settings",
     "evaluate": "accuracy of a finished run's network: run=FOLDER",
     "export": "write and verify a finished run's files again: run=FOLDER, with any export.* settings",
+    "report": "one page of HTML about runs or sweeps: FOLDER ... [out=FILE]",
 }
 _UNTIL = {"compress": "export", "train": "baseline", "search": "search", "finetune": "export"}
 _NOT_COMPARED = (
@@ -89,6 +90,9 @@ def _run(command: str, overrides: list[str]) -> int:
     if "-h" in overrides or "--help" in overrides:
         print(_help(command))
         return 0
+    if command == "report":
+        _write_page(overrides)
+        return 0
     _check_groups(overrides)
     overrides = _in_folder(command, _with_resumed(command, overrides))
     failures: list[LwdcError] = []
@@ -110,6 +114,22 @@ def _run(command: str, overrides: list[str]) -> int:
     if failures:
         print(f"{len(failures)} run(s) of the sweep failed; results.csv says which", file=sys.stderr)
     return 2 if failures else 0
+
+
+def _write_page(arguments: list[str]) -> None:
+    """``lwdc report``: folders, and where the page goes; without that into the folder, if it is one."""
+    from lwdc.report import read_runs, write_report  # plotly is slow to import
+
+    folders = [Path(a) for a in arguments if not a.startswith("out=")]
+    if not folders:
+        raise LwdcError("name the folders of runs or sweeps: lwdc report outputs/compress/<run> ...")
+    given = _given("out", arguments)
+    out = Path(given) if given else (folders[0] if len(folders) == 1 else Path()) / "report.html"
+    runs = read_runs(folders)
+    if not runs:
+        raise LwdcError(f"{folders[0]} is a sweep without runs: there is nothing to show yet.")
+    write_report(runs, out)
+    print(f"{len(runs)} run(s): {out}")
 
 
 class _Refused(BaseException):

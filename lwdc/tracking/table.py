@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lwdc.records import Accuracies, CostResult, ExportRecord, Measures, Result, SiteResult
-from lwdc.tracking.text import duration, percent, points, si, significant
+from lwdc.text import duration, percent, points, si, significant
 
 SLOWER_MARK = "*"
 _WARN = "bold yellow"

@@ -6,8 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lwdc.records import EpochRecord, Note, Record, Result, SearchState
+from lwdc.text import duration, percent, significant
 from lwdc.tracking import table as tables
-from lwdc.tracking.text import duration, percent, significant
 
 _PLAIN_WIDTH = 200  # of an output that is no terminal: nothing there forces a line to break
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lwdc.tracking.text import duration, percent, points, si, significant
+from lwdc.text import duration, percent, points, si, significant
 
 
 @pytest.mark.parametrize(

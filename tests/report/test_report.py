@@ -1,0 +1,207 @@
+"""Pages about runs and sweeps: what they hold, and that a browser shows them without asking anyone."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lwdc import cli
+from lwdc.errors import LwdcError
+from lwdc.records import Result
+from lwdc.report import figures, read_runs, write_report
+from lwdc.tracking import read_records
+
+SETTINGS = [
+    "backbone=cifar_resnet8", "+backbone.options.channels=[4,8,8]", "compute=cpu", "compute.threads=1",
+    "train.epochs=1", "strategy.epochs=2", "finetune.epochs=1", "export.formats=[safetensors]", "latency_batches=[1]",
+    "cost.budget=0.6,0.8,0.001",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs that end, and one that is refused."""
+    folder = tmp_path_factory.mktemp("sweep")
+    command = [sys.executable, "-m", "lwdc.cli", "compress", "-m", *SETTINGS, f"hydra.sweep.dir={folder}"]
+    assert subprocess.run(command, capture_output=True, timeout=280, check=False).returncode == 2
+    return folder
+
+
+def written(folder: Path, out: Path) -> str:
+    write_report(read_runs([folder]), out)
+    return out.read_text()
+
+
+def test_a_runs_page_says_what_became_of_it(sweep: Path, tmp_path: Path) -> None:
+    (run,) = read_runs([sweep / "0"])
+    assert run.result is not None and run.status == "done"
+    text = written(sweep / "0", tmp_path / "page.html")
+    assert "cifar_resnet8 on digits" in text
+    assert f"{100 * run.result.after.macs / run.result.before.macs:.1f}%" in text
+    for note in run.notes:
+        assert note.text.split(";")[0][:30] in text
+    for site in run.result.sites:
+        assert f"{site.site}: {site.operator}" in text
+    assert set(re.findall(r'<div id="(\w+)" class="plotly-graph-div"', text)) == {
+        "choices", "costs", "curves", "inheritance",
+    }  # fmt: skip
+
+
+def test_a_sweep_shows_every_run_by_what_tells_it_from_the_others(sweep: Path, tmp_path: Path) -> None:
+    runs = read_runs([sweep])
+    assert sorted(run.name for run in runs) == ["cost.budget=0.001", "cost.budget=0.6", "cost.budget=0.8"]
+    by_name = {run.name: run for run in runs}
+    assert "cannot be reached" in by_name["cost.budget=0.001"].status
+    text = written(sweep, tmp_path / "page.html")
+    assert 'id="front"' in text and "failed: budget" in text
+    data = json.loads(text.split('id="runs">')[1].split("</script>")[0])
+    assert {entry["name"]: len(entry["sites"]) for entry in data} == {
+        "cost.budget=0.001": 0, "cost.budget=0.6": 6, "cost.budget=0.8": 6,
+    }  # fmt: skip
+
+
+def test_an_unfinished_run_is_shown_as_such(sweep: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sweep, tmp_path / "sweep")
+    lines = (folder / "1" / "records.jsonl").read_text().splitlines(keepends=True)
+    last = next(i for i, line in enumerate(lines) if '"phase": "search"' in line)
+    (folder / "1" / "records.jsonl").write_text("".join(lines[: last + 1]))
+    shutil.copytree(folder / "1", folder / "7")  # killed before it had a row
+    stands = {run.folder.name: run.status for run in read_runs([folder])}
+    assert stands["1"] == stands["7"] == "unfinished: search, epoch 1 of 2"
+    text = written(folder / "1", tmp_path / "page.html")
+    assert "unfinished: search, epoch 1 of 2" in text and 'id="choices"' in text
+    (folder / "0" / "records.jsonl").write_text("")
+    (empty,) = read_runs([folder / "0"])
+    assert empty.status == "unfinished: no epoch yet"
+    write_report([empty], tmp_path / "page.html")
+
+
+@pytest.mark.parametrize(("name", "said"), [("", "neither records.jsonl"), ("gone", "there is none")])
+def test_a_folder_that_is_no_run_is_refused(name: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(LwdcError, match=f"is no folder of a run or sweep: .*{said}.*Name one like"):
+        read_runs([tmp_path / name])
+
+
+def test_what_a_run_says_of_itself_is_text_and_no_markup(sweep: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sweep / "0", tmp_path / "run")
+    path = folder / "records.jsonl"
+    lines = read_records(path)
+    lines[0]["text"] = "<img src=x onerror=alert(1)>"
+    lines[-1]["sites"][0]["site"] = "</script><script>alert(1)</script>"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = written(folder, tmp_path / "page.html")
+    assert "<img src=x" not in text
+    assert "</script><script>alert(1)" not in text
+
+
+def test_the_front_joins_the_runs_that_none_beats() -> None:
+    points = [(0.5, 0.9), (0.3, 0.8), (0.4, 0.7), (0.6, 0.9), (0.7, 0.95), (0.3, 0.6)]
+    assert figures._undominated(points) == [(0.3, 0.8), (0.5, 0.9), (0.7, 0.95)]
+
+
+def test_a_measured_cost_comes_first_among_the_axes(sweep: Path) -> None:
+    results = [run.result for run in read_runs([sweep]) if run.result is not None]
+    assert list(figures._axes(results))[:3] == ["MACs", "parameters", "bytes"]
+    measured = [with_latency(result) for result in results]
+    axes = figures._axes(measured)
+    assert next(iter(axes)) == "latency, as measured"
+    assert axes["latency, as measured"] == [0.5, 0.5]
+
+
+def with_latency(result: Result) -> Result:
+    (cost,) = result.costs
+    cost = dataclasses.replace(cost, name="latency", unit="ms", before=4.0, after=1.9, measured=2.0)
+    return dataclasses.replace(result, costs=(cost,))
+
+
+def test_the_command_writes_into_the_folder_or_where_it_is_told(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(sweep / "0", tmp_path / "run")
+    for arguments, out in (([str(folder)], folder / "report.html"), ([str(folder), f"out={tmp_path}/x.html"], None)):
+        monkeypatch.setattr(sys, "argv", ["lwdc", "report", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0
+        assert (out or tmp_path / "x.html").stat().st_size > 10**6
+    monkeypatch.setattr(sys, "argv", ["lwdc", "report"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert "name the folders of runs or sweeps" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; skips where it is not installed."""
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+    if driver is None or chromium is None:
+        pytest.skip("chromium and chromedriver are not installed")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--window-size=1100,900",
+    ):  # fmt: skip
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    started = webdriver.Chrome(options=options, service=Service(driver))
+    yield started
+    started.quit()
+
+
+def requested(browser: Any) -> list[str]:
+    """Addresses that the page asked for, and none that it carries itself."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    return [url for url in sent if not url.startswith(("data:", "blob:"))]
+
+
+def test_a_browser_shows_a_run_from_disk_alone(sweep: Path, browser: Any, tmp_path: Path) -> None:
+    written(sweep / "0", tmp_path / "page.html")
+    browser.get(f"file://{tmp_path}/page.html")
+    for name in ("choices", "costs", "curves", "inheritance"):
+        assert browser.find_elements("css selector", f"#{name} .main-svg"), name
+    assert requested(browser) == [f"file://{tmp_path}/page.html"]
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_a_phone_shows_a_page_without_scrolling_sideways(sweep: Path, browser: Any, tmp_path: Path) -> None:
+    written(sweep / "0", tmp_path / "page.html")
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        browser.get(f"file://{tmp_path}/page.html")
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_click_on_a_point_of_the_front_shows_its_architecture(sweep: Path, browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    written(sweep, tmp_path / "page.html")
+    browser.get(f"file://{tmp_path}/page.html")
+    points = browser.find_elements("css selector", "#front .scatterlayer .points path.point")
+    assert len(points) >= 3  # two runs and the baseline
+    shown = set()
+    for point in points[:2]:
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
+        ActionChains(browser).move_to_element(point).pause(0.3).click().perform()
+        title, table = (browser.find_element("css selector", f"#architecture {tag}") for tag in ("h3", "table"))
+        shown.add(title.text)
+        assert "layer1.0.conv1" in table.text
+    assert shown == {"cost.budget=0.6", "cost.budget=0.8"}
+    browser.find_element("xpath", "//tr[@data-run][contains(., 'cost.budget=0.001')]").click()
+    assert "cannot be reached" in browser.find_element("id", "architecture").text
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
