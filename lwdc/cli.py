@@ -1,5 +1,6 @@
 """The command line: the only module that knows Hydra."""
 
+import dataclasses
 import functools
 import hashlib
 import importlib.resources
@@ -33,7 +34,7 @@ from lwdc.pipeline import (
 from lwdc.pipeline.inspection import print_plan
 from lwdc.pipeline.packages import evaluate_run, export_run, settings_of
 from lwdc.pipeline.run import CHECKPOINT
-from lwdc.pipeline.sweep import add_row
+from lwdc.pipeline.sweep import add_row, shared_baseline
 from lwdc.tracking import Sink, TerminalSink
 from lwdc.training import Recipe
 
@@ -194,9 +195,10 @@ def _compress(command: str, config: DictConfig) -> Any:
     sweep_goes_on = HydraConfig.get().mode == RunMode.MULTIRUN and (folder / CHECKPOINT).exists()
     resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)
     ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
-    return compress(
-        make_settings(config), folder, data, sinks, until=_UNTIL[command], resume=resume, ignore=ignore
-    )  # fmt: skip
+    settings = make_settings(config)
+    if HydraConfig.get().mode == RunMode.MULTIRUN and settings.baseline is None and not resume:
+        settings = dataclasses.replace(settings, baseline=shared_baseline(folder.parent, folder, data))
+    return compress(settings, folder, data, sinks, until=_UNTIL[command], resume=resume, ignore=ignore)
 
 
 def _inspect(command: str, config: DictConfig) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from lwdc import cli
 
@@ -165,6 +167,16 @@ def test_the_same_command_goes_on_with_a_sweep(lwdc_in: Run, tmp_path: Path) -> 
         assert 0 < int(row["cost_after"]) <= 0.5 * int(row["cost_before"])
         assert 0 <= float(row["valid_discretised"]) <= 1
         assert row["test_finetuned"] == ""
+
+
+def test_a_sweep_trains_its_baseline_once_and_ends_as_if_it_had_not(lwdc_in: Run, tmp_path: Path) -> None:
+    code, out, error = lwdc_in("search", "-m", *TINY, "cost.budget=0.5,0.7", "seed=0,1", "hydra.sweep.dir=sweep")
+    assert code == 0, error
+    assert len(re.findall(r"^baseline +1/1 ", out, re.MULTILINE)) == 2  # one a seed
+    assert lwdc_in("search", *TINY, "cost.budget=0.7", "seed=1", "hydra.run.dir=alone")[0] == 0
+    alone, shared = (load_file(tmp_path / run / "discretised.safetensors") for run in ("alone", "sweep/3"))
+    assert alone.keys() == shared.keys()
+    assert all(torch.equal(alone[name], shared[name]) for name in alone)
 
 
 def test_training_asks_nothing_of_space_and_budget(lwdc_in: Run, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,28 @@ def add_row(table: Path, row: dict[str, Any], status: str, result: Result | None
     writer.writeheader()
     writer.writerows([*(old for old in rows if old["folder"] != str(row["folder"])), figures])
     write_text(table, text.getvalue())
+
+
+def shared_baseline(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path | None:
+    """The folder of another run of the sweep that has trained the very baseline that ``config`` asks for, if any.
+
+    A run that takes it ends with the same weights as if it had trained its own.
+    """
+    for file in sorted(sweep.glob(f"*/{CHECKPOINT}")):
+        folder = file.parent
+        try:
+            state = load_checkpoint(file)
+        except CheckpointError:  # another run's damage is not this one's
+            continue
+        known = json.loads(state["config"])
+        if folder.resolve() != own.resolve() and "baseline" in state["done"] and _trains(known) == _trains(config):
+            return folder
+    return None
+
+
+def _trains(config: Mapping[str, Any]) -> list[Any]:
+    """All of a configuration that a baseline depends on."""
+    return [config.get(key) for key in ("backbone", "data", "train", "optim", "seed", "compute", "baseline")]
 
 
 def _found(folder: Path) -> dict[str, Any]:
