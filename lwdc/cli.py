@@ -256,6 +256,7 @@ def make_settings(config: DictConfig) -> Settings:
         refit_images=config.strategy.refit_images,
         compute=_checked(Compute, "compute", **_plain(config.compute)),
         formats=list(config.export.formats),
+        licence=config.export.licence,
         latency_batches=list(config.latency_batches),
         seed=config.seed,
         baseline=None if config.baseline is None else Path(config.baseline),

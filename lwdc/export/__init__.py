@@ -1,5 +1,6 @@
 """Export: a network as files, each compared with the network before it counts."""
 
+from lwdc.export.card import write_card
 from lwdc.export.deployment import Deployment
 from lwdc.export.description import Description, describe
 from lwdc.export.formats import FORMATS, check_formats, export_all
@@ -24,4 +25,5 @@ __all__ = [
     "to_onnx",
     "to_torch_export",
     "verify",
+    "write_card",
 ]

@@ -15,7 +15,7 @@ from torch import nn
 from lwdc.architecture import Architecture
 from lwdc.costs import Agreement, CostTable
 from lwdc.errors import CheckpointError
-from lwdc.export import export_all
+from lwdc.export import export_all, write_card
 from lwdc.files import replacing, write_json
 from lwdc.pipeline.choice import chosen_network
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
@@ -248,6 +248,7 @@ def _export(
         folder=str(run.folder),
     )
     write_json(run.folder / "summary.json", as_dict(result))
+    write_card(result, run.folder, licence=settings.licence)
     run.write(result)
     run.finish("export")
     return result

@@ -98,6 +98,7 @@ class Settings:
     refit_images: int = 512  # examples on which what is chosen is refitted; 0: none
     compute: Compute = dataclasses.field(default_factory=Compute)
     formats: Sequence[str] = ("safetensors", "torch_export", "onnx")
+    licence: str | None = None  # of the network, for its model card
     latency_batches: Sequence[int] = (1, 64)
     seed: int = 0
     baseline: Path | None = None  # folder of a run whose baseline is reused

@@ -1,0 +1,81 @@
+"""Model cards: what a finished network is, in markdown that people and model hubs read."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from lwdc.files import write_text
+from lwdc.records import Measures, Result
+from lwdc.text import percent, points, si, significant
+
+FILE = "model_card.md"
+
+_LOAD = {
+    "safetensors": 'import lwdc\n\nnetwork = lwdc.load(".")  # this folder; plain PyTorch, without pickle',
+    "torch_export": 'import torch\n\nnetwork = torch.export.load("{file}").module()',
+    "onnx": 'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{file}")  # metadata: how inputs are made',
+}
+
+
+def write_card(result: Result, folder: Path, *, licence: str | None = None) -> None:
+    """Write ``model_card.md``: data, accuracy and costs before and after, operators, files and how to load them."""
+    write_text(folder / FILE, card(result, licence=licence))
+
+
+def card(result: Result, *, licence: str | None = None) -> str:
+    """The card's text; the head is what the Hugging Face hub reads. Without ``licence`` it says that it is unknown."""
+    network, _, data = result.name.partition(" on ")
+    head = {"license": licence or "unknown", "library_name": "timm", "datasets": [data], "tags": ["lwdc", "compressed"]}
+    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", ""]
+    lines += [f"# {network} on {data}, compressed", ""]
+    asked = " and ".join(
+        f"{cost.name} ({f'budget {cost.budget}' if cost.budget is not None else f'factor {cost.factor}'})"
+        for cost in result.costs
+    )
+    lines += [f"Compressed with lwdc {result.environment.get('lwdc', '')} under {asked}, seed {result.seed}.", ""]
+    lines += [*_figures(result), "", "## Operators", ""]
+    counts = Counter(site.operator for site in result.sites)
+    lines += [f"- {operator}: {count} of {len(result.sites)} sites" for operator, count in counts.most_common()]
+    if result.exports:
+        lines += [
+            "",
+            "## Files",
+            "",
+            "| format | file | bytes | largest difference from the network |",
+            "|---|---|---|---|",
+        ]
+        lines += [f"| {e.format} | `{e.file}` | {e.bytes:,} | {e.max_difference:.1e} |" for e in result.exports]
+        for export in result.exports:
+            code = _LOAD[export.format].format(file=export.file)
+            lines += ["", "```python", code, "```"]
+    if result.warnings:
+        lines += ["", "## Warnings", "", *(f"- {warning}" for warning in result.warnings)]
+    measured_on = f"{result.environment.get('device')}, {result.environment.get('threads')} threads"
+    return "\n".join([*lines, "", f"Milliseconds were measured on: {measured_on}.", ""])
+
+
+def _figures(result: Result) -> list[str]:
+    test, valid = result.test, result.valid
+    lines = ["| | before | after | |", "|---|---|---|---|"]
+    for split, found in (("test", test), ("validation", valid)):
+        lost = None if found.finetuned is None or found.baseline is None else found.finetuned - found.baseline
+        name = f"top-1 accuracy, {split}"
+        lines.append(f"| {name} | {percent(found.baseline)} | {percent(found.finetuned)} | {points(lost)} points |")
+    for name, before, after in _sizes(result.before, result.after):
+        lines.append(f"| {name} | {_shown(before)} | {_shown(after)} | {percent(after / before)} |")
+    return lines
+
+
+def _sizes(before: Measures, after: Measures) -> list[tuple[str, float, float]]:
+    found: list[tuple[str, float, float]] = [
+        ("MACs", before.macs, after.macs),
+        ("parameters", before.params, after.params),
+        ("bytes", before.bytes, after.bytes),
+    ]
+    for batch in sorted(before.latency_ms.keys() & after.latency_ms.keys(), key=int):
+        found.append((f"milliseconds, batch {batch}", before.latency_ms[batch], after.latency_ms[batch]))
+    return found
+
+
+def _shown(value: float) -> str:
+    return si(value) if isinstance(value, int) else significant(value)

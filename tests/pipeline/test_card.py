@@ -1,0 +1,33 @@
+"""Model cards: written beside the exports of a run."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lwdc.export.card import card
+from lwdc.pipeline import Settings
+from lwdc.records import Result
+
+
+def test_the_model_card_says_what_a_user_must_know_and_how_to_load(
+    finished: tuple[Path, Settings, Result],
+) -> None:
+    folder, _, result = finished
+    text = (folder / "model_card.md").read_text()
+    head, body = text.removeprefix("---\n").split("\n---\n")
+    said = dict(line.split(": ", 1) for line in head.splitlines())
+    assert json.loads(said["license"]) == "unknown" and json.loads(said["datasets"]) == ["digits"]
+    assert f"{100 * result.test.finetuned:.1f}%" in body and f"{100 * result.test.baseline:.1f}%" in body  # type: ignore[operator]
+    for export in result.exports:
+        assert f"`{export.file}`" in body
+    for code in re.findall(r"```python\n(.*?)```", body, re.DOTALL):  # it works as it stands, where the files are
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, check=True, timeout=100)
+
+
+@pytest.mark.parametrize("licence", ["apache-2.0", "other"])
+def test_a_licence_that_is_given_stands_in_the_head(finished: tuple[Path, Settings, Result], licence: str) -> None:
+    assert f'license: "{licence}"\n' in card(finished[2], licence=licence).split("\n---\n")[0]
