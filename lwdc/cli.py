@@ -58,6 +58,10 @@ _NOT_COMPARED = (
     "compute.threads",
     "cost.cache",
     "cost.strict",
+    "cost.model.cache",
+    "cost.model.strict",
+    "cost.also.latency.cache",
+    "cost.also.latency.strict",
     "export",
     "latency_batches",
     "inspect",
@@ -271,6 +275,10 @@ def _cost(node: DictConfig, key: str) -> CostSettings:
         known = _groups()["cost"]
         if name not in known:
             raise LwdcError(f"{key}.also: " + unknown_name("cost", str(name), known))
+        if not isinstance(given, DictConfig) or "also" in given:
+            raise LwdcError(
+                f"{key}.also.{name} takes the settings of one cost, like +cost.also.{name}.budget=50%; found {given}."
+            )
         folder = importlib.resources.files("lwdc.conf") / "cost"
         composed = OmegaConf.merge(
             *(OmegaConf.create((folder / f"{n}.yaml").read_text()) for n in ("macs", name)), given

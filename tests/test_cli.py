@@ -205,10 +205,10 @@ def test_a_run_under_a_measured_cost_and_beside_it_a_counted_one(
     lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LWDC_CACHE", str(tmp_path / "cache"))
-    beside = ["cost.budget=0.95", "cost.networks=3", "cost.batch=2", "+cost.also.params.budget=60%"]
+    beside = ["cost.factor=1", "cost.networks=3", "cost.batch=2", "+cost.also.params.budget=60%"]
     code, out, error = lwdc_in("compress", *TINY, "cost=latency", *beside, "hydra.run.dir=f")
     assert code == 0, error
-    assert "latency, budget 0.95 and params, budget 60%" in out
+    assert "latency, factor 1 and params, budget 60%" in out
     assert "of 3 random architectures the table ranks" in out and " ms predicted, " in out
     (latency, params) = json.loads((tmp_path / "f" / "summary.json").read_text())["costs"]
     assert (latency["name"], latency["unit"], params["name"]) == ("latency", "ms", "params")
@@ -216,6 +216,10 @@ def test_a_run_under_a_measured_cost_and_beside_it_a_counted_one(
     assert params["after"] <= 0.6 * params["before"]
     lines = (tmp_path / "cache" / "latency.jsonl").read_text().splitlines()
     assert all(json.loads(line)["environment"]["batch"] == 2 for line in lines)
+
+    assert lwdc_in("compress", "resume=f", "cost.strict=true")[0] == 0
+    for change in ("+cost.also.size.budget=0.5", "space.stem=true", "cost=macs"):
+        assert "started with another configuration" in refused(lwdc_in("compress", "resume=f", change))
 
     code, out, error = lwdc_in("inspect", *TINY, "cost=latency", "cost.strict=true", "cost.batch=2", "cost.networks=0")
     assert code == 0 and "of the latency; reachable: " in out, error
@@ -236,6 +240,8 @@ def test_costs_of_a_users_own(lwdc_in: Run, tmp_path: Path) -> None:
         (["+cost.also.parms.budget=0.5"], "unknown cost 'parms'. Did you mean 'params'"),
         (["+cost.also.macs.budget=0.5"], "the cost 'macs' is asked for twice"),
         (["+cost.also.params.budget=5ms"], "has the unit 'ms', the cost is counted in params"),
+        (["+cost.also.params=50%"], "takes the settings of one cost, like +cost.also.params.budget=50%; found 50%"),
+        (["+cost.also.params.also.size.budget=0.5"], "cost.also.params takes the settings of one cost"),
         (["+cost.also.params.bugdet=0.5"], "cost.also.params: "),
         (["cost=latency", "cost.runtime=onyx"], "unknown cost.runtime 'onyx'"),
         (["cost=memory", "cost.budget=1kB"], "cannot be reached: the smallest memory of this space"),

@@ -25,7 +25,7 @@ def parse_budget(budget: float | str, table: CostTable) -> int:
     Raises ``CostError`` if it is malformed, of another unit, or below what any architecture reaches.
     """
     text = str(budget).strip()
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[a-zA-Zµ]*)", text)
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[^\W\d]\S*|)", text)
     if match is None:
         raise CostError(f"budget {text!r} cannot be read; write a share like 0.5 or an amount like {_example(table)}.")
     number, suffix = Fraction(match[1]), match[2]
@@ -39,6 +39,11 @@ def parse_budget(budget: float | str, table: CostTable) -> int:
         bound = math.floor(share * table.total)
     else:
         bound = math.floor(number * _scale(suffix, text, table))
+        if bound > table.total:
+            raise CostError(
+                f"budget {text!r} ({amount(bound, table)}) is more than the original network costs, "
+                f"{amount(table.total, table)}: there is nothing to compress."
+            )
     if bound < table.smallest:
         raise CostError(
             f"budget {text!r} ({amount(bound, table)}) cannot be reached: the smallest {table.name} of this space is "

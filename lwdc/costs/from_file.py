@@ -14,6 +14,7 @@ from lwdc.costs.table import CostTable, Entry, laid_out
 from lwdc.errors import CostError
 
 _DIGITS = 9  # of the largest cost that are kept
+_MOST = 1e15  # that sums of costs stay exact
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +22,9 @@ class FromFile:
     """A cost of every operator at every site, such as energy, from a csv or json file.
 
     A csv file has the columns ``site``, ``operator`` and ``cost``: a row for each operator by its label (``lwdc
-    inspect`` lists them), and for each layer itself as ``original``; one with neither site nor operator is the cost of
-    all the rest (0 without it). A json file is ``{"rest": 1.5, "sites": {"layer1.0.conv1": {"original": 2.5,
-    "grouped_4": 0.9}}}``. The cost of a network is the sum.
+    inspect`` lists them), and for each layer itself as ``original``, also for layers that the space leaves alone; one
+    with neither site nor operator is the cost of all the rest (0 without it). A json file is ``{"rest": 1.5,
+    "sites": {"layer1.0.conv1": {"original": 2.5, "grouped_4": 0.9}}}``. The cost of a network is the sum.
     """
 
     file: str
@@ -34,6 +35,8 @@ class FromFile:
         """The file's costs for the operators of ``supernet``. Raises ``CostError`` for what it lacks or cannot be."""
         path = Path(self.file)
         found = dict(_checked(path))
+        if too_large := [where for where, cost in found.items() if cost > _MOST]:
+            raise CostError(f"{path}: the cost of {too_large[0]} is above {_MOST:g}; give them in a larger unit.")
         largest = max((abs(cost) for cost in found.values()), default=0)
         per_unit = 10 ** max(0, _DIGITS - math.floor(math.log10(largest)) - 1) if largest else 1
 
@@ -46,7 +49,8 @@ class FromFile:
             return round(found[entry.site, entry.label] * per_unit)
 
         sites, original, groups = laid_out(supernet, cost)
-        rest = round(found.get(("", ""), 0.0) * per_unit)
+        alone = [cost for (site, operator), cost in found.items() if operator == "original" and site not in sites]
+        rest = round((found.get(("", ""), 0.0) + sum(alone)) * per_unit)
         table = CostTable(self.name, self.unit, sites, original, groups, rest, per_unit)
         if table.total <= 0:
             raise CostError(f"by {path} the original network costs nothing: there is nothing to save.")
@@ -71,7 +75,7 @@ def _checked(path: Path) -> Iterator[tuple[tuple[str, str], float]]:
 
 def _read(path: Path) -> Iterator[tuple[str, str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CostError(f"cost.model.file: no table of costs can be read from {path}: {error}.") from error
     if path.suffix == ".json":

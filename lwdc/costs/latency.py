@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.optimize
 import scipy.stats
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lwdc.activations import Use, activations
 from lwdc.architecture import Architecture
 from lwdc.candidates.sampling import expand
 from lwdc.costs.measurements import Measurements
 from lwdc.costs.table import Agreement, CostTable, Entry, entries, laid_out
-from lwdc.costs.timing import Run, device_name, inputs_like, onnx_run, side_by_side, torch_run, without_drift
+from lwdc.costs.timing import Run, device_name, onnx_run, side_by_side, torch_run, without_drift
 from lwdc.errors import CostError, unknown_name
 from lwdc.progress import tracked
 from lwdc.selection import selection_ops
@@ -37,9 +37,10 @@ class Latency:
 
     Every operator is timed at its site in turns with the others there, on as many threads as torch uses, and kept in
     the file ``cache`` by operator, shapes, device, threads and versions; ``strict`` refuses to measure what is not
-    there. Then ``networks`` random architectures are timed as wholes, and one scale and offset are fitted to them,
-    because an operator meets warmer caches alone than in a network; 0 leaves this out. With
-    ``runtime="onnxruntime"`` all of it runs in ONNX Runtime on the CPU, each layer with the norm that follows it.
+    there. Then ``networks`` random architectures are timed as wholes, and one scale is fitted to them, because an
+    operator meets warmer caches alone than in a network; 0 leaves this out. The original network costs what it
+    took. With ``runtime="onnxruntime"`` all of it runs in ONNX Runtime on the CPU, a convolution with the batch norm
+    registered behind it.
     """
 
     batch: int = 1
@@ -60,33 +61,40 @@ class Latency:
 
     def tabulate(self, supernet: nn.Module) -> CostTable:
         """Measure what is not known yet. Raises ``CostError`` where that is not allowed, or an operator cannot run."""
-        norms = _norms(supernet) if self.runtime == "onnxruntime" else {}
-        kept = self._operators(supernet, norms)
-        keys = {_key(entry, norms) for entry in entries(supernet)}
-        seconds = kept.levelled(keys)
-        laid = laid_out(supernet, lambda entry: max(1, round(seconds[_key(entry, norms)] * _NS)))
-        alone = CostTable(self.name, self.unit, *laid, 0, per_unit=_NS // 1000)
         original, size = original_network(supernet), input_size_of(supernet)
-        whole = self._run(original, [size], "the original network")
+        norms = _norms(original, supernet) if self.runtime == "onnxruntime" else {}
+        uses = activations(original, size, list(selection_ops(supernet))).uses
+        keys = {(entry.site, entry.label): _key(entry, norms, uses[entry.site]) for entry in entries(supernet)}
+        kept = self._operators(supernet, norms, uses, keys)
+        seconds = kept.levelled(set(keys.values()))
+        laid = laid_out(supernet, lambda entry: max(1, round(seconds[keys[entry.site, entry.label]] * _NS)))
+        alone = CostTable(self.name, self.unit, *laid, 0, per_unit=_NS // 1000)
+        like = next(p for p in supernet.parameters() if p.is_floating_point())
+        whole = self._run(original, [Use(0, size, 1)], like, "the original network")
         now, took = without_drift(side_by_side([self._reference(supernet), whole]))
-        total = took * kept.level(keys) / now
-        if self.networks == 0:
-            return dataclasses.replace(alone, rest=round(total * _NS) - alone.total)
+        total = took * kept.level(set(keys.values())) / now
         return self._fitted(supernet, whole, total, alone)
 
     def measure(self, network: nn.Module, original: nn.Module, input_size: Shape, table: CostTable) -> int:
         """What ``network`` takes, at the level of ``table``: by its share of what ``original`` takes, in turns."""
-        runs = [self._run(module, [input_size], "the network") for module in (original, network)]
+        like = next(p for p in original.parameters() if p.is_floating_point())
+        runs = [self._run(module, [Use(0, input_size, 1)], like, "the network") for module in (original, network)]
         before, after = without_drift(side_by_side(runs))
         return round(table.total * after / before)
 
-    def _operators(self, supernet: nn.Module, norms: Mapping[str, nn.Module]) -> Measurements:
+    def _operators(
+        self,
+        supernet: nn.Module,
+        norms: Mapping[str, nn.Module],
+        uses: Mapping[str, Sequence[Use]],
+        keys: Mapping[tuple[str, str], str],
+    ) -> Measurements:
         """What every operator takes; measured where it is not known, site by site."""
         path = None if self.cache is None else Path(self.cache).expanduser()
         kept = Measurements(path, self._environment(supernet))
         missing: dict[str, Entry] = {}
         for entry in entries(supernet):
-            key = _key(entry, norms)
+            key = keys[entry.site, entry.label]
             if key not in kept.found:
                 missing.setdefault(key, entry)
         if missing and self.strict:
@@ -94,7 +102,7 @@ class Latency:
             raise CostError(
                 f"{len(missing)} operators have never been measured on this device with these versions"
                 + (f" (the file has others: {others})" if others else "")
-                + f", and cost.strict allows only what {self.cache} holds. Run once with cost.strict=false."
+                + f", and cost.strict allows only what cost.cache={self.cache} holds. Run once with cost.strict=false."
             )
         by_site: dict[str, list[str]] = {}
         for key, entry in missing.items():
@@ -102,7 +110,12 @@ class Latency:
         # What a call takes by itself, which a network pays once and not once an operator; 0 where Python pays it.
         call = onnx_run(nn.ReLU(), [torch.zeros(1, 1)]) if self.runtime == "onnxruntime" else lambda times: 0.0
         for site in tracked(list(by_site), f"timing {len(missing)} operators"):
-            runs = [self._operator_run(missing[key], norms) for key in by_site[site]]
+            like = next(p for p in supernet.parameters() if p.is_floating_point())
+            runs = []
+            for key in by_site[site]:
+                module = missing[key].module()
+                module = nn.Sequential(module, norms[site]) if site in norms else module
+                runs.append(self._run(module, uses[site], like, f"{missing[key].label} at {site}"))
             level, *took = without_drift(side_by_side([self._reference(supernet), *runs]))
             kept.add(
                 {key: max(t - call(1000) / 1000, t / 10) for key, t in zip(by_site[site], took, strict=True)}, level
@@ -110,56 +123,54 @@ class Latency:
         return kept
 
     def _fitted(self, supernet: nn.Module, whole: Run, total: float, alone: CostTable) -> CostTable:
-        """Scale and offset of the operators' sums for the networks' times, and how well they agree."""
-        size = input_size_of(supernet)
+        """The operators' times scaled as random networks ask for; the original network keeps the time it took."""
+        size, like = input_size_of(supernet), next(p for p in supernet.parameters() if p.is_floating_point())
         sums, shares = [], []
         for architecture in tracked(_spread(supernet, alone, self.networks), f"timing {self.networks} networks"):
-            network = self._run(discretise(supernet, architecture)[0], [size], "a network of this space")
-            rounds = side_by_side([whole, network], rounds=10)
+            network = discretise(supernet, architecture)[0]
+            run = self._run(network, [Use(0, size, 1)], like, "a network of this space")
+            rounds = side_by_side([whole, run], rounds=10)
             shares.append([_share(rounds), _share(rounds[::2]), _share(rounds[1::2])])
             sums.append(alone.of(architecture) / _NS)
-        x, (y, once, again) = np.array(sums), total * np.array(shares).T
-        scale, offset = _line(x, y)
-        left_out = [np.arange(len(x)) != i for i in range(len(x))]
-        predicted = np.array([np.dot(_line(x[mask], y[mask]), (x[i], 1)) for i, mask in enumerate(left_out)])
-        agreement = Agreement(
-            len(x), _rank(x, y), float(np.mean(np.abs(predicted / y - 1))),
-            _rank(once, again), float(np.mean(np.abs(once - again) / y)),
-        )  # fmt: skip
+        x, y = np.array(sums), total * np.array(shares).reshape(-1, 3)
+        beside = alone.total / _NS, total
+        agreement = None
+        if len(x) > 2 and np.ptp(x) > 0:
+            left_out = [np.arange(len(x)) != i for i in range(len(x))]
+            scales = [_scale(x[mask], y[mask, 0], *beside) for mask in left_out]
+            predicted = np.array([total + scale * (own - beside[0]) for scale, own in zip(scales, x, strict=True)])
+            agreement = Agreement(
+                len(x), _rank(x, y[:, 0]), float(np.mean(np.abs(predicted / y[:, 0] - 1))),
+                _rank(y[:, 1], y[:, 2]), float(np.mean(np.abs(y[:, 1] - y[:, 2]) / y[:, 0])),
+            )  # fmt: skip
+        scale = _scale(x, y[:, 0], *beside)
 
-        def scaled(costs: dict[str, int]) -> dict[str, int]:
+        def scaled(costs: Mapping[str, int]) -> dict[str, int]:
             return {name: max(1, round(scale * cost)) for name, cost in costs.items()}
 
-        sites = {site: scaled(dict(costs)) for site, costs in alone.sites.items()}
-        return dataclasses.replace(
-            alone, sites=sites, original=scaled(dict(alone.original)), rest=round(offset * _NS), agreement=agreement
-        )
+        sites, original = {site: scaled(costs) for site, costs in alone.sites.items()}, scaled(alone.original)
+        rest = max(0, round(total * _NS) - sum(original.values()))
+        return dataclasses.replace(alone, sites=sites, original=original, rest=rest, agreement=agreement)
 
-    def _operator_run(self, entry: Entry, norms: Mapping[str, nn.Module]) -> Run:
-        module = entry.module()
-        if entry.site in norms:
-            module = nn.Sequential(module, norms[entry.site])
-        what = f"{entry.label} at {entry.site}"
-        return self._run(module, [shape for shape, _ in entry.op.site.calls], what, _device(entry.op))
-
-    def _run(
-        self, module: nn.Module, shapes: Sequence[Shape], what: str, device: torch.device | None = None
-    ) -> Run:  # fmt: skip
-        """A layer or network on one batch; where it meets one shape several times, as often as that."""
-        uses = Counter(shapes)
-        inputs = inputs_like(module, list(uses), self.batch, device)
+    def _run(self, module: nn.Module, uses: Sequence[Use], like: torch.Tensor, what: str) -> Run:
+        """A layer or network as it is used by one batch; the first execution, in which it may fail, is here."""
+        counts = Counter((use.shape, use.batch) for use in uses)
+        inputs = [torch.randn(self.batch * batch, *shape).to(like) for shape, batch in counts]
         try:
             if self.runtime == "torch":
                 runs = [torch_run(module, [x]) for x in inputs]
             else:
-                module = expand(copy.deepcopy(module))
-                runs = [onnx_run(module, [x]) for x in inputs]
+                portable = expand(copy.deepcopy(module))
+                runs = [onnx_run(portable, [x]) for x in inputs]
+            for run in runs:
+                run(1)
         except Exception as error:
+            cause = next(iter(str(error).splitlines()), type(error).__name__)
             raise CostError(
-                f"{what} cannot be timed in {self.runtime}: {str(error).splitlines()[0]}. "
-                "Take another cost.runtime, or leave it out of the space."
+                f"{what} cannot be timed in {self.runtime}: {cause}. "
+                "Take another cost.runtime or a smaller cost.batch, or leave the operator out of the space."
             ) from error
-        return lambda times: sum(count * run(times) for run, count in zip(runs, uses.values(), strict=True))
+        return lambda times: sum(count * run(times) for run, count in zip(runs, counts.values(), strict=True))
 
     def _reference(self, supernet: nn.Module) -> Run:
         """The same everywhere: what it takes tells how fast the machine is at the moment."""
@@ -177,6 +188,10 @@ class Latency:
             "operators": _OPERATORS,
             "torch": torch.__version__,
         }
+        if device.type not in ("cpu", "cuda"):
+            raise CostError(
+                f"latency is measured on CPUs and CUDA devices, not on {device.type}: run with compute=cpu."
+            )
         if device.type == "cpu":
             found["threads"] = torch.get_num_threads()
         elif self.runtime == "onnxruntime":
@@ -188,32 +203,37 @@ class Latency:
         return found
 
 
-def _key(entry: Entry, norms: Mapping[str, nn.Module]) -> str:
+def _key(entry: Entry, norms: Mapping[str, nn.Module], uses: Sequence[Use]) -> str:
     """An operator, its layer and its shapes as text: what its time depends on besides the machine."""
     site = dataclasses.replace(entry.op.site, name="", index=0, aliases=())
     named = dict(zip(entry.op.labels, entry.op.candidates, strict=True))
     candidate = dict(named.get(entry.label, {"op": entry.label}))
-    behind = "norm" if entry.site in norms else None
-    return json.dumps([candidate, type(entry.op.conv).__name__, behind, dataclasses.asdict(site)])
+    behind = type(norms[entry.site]).__name__ if entry.site in norms else None
+    met = sorted(Counter((use.shape, use.batch) for use in uses).items())
+    return json.dumps([candidate, type(entry.op.conv).__name__, behind, dataclasses.asdict(site), met])
 
 
-def _norms(supernet: nn.Module) -> dict[str, nn.Module]:
-    """The batch norm right behind each site, which a runtime joins with a convolution and with nothing else."""
+def _norms(network: nn.Module, supernet: nn.Module) -> dict[str, nn.Module]:
+    """The batch norm registered right behind each convolution, which a runtime joins with it."""
     found: dict[str, nn.Module] = {}
-    network = original_network(supernet)
-    leaves = [(name, module) for name, module in network.named_modules() if not any(module.children())]
-    followers = dict(zip((name for name, _ in leaves), (module for _, module in leaves[1:]), strict=False))
-    for name, op in selection_ops(supernet).items():
-        follower = followers.get(name)
-        if isinstance(follower, _BatchNorm) and follower.num_features == op.site.out_channels and op.site.dims:
-            found[name] = follower
+    ops = selection_ops(supernet)
+    last: str | None = None
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm):
+            if last is not None and ops[last].site.dims and module.num_features == ops[last].site.out_channels:
+                found[last] = module
+            last = None
+        elif name in ops:
+            last = name
+        elif not any(module.children()):
+            last = None
     return found
 
 
 def _spread(supernet: nn.Module, table: CostTable, count: int) -> list[Architecture]:
-    """Random architectures from cheap to dear."""
+    """Random architectures from cheap to dear, each once; fewer where there are not so many."""
     generator = np.random.default_rng(0)
-    found = []
+    found: dict[str, Architecture] = {}
     for lean in np.linspace(-3, 3, count):
         picked = {}
         for group, costs in table.group_costs().items():
@@ -221,8 +241,9 @@ def _spread(supernet: nn.Module, table: CostTable, count: int) -> list[Architect
             own = (own - own.mean()) / max(own.std(), 1e-9)
             picked[group] = int((lean * own + generator.gumbel(size=len(costs))).argmax())
         ops = selection_ops(supernet)
-        found.append(Architecture({name: op.candidates[picked[table.groups[name]]] for name, op in ops.items()}))
-    return found
+        architecture = Architecture({name: op.candidates[picked[table.groups[name]]] for name, op in ops.items()})
+        found[architecture.pretty()] = architecture
+    return list(found.values())
 
 
 def _share(rounds: np.ndarray) -> float:
@@ -230,10 +251,15 @@ def _share(rounds: np.ndarray) -> float:
     return float(after / before)
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Scale and offset, both at least 0, of the best line; relative errors count. Scale 1 where none is found."""
-    (scale, offset), _ = scipy.optimize.nnls(np.stack([x / y, 1 / y], axis=1), np.ones_like(y))
-    return (float(scale), float(offset)) if scale > 0 else (1.0, float(np.median(y - x)))
+def _scale(x: np.ndarray, y: np.ndarray, x_original: float, y_original: float) -> float:
+    """The slope of the best line through the original's point, relative errors counting; one that leaves a rest >= 0.
+
+    Without networks, or where none is found, that is at most 1, or what makes the operators' sum the whole.
+    """
+    most = y_original / x_original
+    dx, dy = (x - x_original) / y, (y - y_original) / y
+    slope = float(dx @ dy / (dx @ dx)) if len(x) and dx.any() else 1.0
+    return min(slope if slope > 0 else 1.0, most)
 
 
 def _rank(a: np.ndarray, b: np.ndarray) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from lwdc.errors import CostError
+
 
 class Measurements:
     """Seconds by key, under one ``environment``, in a file of json lines that may hold others.
@@ -19,6 +21,8 @@ class Measurements:
         self.path, self.environment = path, dict(environment)
         self.found: dict[str, tuple[float, float]] = {}  # key -> seconds, level
         self._elsewhere: list[dict[str, Any]] = []
+        if path is not None:
+            _check_writable(path)
         for line in _lines(path):
             if line["environment"] == self.environment:
                 self.found |= {key: (seconds, line["level"]) for key, seconds in line["seconds"].items()}
@@ -30,7 +34,6 @@ class Measurements:
         self.found |= {key: (took, level) for key, took in seconds.items()}
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         line = {"environment": self.environment, "level": level, "seconds": dict(seconds)}
         with self.path.open("ab+") as file:
             file.seek(0, 2)
@@ -57,6 +60,16 @@ class Measurements:
             differing = sorted(key for key in keys if other.get(key) != self.environment.get(key))
             said.append(", ".join(f"{key} {other.get(key)!r}" for key in differing))
         return "; ".join(said)
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise CostError(
+            f"cost.cache={path} cannot be written: {error.strerror}. Name another file, or null to keep nothing."
+        ) from error
 
 
 def _lines(path: Path | None) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import torch
 from torch import nn
 
 from lwdc.activations import activations
@@ -15,8 +16,8 @@ class Memory:
     """Bytes of activations alive at once, at most, for one image (``lwdc.activations``).
 
     Every stand-in gives an output of the original's shape, so each site is a moment of its own, and the peak is
-    the largest of all moments. Where a stand-in hands its input on instead of making an output (``skip``) less may
-    be alive afterwards than the table says, never more.
+    the largest of all moments. A stand-in that hands its input on instead of making an output (``skip``) may leave less
+    alive than the table says, one that hands on a part of a larger tensor (``ghost`` with odd channels) a little more.
     """
 
     name: str = "memory"
@@ -25,6 +26,7 @@ class Memory:
     def tabulate(self, supernet: nn.Module) -> CostTable:
         """What is alive before a site runs in the original network, and what each candidate adds to it."""
         alive = activations(original_network(supernet), input_size_of(supernet), list(selection_ops(supernet)))
+        like = next(p for p in supernet.parameters() if p.is_floating_point())
         added: dict[object, int] = {}
 
         def cost(entry: Entry) -> int:
@@ -32,9 +34,16 @@ class Memory:
             for use in alive.uses[entry.site]:
                 key = entry.key, use.shape
                 if key not in added:
-                    alone = activations(entry.module(), use.shape)
+                    alone = activations(_typed(entry.module(), like), use.shape)
                     added[key] = alone.peak - alone.given
                 found.append(use.alive + use.batch * added[key])
             return max(found)
 
         return CostTable(self.name, self.unit, *laid_out(supernet, cost), alive.outside, peak=True)
+
+
+def _typed(module: nn.Module, like: torch.Tensor) -> nn.Module:
+    """The module in a shell that has a type also where it has no parameters: inputs are made of it."""
+    shell = nn.Sequential(module)
+    shell.register_parameter("like", nn.Parameter(like.detach().new_empty(0), requires_grad=False))
+    return shell

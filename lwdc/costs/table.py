@@ -15,6 +15,7 @@ from lwdc.costs.base import CostModel, WholeCostModel
 from lwdc.errors import ArchitectureError
 from lwdc.selection import SelectionOp, selection_ops
 from lwdc.surgery import input_size_of, original_network
+from lwdc.text import significant
 
 
 class Agreement(NamedTuple):
@@ -90,7 +91,7 @@ class CostTable:
 
     def show(self, cost: float) -> str:
         """A cost as a person reads it: whole numbers as they are, others with their unit."""
-        return f"{cost:,.0f}" if self.per_unit == 1 else f"{cost / self.per_unit:.3g} {self.unit}"
+        return f"{cost:,.0f}" if self.per_unit == 1 else f"{significant(cost / self.per_unit)} {self.unit}"
 
     def to_dict(self) -> dict[str, Any]:
         """Json-ready data."""

@@ -50,12 +50,13 @@ def _seconds(once: Callable[[], object], times: int, device: torch.device) -> fl
         for _ in range(times):
             once()
         return time.perf_counter() - begin
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(times):
-        once()
-    end.record()
-    end.synchronize()
+    with torch.cuda.device(device):  # events are of the current device
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(times):
+            once()
+        end.record()
+        end.synchronize()
     return float(start.elapsed_time(end)) / 1000
 
 
@@ -73,7 +74,8 @@ def measure_ms(
     After a warm-up, at most ``repeats`` rounds or ``budget_s`` seconds. The module runs where its
     parameters lie, without any on ``device``; on a GPU, events are timed. Its mode is restored.
     """
-    run = torch_run(module, inputs_like(module, input_shapes, batch, device))
+    like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros((), device=device))
+    run = torch_run(module, [torch.randn(batch, *shape).to(like) for shape in input_shapes])
     for _ in range(_WARMUP):
         run(1)
     rounds: list[float] = []
@@ -84,14 +86,6 @@ def measure_ms(
 
 
 _WARMUP = 3
-
-
-def inputs_like(
-    module: nn.Module, shapes: Sequence[tuple[int, ...]], batch: int, device: torch.device | None = None
-) -> list[Tensor]:
-    """Random inputs of the module's type, on its device; without parameters on ``device``."""
-    like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros((), device=device))
-    return [torch.randn(batch, *shape, device=like.device, dtype=like.dtype) for shape in shapes]
 
 
 def onnx_run(module: nn.Module, inputs: Sequence[Tensor]) -> Run:

@@ -2,41 +2,53 @@
 
 from fractions import Fraction
 
-_TIMES = {
-    "ns": Fraction(1, 10**6),
-    "us": Fraction(1, 10**3),
-    "µs": Fraction(1, 10**3),
-    "ms": Fraction(1),
-    "s": Fraction(10**3),
-}
+from lwdc.text import si, significant
+
+_SMALL = {"n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "µ": Fraction(1, 10**6), "μ": Fraction(1, 10**6)}
+_LARGE = {"": Fraction(1), "k": Fraction(10**3), "M": Fraction(10**6), "G": Fraction(10**9), "T": Fraction(10**12)}
+_PREFIXES = {**_SMALL, "m": Fraction(1, 1000), **_LARGE}
+_COUNTED = {"mac": "MAC", "param": "params"}  # m is mega here: nobody counts thousandths of them
 _BYTES = {"b": 1} | {
     f"{prefix}{ending}": base**power
     for power, prefix in enumerate("kmgt", 1)
     for ending, base in (("b", 1000), ("ib", 1024))
 }
-_PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
 def in_unit(suffix: str, unit: str) -> Fraction | None:
     """How many of ``unit`` one ``suffix`` is; None if it is no such unit.
 
-    Milliseconds take other times (``us``, ``s``), bytes take ``kB`` and ``KiB``; any other unit takes the
-    prefixes k, M, G and T, in any case, and a plural.
+    MACs and parameters take k, M, G and T in any case and a plural, bytes ``kB`` and ``KiB`` in any case. Times and
+    other units with a symbol, such as J or Wh, take SI prefixes as they are written: 5 mJ are not 5 MJ. Any
+    other unit is taken as it stands.
     """
-    if unit == "ms":
-        return _TIMES.get(suffix)
-    stem = suffix.lower()
+    for stem, counted in _COUNTED.items():
+        if unit == counted:
+            prefix, found, plural = suffix.lower().rpartition(stem)
+            known = {name.lower(): scale for name, scale in _LARGE.items()}
+            return known.get(prefix) if found and plural in ("", "s") else None
     if unit == "B":
-        return Fraction(_BYTES[stem]) if stem in _BYTES else None
-    for ending in (unit.lower() + "s", unit.lower(), unit.lower().rstrip("s")):
-        if stem.endswith(ending) and stem.removesuffix(ending) in _PREFIXES:
-            return Fraction(_PREFIXES[stem.removesuffix(ending)])
-    return None
+        return Fraction(_BYTES[suffix.lower()]) if suffix.lower() in _BYTES else None
+    if suffix == unit:
+        return Fraction(1)
+    own, symbol = _split(unit)
+    if not symbol or not suffix.endswith(symbol):
+        return None
+    prefix = suffix.removesuffix(symbol)
+    return _PREFIXES[prefix] / _PREFIXES[own] if prefix in _PREFIXES else None
+
+
+def _split(unit: str) -> tuple[str, str]:
+    """Prefix and symbol; no symbol where the unit is a word, which takes no prefix."""
+    for prefix in (unit[:1], ""):
+        symbol = unit.removeprefix(prefix)
+        if prefix in _PREFIXES and (symbol == "s" or symbol[:1].isupper()):
+            return prefix, symbol
+    return "", ""
 
 
 def example(value: float, unit: str) -> str:
     """An amount as a person would write it."""
-    prefix, scale = "", 1.0
-    if unit != "ms":
-        prefix, scale = next(((p, s) for p, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if value >= s), ("", 1.0))
-    return f"{value / scale:.3g}{prefix}{unit}"
+    if unit in ("B", *_COUNTED.values()):
+        return f"{si(value)}{unit}"
+    return f"{significant(value)}{unit}"

@@ -20,7 +20,7 @@ from lwdc.files import replacing, write_json
 from lwdc.pipeline.choice import chosen_network
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
 from lwdc.pipeline.prepare import Prepared, Trainable, prepare, prepare_training
-from lwdc.pipeline.run import Interrupted, Run
+from lwdc.pipeline.run import Interrupted, Run, check_folder, resumable
 from lwdc.pipeline.settings import Settings
 from lwdc.pipeline.settling import settle
 from lwdc.records import Accuracies, CostResult, Result, as_dict
@@ -49,6 +49,9 @@ def compress(
     Up to the baseline nothing is asked of space, gate and cost. ``config`` is what a resumed run must agree
     with, except below the keys in ``ignore``. Returns the result after the last phase, None before it.
     """
+    if resume:
+        check_folder(folder, resume=True)
+        resumable(folder, config, ignore)  # before its costs are taken for those of these settings
     prepared = prepare_training(settings) if until == "baseline" else prepare(settings, _tables(folder, resume))
     line = Run(folder, config, sinks, resume=resume, ignore=ignore, checkpoint_minutes=settings.checkpoint_minutes)
     with line as run:

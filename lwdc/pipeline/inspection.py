@@ -18,15 +18,16 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
 
     ``given`` is an input shape and a number of classes; without it the data are read.
     """
+    device = settings.compute.fabric().device
     if given is None:
-        settings.data.prepare(settings.compute.fabric().device)
+        settings.data.prepare(device)
         given = settings.data.input_size, settings.data.num_classes
     size, classes = given
     named = settings.backbone
     model, _ = create(Backbone(named.name, classes, size[0], dict(named.options)))
     check_fits(model, size, classes)
     plan = make_plan(model, settings.space, size)
-    table = tabulate(wrap(model, gate=settings.gate, inherit=False, plan=plan), settings.cost.model)
+    table = tabulate(wrap(model, gate=settings.gate, inherit=False, plan=plan).to(device), settings.cost.model)
 
     console.print(f"{named.name} on inputs of {tuple(size)}: {amount(table.total, table)}\n", highlight=False)
     rows = Table("site", "input", "output", "candidates (share of the original)", box=None, pad_edge=False)

@@ -13,7 +13,7 @@ from lwdc.costs import BudgetController, CostTable, parse_budget, tabulate
 from lwdc.errors import BackboneError, CostError
 from lwdc.pipeline.settings import Settings
 from lwdc.space import Plan, make_plan
-from lwdc.strategies import JointLesson, Pressure
+from lwdc.strategies import JointLesson, Pressure, check_pressure
 from lwdc.surgery import begin_with_prior, wrap
 from lwdc.training import accuracy
 from lwdc.training.fit import derive_seed
@@ -105,11 +105,13 @@ def prepare(settings: Settings, tables: Sequence[CostTable] | None = None) -> Pr
     ``tables`` are those of the same run before it was interrupted: what was measured is not measured again. Raises the
     ``LwdcError`` of whatever does not fit.
     """
+    costs = settings.cost.all
+    for cost in costs:
+        check_pressure(cost.model.name, cost.factor, cost.budget)
     start = prepare_training(settings)
     model = start.model
     plan = make_plan(model, settings.space, settings.data.input_size)
     probe = start.placed(wrap(model, gate=settings.gate, inherit=False, mixing=settings.mixing, plan=plan))
-    costs = settings.cost.all
     names = [cost.model.name for cost in costs]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise CostError(f"the cost {twice!r} is asked for twice: give each one factor or budget.")
@@ -119,7 +121,7 @@ def prepare(settings: Settings, tables: Sequence[CostTable] | None = None) -> Pr
         for cost, table in zip(costs, tables, strict=True)
     )
     prepared = Prepared(settings, start.fabric, start.backbone, model, start.notes, plan, tables, bounds)
-    prepared.lesson(probe).choice()  # refuses a negative factor, a factor beside a budget, and budgets that clash
+    prepared.lesson(probe).choice()  # refuses budgets that clash
     return prepared
 
 

@@ -58,10 +58,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         records = 0
         if resume:
-            state = load_checkpoint(folder / CHECKPOINT)
+            state = resumable(folder, config, ignore)
             self.done, self._fit_state, records = state["done"], state["fit"], state["records"]
-            begun = {*self.done, *([self._fit_state["state"]["phase"]] if self._fit_state else [])}
-            compare_configs(json.loads(state["config"]), config, [key for key in ignore if key not in begun])
         self._jsonl = JsonlSink(folder / RECORDS, keep=records)
         self.sinks: list[Sink] = [self._jsonl, *sinks]
         self._past = [parse_record(line) for line in read_records(folder / RECORDS)] if records else []
@@ -173,6 +171,14 @@ class Run:
             yield
         finally:
             self._between_steps = False
+
+
+def resumable(folder: Path, config: dict[str, Any], ignore: Sequence[str]) -> dict[str, Any]:
+    """The checkpoint of the run in ``folder``. Raises ``CheckpointError`` if it was started otherwise."""
+    state = load_checkpoint(folder / CHECKPOINT)
+    begun = {*state["done"], *([state["fit"]["state"]["phase"]] if state["fit"] else [])}
+    compare_configs(json.loads(state["config"]), config, [key for key in ignore if key not in begun])
+    return state
 
 
 def compare_configs(saved: dict[str, Any], given: dict[str, Any], ignore: Sequence[str] = ()) -> None:

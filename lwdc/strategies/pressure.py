@@ -11,6 +11,14 @@ from lwdc.errors import CostError
 from lwdc.records import CostState
 
 
+def check_pressure(name: str, factor: float | None, budget: object) -> None:
+    """Raises ``CostError`` unless there is one of both, and the factor is none that would reward cost."""
+    if factor is not None and factor < 0:
+        raise CostError(f"{name}: cost.factor must not be negative, found {factor}: it would reward cost.")
+    if (factor is None) == (budget is None):
+        raise CostError(f"{name}: give either cost.factor or cost.budget, not both and not neither.")
+
+
 @dataclasses.dataclass
 class Pressure:
     """The weight that a cost has in a search.
@@ -30,10 +38,7 @@ class Pressure:
     _expected: float = dataclasses.field(default=1.0, init=False)
 
     def __post_init__(self) -> None:
-        if self.factor is not None and self.factor < 0:
-            raise CostError(f"cost.factor must not be negative, found {self.factor}: it would reward cost.")
-        if (self.factor is None) == (self.budget is None):
-            raise CostError(f"{self.table.name}: give either cost.factor or cost.budget, not both and not neither.")
+        check_pressure(self.table.name, self.factor, self.budget)
 
     def begin(self, progress: float) -> None:
         """Set the schedule, in place, to the share ``progress`` of the search."""

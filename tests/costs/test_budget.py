@@ -47,7 +47,7 @@ PARAMS = CostTable("params", "params", {"a": {"original": 900, "skip": 0}}, {"a"
         ("0.04gmac", 40_000_000),
         ("40000kMAC", 40_000_000),
         ("40000000MAC", 40_000_000),
-        ("900MMAC", 900_000_000),
+        ("80MMAC", 80_000_000),
         (1 / 3, 26_999_999),
     ],
 )
@@ -217,7 +217,9 @@ def test_a_bound_on_a_peak_rules_out_what_is_above_it() -> None:
     [
         ("ms", 10**6, "5ms", 5_000_000), ("ms", 10**6, "1800us", 1_800_000), ("ms", 10**6, "0.002s", 2_000_000),
         ("ms", 10**6, "0.5", 4_500_000), ("B", 1, "4MB", 4_000_000), ("B", 1, "3.5MiB", 3_670_016),
-        ("B", 1, "2000kb", 2_000_000), ("mJ", 1000, "5000mJ", 5_000_000), ("mJ", 1000, "4kmJ", 4_000_000),
+        ("B", 1, "2000kb", 2_000_000), ("mJ", 1000, "5000mJ", 5_000_000), ("mJ", 1000, "5J", 5_000_000),
+        ("J", 10**6, "4500mJ", 4_500_000),
+        ("kWh", 10**6, "5000Wh", 5_000_000), ("J/img", 10**6, "5J/img", 5_000_000), ("µJ", 1, "5J", 5_000_000),
     ],
 )  # fmt: skip
 def test_amounts_are_read_in_the_units_of_the_cost(unit: str, per_unit: int, budget: str, bound: int) -> None:
@@ -226,7 +228,16 @@ def test_amounts_are_read_in_the_units_of_the_cost(unit: str, per_unit: int, bud
     assert parse_budget(budget, table) == bound
 
 
-@pytest.mark.parametrize(("unit", "budget"), [("ms", "5MMAC"), ("ms", "5m"), ("B", "5ms"), ("mJ", "5MB"), ("B", "5Mi")])
+def test_an_amount_above_what_the_original_costs_is_refused() -> None:
+    table = CostTable("energy", "J", {"a": {"original": 8_000, "skip": 0}}, {"a": 8_000}, {"a": "a"}, 0, 1000)
+    with pytest.raises(CostError, match=r"budget '5MJ' \(5000000 J\) is more than the original network costs, 8.00 J"):
+        parse_budget("5MJ", table)
+    assert parse_budget("5J", table) == 5000
+
+
+@pytest.mark.parametrize(
+    ("unit", "budget"), [("ms", "5MMAC"), ("ms", "5m"), ("B", "5ms"), ("mJ", "5MB"), ("B", "5Mi"), ("units", "5kunits")]
+)
 def test_amounts_in_other_units_are_refused(unit: str, budget: str) -> None:
     table = CostTable("cost", unit, {"a": {"original": 9_000_000}}, {"a": 9_000_000}, {"a": "a"}, 0)
     with pytest.raises(CostError, match=f"the cost is counted in {unit}; write a share like 0.5 or an amount like"):

@@ -33,17 +33,17 @@ def written(path: Path, rows: list[tuple[str, str, str]]) -> FromFile:
                 sites.setdefault(site, {})[operator] = float(cost)
         path.write_text(json.dumps({"rest": 0.25, "sites": sites}))
     else:
-        path.write_text("\n".join(["site,operator,cost", *map(",".join, rows)]))
+        path.write_text("\n".join(["\ufeffsite,operator,cost", *map(",".join, rows)]))  # as some spreadsheets write it
     return FromFile(str(path), unit="mJ")
 
 
 @pytest.mark.parametrize("name", ["energy.csv", "energy.json"])
 def test_a_network_costs_what_the_file_says(name: str, tmp_path: Path) -> None:
     table = tabulate(SUPERNET, written(tmp_path / name, ROWS))
-    assert table.total / table.per_unit == pytest.approx(3.75, rel=1e-8)
-    assert table.of(CHEAP) / table.per_unit == pytest.approx(0.75, rel=1e-8)
-    assert table.show(table.total) == "3.75 mJ"
-    assert parse_budget("2mJ", table) == 2 * table.per_unit
+    assert table.total / table.per_unit == pytest.approx(12.75, rel=1e-8)  # with that of a layer outside of the space
+    assert table.of(CHEAP) / table.per_unit == pytest.approx(9.75, rel=1e-8)
+    assert table.show(table.total) == "12.8 mJ"
+    assert parse_budget("10mJ", table) == 10 * table.per_unit
     assert table.groups == tabulate(SUPERNET, Macs()).groups
 
 
@@ -51,7 +51,7 @@ def test_a_network_costs_what_the_file_says(name: str, tmp_path: Path) -> None:
 def test_small_and_large_numbers_keep_their_digits(scale: float, tmp_path: Path) -> None:
     rows = [(site, operator, repr(float(cost) * scale)) for site, operator, cost in ROWS]
     table = tabulate(SUPERNET, written(tmp_path / "energy.csv", rows))
-    assert table.of(CHEAP) / table.total == pytest.approx(0.2, rel=1e-6)
+    assert table.of(CHEAP) / table.total == pytest.approx(9.75 / 12.75, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,10 @@ def test_small_and_large_numbers_keep_their_digits(scale: float, tmp_path: Path)
         (lambda rows: [*rows, ("1", "zero", "nan")], "the cost of 'zero' at '1' is nan; it must be finite"),
         (lambda rows: [*rows, ("1", "zero", "-1")], "the cost of 'zero' at '1' is -1; it must be finite and not neg"),
         (lambda rows: [*rows, ("1", "zero", "much")], "the cost of 'zero' at '1' is no number: 'much'"),
+        (
+            lambda rows: [*rows, ("1", "zero", "1e30")],
+            "the cost of .*'zero'.* is above 1e.15; give them in a larger unit",
+        ),
         (lambda rows: [*rows, rows[1]], "gives the cost of 'original' at '1' twice"),
         (lambda rows: [(s, o, "0") for s, o, _ in rows], "the original network costs nothing"),
     ],

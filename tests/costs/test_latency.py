@@ -1,6 +1,5 @@
 """Measured latency: what is measured, kept and fitted. Times are made up, because a timing must not decide a test."""
 
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
+from lwdc.backbones import Backbone
 from lwdc.costs import Latency, Macs, latency, parse_budget, tabulate
 from lwdc.costs.timing import Run, onnx_run, side_by_side, torch_run, without_drift
 from lwdc.counting import count_macs
@@ -43,18 +43,16 @@ SUPERNET = wrap(Net(), SPACE, input_size=SIZE, inherit=False)
 
 
 class Machine:
-    """Takes half a nanosecond a multiply-accumulate alone and twice that in a network, and is not equally fast."""
+    """Takes half a nanosecond a multiply-accumulate alone, and twice that in a network."""
 
-    def __init__(self, drift: Sequence[float] = (1.0,)) -> None:
+    def __init__(self) -> None:
         self.timed: list[nn.Module] = []
-        self._drift = itertools.cycle(drift)
 
     def run(self, module: nn.Module, inputs: Sequence[Tensor]) -> Run:
         self.timed.append(module)
         whole = sum(isinstance(m, nn.Conv2d) for m in module.modules()) > 2
         macs = count_macs(module, [tuple(x.shape[1:]) for x in inputs])
-        self.now = 1.0
-        return lambda times: times * macs * (1e-9 if whole else 0.5e-9) * self.now
+        return lambda times: times * macs * (1e-9 if whole else 0.5e-9)
 
 
 @pytest.fixture
@@ -76,7 +74,7 @@ def test_operators_are_timed_once_and_the_rest_is_what_the_whole_takes_beside_th
     assert (table.unit, table.per_unit) == ("ms", 10**6)
     for site, costs in macs.sites.items():
         assert table.sites[site] == {label: round(count / 2) for label, count in costs.items()}
-    assert table.total == macs.total
+    assert table.total == macs.total and table.agreement is None
     operators = sum(len(costs) for costs in macs.sites.values())
     # Those of the second site are those of the first; beside them the network, and a reference a site.
     assert len(machine.timed) == operators - 3 + 1 + 3
@@ -89,9 +87,77 @@ def test_scale_and_offset_are_those_of_whole_networks(machine: Machine) -> None:
         architecture = random_architecture(seed)
         assert table.of(architecture) == pytest.approx(macs.of(architecture), rel=1e-3)
     assert table.agreement is not None
-    assert (table.agreement.networks, table.agreement.rank) == (8, pytest.approx(1.0))
+    assert (table.agreement.networks, table.agreement.rank) == (6, pytest.approx(1.0))  # two were drawn twice
     assert table.agreement.error < 1e-3 and table.agreement.error_repeated < 1e-9
     assert parse_budget("0.05ms", table) == 50_000
+
+
+def test_the_original_costs_what_it_took_and_nothing_costs_less_than_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(module: nn.Module, inputs: Sequence[Tensor]) -> Run:
+        """Operators alone take four times what they take in a network, the original one half more than it should."""
+        run, convolutions = machine.run(module, inputs), [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+        slower = 8.0 if len(convolutions) == 1 else 1.0
+        dense = len(convolutions) == 4 and all(m.groups == 1 and m.kernel_size == (3, 3) for m in convolutions)
+        return lambda times: run(times) * (1.5 if dense else slower)
+
+    monkeypatch.setattr(latency, "torch_run", odd)
+    total = 1.5 * tabulate(SUPERNET, Macs()).total
+    for networks in (0, 8):
+        cost = Latency(cache=None, networks=networks)
+        table = cost.tabulate(SUPERNET)
+        original = original_network(SUPERNET)
+        assert table.total == pytest.approx(total, rel=1e-3)
+        assert cost.measure(original, original, SIZE, table) == table.total
+        assert table.rest >= 0 and 0 < table.smallest < table.total
+
+
+def test_a_space_without_a_choice_has_nothing_to_compare(machine: Machine) -> None:
+    supernet = wrap(Net(), SearchSpace([{"op": "pointwise"}]), input_size=SIZE, inherit=False)
+    table = Latency(cache=None, networks=5).tabulate(supernet)
+    assert table.agreement is None
+    json.dumps(table.to_dict(), allow_nan=False)
+
+
+def test_windows_folded_into_the_batch_are_one_call(machine: Machine) -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(4, 8, 1)
+            self.inner = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.stem(x)
+            windows = y.reshape(-1, 8, 4, y.shape[-1])  # two for one image
+            return self.inner(windows)  # type: ignore[no-any-return]
+
+    seen: list[tuple[int, ...]] = []
+    run = machine.run
+
+    def noting(module: nn.Module, inputs: Sequence[Tensor]) -> Run:
+        seen.extend(tuple(x.shape) for x in inputs)
+        return run(module, inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "torch_run", noting)
+        supernet = wrap(Windows(), SPACE, input_size=SIZE, inherit=False)
+        Latency(cache=None, networks=0, batch=3).tabulate(supernet)
+    assert seen.count((6, 8, 4, 8)) == 3  # the three operators of the inner layer
+
+
+def test_operators_without_weights_run_in_the_type_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.dtype] = []
+
+    def noting(module: nn.Module, inputs: Sequence[Tensor]) -> Run:
+        seen.extend(x.dtype for x in inputs)
+        return lambda times: times * 1e-3
+
+    monkeypatch.setattr(latency, "torch_run", noting)
+    space = SearchSpace([{"op": "original"}, {"op": "max_pool"}], exclude=("last",))
+    supernet = wrap(Net().double(), space, input_size=SIZE, inherit=False)
+    Latency(cache=None, networks=0).tabulate(supernet)
+    assert set(seen) == {torch.float64}
 
 
 def test_a_machine_that_slows_down_changes_nothing(machine: Machine, tmp_path: Path) -> None:
@@ -217,6 +283,31 @@ def test_latency_in_onnx_runtime_takes_the_norm_with_the_layer(monkeypatch: pyte
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(CostError, match=message):
         Latency(**options)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory\nand more"), NotImplementedError()])
+def test_an_operator_that_fails_as_it_runs_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(times: int) -> float:
+        raise error
+
+    monkeypatch.setattr(latency, "torch_run", lambda module, inputs: failing)
+    cause = "out of memory" if str(error) else "NotImplementedError"
+    with pytest.raises(CostError, match=rf"original at blocks\.0 cannot be timed in torch: {cause}\. Take"):
+        Latency(cache=None).tabulate(SUPERNET)
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_timed(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CostError, match=r"cost.cache=.* cannot be written: .*Name another file, or null"):
+        Latency(cache=str(tmp_path / "file" / "latency.jsonl")).tabulate(SUPERNET)
+    assert not [m for m in machine.timed if not isinstance(m, Net)]
+
+
+def test_the_norm_of_a_timm_network_is_joined_too() -> None:
+    model = Backbone("mobilenetv2_050", 10, 3).create()
+    supernet = wrap(model, SPACE, input_size=(3, 32, 32), inherit=False)
+    norms = latency._norms(original_network(supernet), supernet)
+    assert set(norms) == set(selection_ops(supernet))
 
 
 def test_an_operator_that_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

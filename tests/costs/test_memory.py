@@ -75,6 +75,15 @@ def test_the_table_gives_the_peak_of_the_discretised_network(name: str, size, op
         assert table.of(architecture) == activations(network, size).peak
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_operators_without_weights_are_counted_in_the_type_of_the_network(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)).to(dtype)
+    supernet = wrap(model, SearchSpace([{"op": "max_pool"}]), input_size=(3, 16, 16), inherit=False)
+    table = tabulate(supernet, Memory())
+    network, architecture = discretise(supernet)
+    assert table.of(architecture) == activations(network, (3, 16, 16)).peak
+
+
 def test_a_skip_takes_no_more_than_the_table_says() -> None:
     space = SearchSpace([{"op": "original"}, {"op": "skip"}])
     supernet = wrap(Backbone("cifar_resnet8", 10, 3).create(), space, input_size=(3, 16, 16))
