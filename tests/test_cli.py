@@ -218,7 +218,7 @@ def test_a_run_under_a_measured_cost_and_beside_it_a_counted_one(
     assert all(json.loads(line)["environment"]["batch"] == 2 for line in lines)
 
     assert lwdc_in("compress", "resume=f", "cost.strict=true")[0] == 0
-    for change in ("+cost.also.size.budget=0.5", "space.stem=true", "cost=macs"):
+    for change in ("+cost.also.size.budget=0.5", "space.stem=true"):
         assert "started with another configuration" in refused(lwdc_in("compress", "resume=f", change))
 
     code, out, error = lwdc_in("inspect", *TINY, "cost=latency", "cost.strict=true", "cost.batch=2", "cost.networks=0")
