@@ -69,16 +69,15 @@ class Latency:
         seconds = kept.levelled(set(keys.values()))
         laid = laid_out(supernet, lambda entry: max(1, round(seconds[keys[entry.site, entry.label]] * _NS)))
         alone = CostTable(self.name, self.unit, *laid, 0, per_unit=_NS // 1000)
-        like = next(p for p in supernet.parameters() if p.is_floating_point())
-        whole = self._run(original, [Use(0, size, 1)], like, "the original network")
+        whole = self._run(original, [Use(0, size, 1)], _like(supernet), "the original network")
         now, took = without_drift(side_by_side([self._reference(supernet), whole]))
         total = took * kept.level(set(keys.values())) / now
         return self._fitted(supernet, whole, total, alone)
 
     def measure(self, network: nn.Module, original: nn.Module, input_size: Shape, table: CostTable) -> int:
         """What ``network`` takes, at the level of ``table``: by its share of what ``original`` takes, in turns."""
-        like = next(p for p in original.parameters() if p.is_floating_point())
-        runs = [self._run(module, [Use(0, input_size, 1)], like, "the network") for module in (original, network)]
+        use, like = Use(0, input_size, 1), _like(original)
+        runs = [self._run(module, [use], like, "the network") for module in (original, network)]
         before, after = without_drift(side_by_side(runs))
         return round(table.total * after / before)
 
@@ -107,24 +106,24 @@ class Latency:
         by_site: dict[str, list[str]] = {}
         for key, entry in missing.items():
             by_site.setdefault(entry.site, []).append(key)
-        # What a call takes by itself, which a network pays once and not once an operator; 0 where Python pays it.
-        call = onnx_run(nn.ReLU(), [torch.zeros(1, 1)]) if self.runtime == "onnxruntime" else lambda times: 0.0
+        call = None
+        if missing and self.runtime == "onnxruntime":  # what a network pays once, and not once an operator
+            call = onnx_run(nn.ReLU(), [torch.zeros(1, 1)])
         for site in tracked(list(by_site), f"timing {len(missing)} operators"):
-            like = next(p for p in supernet.parameters() if p.is_floating_point())
             runs = []
             for key in by_site[site]:
                 module = missing[key].module()
                 module = nn.Sequential(module, norms[site]) if site in norms else module
-                runs.append(self._run(module, uses[site], like, f"{missing[key].label} at {site}"))
+                runs.append(self._run(module, uses[site], _like(supernet), f"{missing[key].label} at {site}"))
             level, *took = without_drift(side_by_side([self._reference(supernet), *runs]))
-            kept.add(
-                {key: max(t - call(1000) / 1000, t / 10) for key, t in zip(by_site[site], took, strict=True)}, level
-            )
+            empty = 0.0 if call is None else call(1000) / 1000
+            seconds = [max(own - empty, own / 10) for own in took]
+            kept.add(dict(zip(by_site[site], seconds, strict=True)), level)
         return kept
 
     def _fitted(self, supernet: nn.Module, whole: Run, total: float, alone: CostTable) -> CostTable:
         """The operators' times scaled as random networks ask for; the original network keeps the time it took."""
-        size, like = input_size_of(supernet), next(p for p in supernet.parameters() if p.is_floating_point())
+        size, like = input_size_of(supernet), _like(supernet)
         sums, shares = [], []
         for architecture in tracked(_spread(supernet, alone, self.networks), f"timing {self.networks} networks"):
             network = discretise(supernet, architecture)[0]
@@ -174,15 +173,15 @@ class Latency:
 
     def _reference(self, supernet: nn.Module) -> Run:
         """The same everywhere: what it takes tells how fast the machine is at the moment."""
-        like = next(p for p in supernet.parameters() if p.is_floating_point())
+        like = _like(supernet)
         module = nn.Conv2d(64, 64, 3, padding=1).to(like)
         return torch_run(module, [torch.randn(1, 64, 16, 16).to(like)])
 
     def _environment(self, supernet: nn.Module) -> dict[str, Any]:
-        device = _device(supernet)
+        device = _like(supernet).device
         found: dict[str, Any] = {
             "device": device_name(device),
-            "type": str(next(p.dtype for p in supernet.parameters() if p.is_floating_point())).removeprefix("torch."),
+            "type": str(_like(supernet).dtype).removeprefix("torch."),
             "batch": self.batch,
             "runtime": self.runtime,
             "operators": _OPERATORS,
@@ -266,5 +265,6 @@ def _rank(a: np.ndarray, b: np.ndarray) -> float:
     return float(scipy.stats.spearmanr(a, b).statistic)
 
 
-def _device(module: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+def _like(network: nn.Module) -> torch.Tensor:
+    """A tensor of the type and on the device that the network computes with."""
+    return next(p for p in network.parameters() if p.is_floating_point())
