@@ -39,7 +39,7 @@ def write_onnx(program: ExportedProgram, path: Path | str, deployment: Deploymen
         raise ExportError(f"the weights take {size} bytes, an ONNX file holds {MOST_BYTES}; leave out format 'onnx'.")
     try:
         translated = torch.onnx.export(
-            program,
+            _with_plain_attention(program),
             dynamo=True,
             input_names=[input_name(deployment.input_size)],
             output_names=["logits"],
@@ -58,6 +58,29 @@ def write_onnx(program: ExportedProgram, path: Path | str, deployment: Deploymen
     _set_metadata(model, deployment)
     with writing(Path(path)) as temporary:
         temporary.write_bytes(model.SerializeToString())
+
+
+def _with_plain_attention(program: ExportedProgram) -> ExportedProgram:
+    """Attention on other than four axes, which torch.onnx does not translate, as the products that it is."""
+    fused = torch.ops.aten.scaled_dot_product_attention.default
+    uses = [node for node in program.graph.nodes if node.target is fused]
+    if all(node.args[0].meta["val"].dim() == 4 for node in uses):
+        return program
+    return program.run_decompositions({fused: _attention})
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """``torch.nn.functional.scaled_dot_product_attention`` without dropout or shared heads."""
+    del dropout_p
+    if is_causal or enable_gqa:
+        raise ExportError("causal attention and attention with shared heads are translated on four axes only")
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1) @ value
 
 
 def run_onnx(path: Path | str) -> Run:

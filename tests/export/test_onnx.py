@@ -9,12 +9,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lwdc
 from lwdc.errors import ExportError
 from lwdc.export import onnx as module
-from lwdc.export import run_onnx, to_onnx
+from lwdc.export import run_onnx, to_onnx, verify
 
 
 @pytest.fixture
@@ -92,3 +92,27 @@ def test_images_go_in_as_numpy_has_them(file: Path) -> None:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     expected = session.run(["logits"], {"image": np.ascontiguousarray(images.numpy())})[0]
     np.testing.assert_allclose(run_onnx(file)(images), expected, rtol=0, atol=1e-6)
+
+
+class Blocked(nn.Module):
+    """Attention within blocks, on five axes, as nest has it."""
+
+    def __init__(self, mask: str) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        keep = torch.ones(4, 4).tril().bool()
+        masks = {"none": None, "bool": keep, "added": torch.where(keep, 0.0, -3.0)}
+        self.register_buffer("mask", masks[mask])
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.reshape(x.shape[0], 2, 4, 4, 8)  # (batch, heads, blocks, tokens, channels)
+        q, k, v = self.qkv(tokens).chunk(3, -1)
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).flatten(1)
+
+
+@pytest.mark.parametrize("mask", ["none", "bool", "added"])
+def test_attention_on_five_axes_is_translated(mask: str, tmp_path: Path) -> None:
+    network = Blocked(mask).eval()
+    to_onnx(network, tmp_path / "model.onnx", (4, 8, 8))
+    comparison = verify(network, run_onnx(tmp_path / "model.onnx"), (4, 8, 8))
+    assert comparison.max_difference <= comparison.tolerance
