@@ -423,6 +423,17 @@ def _overview() -> str:
 
 
 def _help(command: str) -> str:
+    if command == "report":
+        return "\n".join(
+            [
+                f"lwdc report: {COMMANDS[command]}",
+                "",
+                "usage: lwdc report FOLDER [FOLDER ...] [out=FILE]",
+                "",
+                "A folder is that of a run or of a sweep, finished or not. Without out= the page is report.html,",
+                "in the folder if one is named, else here. It needs nothing but a browser.",
+            ]
+        )
     root = importlib.resources.files("lwdc.conf")
     text = (root / "config.yaml").read_text().split("\nseed:", 1)[1].split("\nhydra:", 1)[0]
     lines = [

@@ -43,7 +43,13 @@ def test_help_names_commands_groups_and_choices(lwdc_in: Run) -> None:
     assert lwdc_in()[1] == out
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_help_of_report_names_folders_and_no_settings(lwdc_in: Run) -> None:
+    code, out, _ = lwdc_in("report", "--help")
+    assert code == 0
+    assert "usage: lwdc report FOLDER" in out and "groups" not in out
+
+
+@pytest.mark.parametrize("command", [command for command in cli.COMMANDS if command != "report"])
 def test_each_command_has_help_with_its_settings(lwdc_in: Run, command: str) -> None:
     code, out, _ = lwdc_in(command, "--help")
     assert code == 0
