@@ -1,6 +1,6 @@
 """Compresses one network under counted and under measured cost, and times all outcomes in ONNX Runtime side by side.
 
-    python experiments/latency/front.py --data FOLDER --weights FILE --work FOLDER [--shares SHARE ...] [OVERRIDE ...]
+    python experiments/latency/front.py --data FOLDER --weights FILE --work FOLDER [--runs COST:SHARE ...] [OVERRIDE ...]
     python experiments/latency/front.py --table      # a markdown table of what is recorded
 
 ResNet-20 on CIFAR-10. Every run is one ``lwdc compress``; runs that are finished in the working folder are kept, and
@@ -32,6 +32,7 @@ COSTS: dict[str, list[str]] = {
     "macs": ["cost=macs"],
     "latency": ["cost=latency", "cost.runtime=onnxruntime"],
 }
+RUNS = ["macs:0.75", "macs:0.5", "macs:0.25", "latency:0.75", "latency:0.5"]
 
 
 def compressed(cost: str, share: float, options: argparse.Namespace) -> Path:
@@ -99,8 +100,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--work", type=Path, help="folder of the runs")
-    parser.add_argument("--shares", type=float, nargs="*", default=[0.75, 0.5, 0.35])
-    parser.add_argument("--costs", nargs="*", choices=COSTS, default=list(COSTS))
+    parser.add_argument("--runs", nargs="*", default=RUNS, metavar="COST:SHARE")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("overrides", nargs="*")
@@ -109,7 +109,7 @@ def main() -> None:
     if options.table:
         print(table([json.loads(line) for line in path.read_text().splitlines()]))
         return
-    wanted = [(cost, share) for share in options.shares for cost in options.costs]
+    wanted = [(cost, float(share)) for cost, _, share in (run.partition(":") for run in options.runs)]
     folders = [compressed(cost, share, options) for cost, share in wanted]
     backbone = Backbone("cifar_resnet20", 10, 3)
     original = backbone.create()
