@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 import lwdc
-from lwdc.errors import LwdcError, unknown_name
+from lwdc.errors import CheckpointError, LwdcError, unknown_name
 from lwdc.pipeline import (
     BackboneSettings,
     Compute,
@@ -130,10 +130,12 @@ def _write_page(arguments: list[str]) -> None:
         raise LwdcError("name the folders of runs or sweeps: lwdc report outputs/compress/<run> ...")
     given = _given("out", arguments)
     out = Path(given) if given else (folders[0] if len(folders) == 1 else Path()) / "report.html"
+    out = out / "report.html" if out.is_dir() else out
     runs = read_runs(folders)
-    if not runs:
-        raise LwdcError(f"{folders[0]} is a sweep without runs: there is nothing to show yet.")
-    write_report(runs, out)
+    try:
+        write_report(runs, out)
+    except OSError as error:
+        raise LwdcError(f"the page cannot be written to {out}: {error.strerror}. Name a place by out=FILE.") from error
     print(f"{len(runs)} run(s): {out}")
 
 
@@ -183,7 +185,7 @@ def _in_sweep(command: str, config: DictConfig, failures: list[LwdcError]) -> No
     except LwdcError as error:
         failures.append(error)
         _report(error)
-        add_row(table, row, f"failed: {error}")
+        add_row(table, row, f"failed: {error}", own=not isinstance(error, CheckpointError))
     else:
         add_row(table, row, "done", result)
 
@@ -263,7 +265,7 @@ def make_settings(config: DictConfig) -> Settings:
         licence=config.export.licence,
         latency_batches=list(config.latency_batches),
         seed=config.seed,
-        baseline=None if config.baseline is None else Path(config.baseline),
+        baseline=None if config.baseline is None else Path(str(config.baseline)),
         checkpoint_minutes=config.checkpoint.every_minutes,
     )  # fmt: skip
 
@@ -333,7 +335,7 @@ def _plain(node: Any) -> Any:
 def _named_run(config: DictConfig) -> Path:
     if config.run is None:
         raise LwdcError("name the run's folder: run=outputs/compress/...")
-    return Path(config.run)
+    return Path(str(config.run))
 
 
 def _saved(folder: Path, config: DictConfig) -> DictConfig:

@@ -1,7 +1,7 @@
 """Compresses one network under counted and under measured cost, and times all outcomes in ONNX Runtime side by side.
 
-    python experiments/latency/front.py --data FOLDER --weights FILE --work FOLDER [--runs COST:SHARE ...] [OVERRIDE ...]
-    python experiments/latency/front.py --table      # a markdown table of what is recorded
+    python front.py --data FOLDER --weights FILE --work FOLDER [--runs COST:SHARE ...] [-- OVERRIDES]
+    python front.py --table      # a markdown table of what is recorded
 
 ResNet-20 on CIFAR-10. Every run is one ``lwdc compress``; runs that are finished in the working folder are kept, and
 interrupted ones go on. ``results.jsonl`` has a line a run: what was asked for, what the table said and what the whole

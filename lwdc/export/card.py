@@ -25,7 +25,7 @@ def write_card(result: Result, folder: Path, *, licence: str | None = None) -> N
 def card(result: Result, *, licence: str | None = None) -> str:
     """The card's text; the head is what the Hugging Face hub reads. Without ``licence`` it says that it is unknown."""
     network, _, data = result.name.partition(" on ")
-    head = {"license": licence or "unknown", "library_name": "timm", "datasets": [data], "tags": ["lwdc", "compressed"]}
+    head = {"license": licence or "unknown", "library_name": "lwdc", "datasets": [data], "tags": ["lwdc", "compressed"]}
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", ""]
     lines += [f"# {network} on {data}, compressed", ""]
     asked = " and ".join(
@@ -50,8 +50,10 @@ def card(result: Result, *, licence: str | None = None) -> str:
             lines += ["", "```python", code, "```"]
     if result.warnings:
         lines += ["", "## Warnings", "", *(f"- {warning}" for warning in result.warnings)]
-    measured_on = f"{result.environment.get('device')}, {result.environment.get('threads')} threads"
-    return "\n".join([*lines, "", f"Milliseconds were measured on: {measured_on}.", ""])
+    if result.before.latency_ms:
+        measured_on = f"{result.environment.get('device')}, {result.environment.get('threads')} threads"
+        lines += ["", f"Milliseconds were measured on: {measured_on}."]
+    return "\n".join([*lines, ""])
 
 
 def _figures(result: Result) -> list[str]:
@@ -63,6 +65,13 @@ def _figures(result: Result) -> list[str]:
         lines.append(f"| {name} | {percent(found.baseline)} | {percent(found.finetuned)} | {points(lost)} points |")
     for name, before, after in _sizes(result.before, result.after):
         lines.append(f"| {name} | {_shown(before)} | {_shown(after)} | {percent(after / before)} |")
+    for cost in result.costs:
+        if cost.name not in ("macs", "params"):
+            now = cost.after if cost.measured is None else cost.measured
+            how = "" if cost.measured is None else ", as measured when it was chosen"
+            bound = "" if cost.bound is None else f", bound {significant(cost.bound)}"
+            name = f"{cost.name} in {cost.unit}{how}{bound}"
+            lines.append(f"| {name} | {_shown(cost.before)} | {_shown(now)} | {percent(now / cost.before)} |")
     return lines
 
 

@@ -75,8 +75,10 @@ def _attention(
 ) -> Tensor:  # fmt: skip
     """``torch.nn.functional.scaled_dot_product_attention`` without dropout or shared heads."""
     del dropout_p
-    if is_causal or enable_gqa:
-        raise ExportError("causal attention and attention with shared heads are translated on four axes only")
+    if enable_gqa:
+        raise ExportError("attention with shared heads is translated on four axes only")
+    if is_causal:
+        mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask

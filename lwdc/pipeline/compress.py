@@ -140,7 +140,9 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
         model.load_state_dict(load_file(path))
         return prepared.placed(model)
     seconds = 0.0
-    if settings.baseline is None:
+    if settings.baseline is not None:
+        run.note(f"the baseline is that of {settings.baseline}")
+    else:
         seconds = run.train(_fit("baseline", model, settings.train, prepared))
     prepared.placed(model)
     _save_weights(model, path)
@@ -164,7 +166,7 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
     )  # fmt: skip
     seconds = run.train(fit)
     clock = time.perf_counter()
-    architecture, measured = settle(prepared, lesson, baseline, run.note)
+    architecture, measured, missed = settle(prepared, lesson, baseline, run.note)
     network, found = chosen_network(prepared, supernet, baseline, architecture, mixes=not lesson.hard)
     said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
     run.note(f"of the validation examples the network chosen has right {said}; the best of it goes on")
@@ -183,6 +185,7 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         cost_before=prepared.table.in_unit(prepared.table.total),
         cost_after=prepared.table.in_unit(prepared.table.of(architecture)),
         measured=measured,
+        warnings=[missed] if missed else [],
         probabilities=lesson.decidedness(architecture),
         errors={n: op.errors for n, op in ops.items()},
     )
@@ -244,7 +247,7 @@ def _export(
         test=Accuracies(*(prepared.accuracy(model, "test") for model in four)),
         sites=sites,
         exports=tuple(exports),
-        warnings=(warning,) if warning else (),
+        warnings=(*search["warnings"], *([warning] if warning else [])),
         seconds={phase: run.done[phase]["seconds"] for phase in ("baseline", "search", "finetune")}
         | {"export": time.perf_counter() - clock},
         environment=environment(prepared.fabric.device),

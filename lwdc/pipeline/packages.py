@@ -1,5 +1,6 @@
 """Finished runs: evaluated and exported again from what they left behind."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from torch import nn
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
 from lwdc.errors import CheckpointError
-from lwdc.export import export_all, load
+from lwdc.export import export_all, load, write_card
 from lwdc.files import write_json
-from lwdc.pipeline.run import CHECKPOINT
+from lwdc.pipeline.run import CHECKPOINT, RECORDS
 from lwdc.pipeline.settings import Settings
-from lwdc.records import ExportRecord
+from lwdc.records import ExportRecord, Result
 from lwdc.surgery import rebuild
+from lwdc.tracking import parse_record, read_records
 from lwdc.training import accuracy, load_checkpoint
 
 
@@ -41,14 +43,20 @@ def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def export_run(folder: Path, settings: Settings, formats: list[str]) -> tuple[ExportRecord, ...]:
-    """Write and verify the files of a run's network again."""
+    """Write and verify the files of a run's network again, and with them its model card."""
     data = settings.data
     data.prepare(settings.compute.fabric().device)
-    return export_all(
+    exports = export_all(
         folder, _network(folder, settings), Architecture.load(folder / "architecture.json"), formats=formats,
         backbone=_backbone(settings), preprocessing=data.preprocessing, class_names=data.class_names,
         input_size=data.input_size,
     )  # fmt: skip
+    result = next(
+        (r for r in map(parse_record, reversed(read_records(folder / RECORDS))) if isinstance(r, Result)), None
+    )
+    if result is not None:
+        write_card(dataclasses.replace(result, exports=tuple(exports)), folder, licence=settings.licence)
+    return exports
 
 
 def _network(folder: Path, settings: Settings) -> nn.Module:

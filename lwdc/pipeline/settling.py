@@ -17,8 +17,8 @@ _ATTEMPTS = 5
 
 def settle(
     prepared: Prepared, lesson: JointLesson, baseline: nn.Module, note: Callable[[str, str], None]
-) -> tuple[Architecture, list[float | None]]:
-    """The choice, and what each cost was measured to be for it, in its unit; None for costs that are counted.
+) -> tuple[Architecture, list[float | None], str | None]:
+    """The choice, what each cost was measured to be for it, in its unit (None for counted ones), and any warning.
 
     If the network takes more than a budget allows, that bound is tightened by as much and the choice made again, a few
     times. What comes nearest is kept where none of them holds, with a warning.
@@ -47,11 +47,11 @@ def settle(
         if not any(excess):
             break
     assert best is not None  # the first bounds are those that `prepare` has tried
+    warning = None
     if best[0]:
-        note(
-            f"no architecture tried keeps the budget as measured: the nearest one is {best[0]:.1%} above it", "warning"
-        )
-    return best[1], best[2]
+        warning = f"no architecture tried keeps the budget as measured: the nearest one is {best[0]:.1%} above it"
+        note(warning, "warning")
+    return best[1], best[2], warning
 
 
 def _measured(

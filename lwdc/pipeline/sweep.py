@@ -21,13 +21,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def add_row(table: Path, row: dict[str, Any], status: str, result: Result | None = None) -> None:
+def add_row(
+    table: Path, row: dict[str, Any], status: str, result: Result | None = None, *, own: bool = True
+) -> None:  # fmt: skip
     """Add one run to ``results.csv``, in place of an earlier row of its folder; the file changes whole or not at all.
 
     A run that has no result, because it failed or was not asked to go so far, gives what its phases found.
-    Latencies are at the first batch size.
+    Latencies are at the first batch size. ``own`` is False where what lies in the folder is another run's.
     """
-    figures = {**row, "status": " ".join(status.split()), **_found(Path(row["folder"]))}
+    figures = {**row, "status": " ".join(status.split()), **(_found(Path(row["folder"])) if own else {})}
     if result is not None:
         asked = result.costs[0]
         figures |= {"cost": asked.name, "factor": asked.factor, "budget": asked.budget}
@@ -60,12 +62,14 @@ def shared_baseline(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path |
     """
     for file in sorted(sweep.glob(f"*/{CHECKPOINT}")):
         folder = file.parent
+        if folder.resolve() == own.resolve() or not (folder / "baseline.safetensors").is_file():
+            continue
         try:
             state = load_checkpoint(file)
         except CheckpointError:  # another run's damage is not this one's
             continue
         known = json.loads(state["config"])
-        if folder.resolve() != own.resolve() and "baseline" in state["done"] and _trains(known) == _trains(config):
+        if "baseline" in state["done"] and _trains(known) == _trains(config):
             return folder
     return None
 

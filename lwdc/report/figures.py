@@ -63,23 +63,25 @@ def choices(epochs: Sequence[EpochRecord], sites: Sequence[SiteResult] = ()) -> 
     states = [(epoch.epoch, epoch.search) for epoch in epochs if epoch.search is not None]
     if not states:
         return None
-    step = -(-len(states) // _MOST_FRAMES)
+    step = -(-len(states) // (_MOST_FRAMES - 1))
     states = [*states[:-1:step], states[-1]]
     last = states[-1][1]
     names = [gate.site for gate in last.gates]
     labels = list(dict.fromkeys(label for gate in last.gates for label in gate.candidates))
 
-    def bars(search: Any) -> list[go.Bar]:
+    def heights(search: Any) -> list[list[float]]:
         by_site = {g.site: dict(zip(g.candidates, g.probabilities, strict=True)) for g in search.gates}
-        return [
-            go.Bar(
-                x=names, y=[by_site[site].get(label, 0.0) for site in names], name=label,
-                marker_color=COLOURS[i % len(COLOURS)], hovertemplate="%{x}<br>" + label + " %{y:.1%}<extra></extra>",
-            )
-            for i, label in enumerate(labels)
-        ]  # fmt: skip
+        return [[round(by_site[name].get(label, 0.0), 4) for name in names] for label in labels]
 
-    figure = go.Figure(bars(last), frames=[go.Frame(data=bars(search), name=str(epoch)) for epoch, search in states])
+    bars = [
+        go.Bar(
+            x=names, y=y, name=label, marker_color=COLOURS[i % len(COLOURS)],
+            hovertemplate="%{x}<br>" + label + " %{y:.1%}<extra></extra>",
+        )
+        for i, (label, y) in enumerate(zip(labels, heights(last), strict=True))
+    ]  # fmt: skip
+    frames = [go.Frame(data=[go.Bar(y=y) for y in heights(search)], name=str(epoch)) for epoch, search in states]
+    figure = go.Figure(bars, frames=frames)
     steps = [
         {
             "label": str(epoch),
@@ -213,7 +215,8 @@ def _axes(results: Sequence[Result]) -> dict[str, list[float]]:
     name = results[0].costs[0].name
     if all(r.costs[0].name == name for r in results) and name not in ("macs", "params"):
         shares = [(c.after if c.measured is None else c.measured) / c.before for c in (r.costs[0] for r in results)]
-        found = {f"{name}, as measured" if results[0].costs[0].measured is not None else name: shares} | found
+        measured = all(r.costs[0].measured is not None for r in results)
+        found = {f"{name}, as measured" if measured else name: shares} | found
     elif name == "params":
         found = {"parameters": found["parameters"]} | found
     return found

@@ -94,6 +94,9 @@ def _one(run: ReadRun) -> str:
         parts += ["<h2>What the search chose, layer by layer</h2>", _figure(chosen, "choices")]
     if run.result is not None:
         parts += ["<h2>What every layer costs</h2>", _figure(figures.site_costs(run.result.sites), "costs")]
+        if slower := [site.site for site in run.result.sites if site.cheaper_but_slower]:
+            text = f"Fewer MACs than the original, yet slower on this machine: {', '.join(slower)}."
+            parts.append(f'<p class="warning">{html.escape(text)}</p>')
     if run.epochs:
         parts += ["<h2>Learning curves</h2>", _figure(figures.curves(run.epochs), "curves")]
     if run.result is not None:
@@ -102,7 +105,8 @@ def _one(run: ReadRun) -> str:
             parts += ["<h2>How far the operators began from the trained layers</h2>", _figure(inherited, "inheritance")]
         parts += [_exports(run.result), _circumstances(run.result)]
     if run.notes:
-        notes = "".join(f"<li>{html.escape(note.text)}</li>" for note in run.notes)
+        styles = {"warning": ' class="warning"'}
+        notes = "".join(f"<li{styles.get(note.level, '')}>{html.escape(note.text)}</li>" for note in run.notes)
         parts.append(f"<h2>Notes</h2><ul>{notes}</ul>")
     return "".join(parts)
 

@@ -28,53 +28,82 @@ class ReadRun:
 def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
     """The runs in these folders, each of which holds a run or a sweep; none is left out because it is unfinished.
 
-    Raises ``LwdcError`` for a folder that is neither, ``CheckpointError`` for records that cannot be read.
+    Raises ``LwdcError`` for a folder that is neither, ``CheckpointError`` for a run whose records cannot be read; in a
+    sweep such a run says so.
     """
     found = []
     for folder in folders:
         if (folder / RECORDS).is_file():
-            found.append(_read(folder, folder.name, ""))
-        elif (folder / SWEEP).is_file():
+            found.append(_read(folder, folder.resolve().name, ""))
+        elif (folder / SWEEP).is_file() or next(folder.glob(f"*/{RECORDS}"), None) is not None:
             found += _sweep(folder)
         else:
-            missing = (
-                f"it holds neither {RECORDS} (a run) nor {SWEEP} (a sweep)" if folder.is_dir() else "there is none"
-            )
+            missing = "there is none" if not folder.exists() else f"it holds neither {RECORDS} nor {SWEEP}"
             raise LwdcError(
                 f"{folder} is no folder of a run or sweep: {missing}. Name one like outputs/compress/<run>."
             )
+    if not found:
+        raise LwdcError("there are no runs to show yet.")
     return found
 
 
 def _sweep(folder: Path) -> list[ReadRun]:
     """By the rows of its table; then any folder that a killed run left without a row."""
-    with (folder / SWEEP).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    found, seen = [], set()
+    rows = _rows(folder / SWEEP)
     common = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
+    found, seen = [], set()
     for row in rows:
-        own = folder / Path(row["folder"]).name  # wherever the sweep has been moved to
-        seen.add(own)
+        own = _folder_of(row, folder)
+        seen.add(own.resolve())
         differing = " ".join(override for override in row["overrides"].split() if override not in common)
-        found.append(_read(own, differing or own.name, row["status"]))
-    for own in sorted(path.parent for path in folder.glob(f"*/{RECORDS}")):
-        if own not in seen:
-            found.append(_read(own, own.name, ""))
+        found.append(_read_of_sweep(own, differing or own.name, row["status"]))
+    for own in sorted(path.parent for path in folder.rglob(RECORDS)):
+        if own.resolve() not in seen:
+            found.append(_read_of_sweep(own, own.name, ""))
     return found
 
 
-def _read(folder: Path, name: str, status: str) -> ReadRun:
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"overrides", "status", "folder"} <= set(reader.fieldnames or ()):
+            raise LwdcError(f"{path} is no table of a sweep: it lacks one of the columns overrides, status and folder.")
+        return list(reader)
+
+
+def _folder_of(row: dict[str, str], sweep: Path) -> Path:
+    """The folder of a row's run, wherever the sweep has been moved to."""
+    parts = Path(row["folder"]).parts
+    places = [sweep.joinpath(*parts[-depth:]) for depth in range(min(len(parts), _DEEPEST), 0, -1)]
+    return next((place for place in places if place.is_dir()), places[-1])
+
+
+_DEEPEST = 4  # folders that a sweep's own name for a run may have
+
+
+def _read_of_sweep(folder: Path, name: str, status: str) -> ReadRun:
     try:
-        records = [parse_record(line) for line in read_records(folder / RECORDS)]
-    except CheckpointError:
-        if not status:
-            raise
-        records = []  # it failed before it began, as its row in the table says
-    result = next((record for record in reversed(records) if isinstance(record, Result)), None)
+        return _read(folder, name, status)
+    except CheckpointError as error:
+        if not status.startswith("failed"):  # else it failed before it began, as its row says
+            status = f"its records cannot be read: {error}"
+        return ReadRun(folder, name, status, (), (), None)
+
+
+def _read(folder: Path, name: str, status: str) -> ReadRun:
+    records = [parse_record(line) for line in read_records(folder / RECORDS)]
     epochs = tuple(record for record in records if isinstance(record, EpochRecord))
-    if result is not None:
+    notes = tuple(record for record in records if isinstance(record, Note))
+    result = next((record for record in reversed(records) if isinstance(record, Result)), None)
+    if status.startswith("failed"):
+        result = None  # what lies there is another run's, which this one was refused to go on with
+    elif result is not None:
         status = "done"
-    elif status in ("", "done"):
+    elif status == "done" and epochs and epochs[-1].epoch == epochs[-1].epochs:  # as far as it was asked to go
+        status = f"done, up to {epochs[-1].phase}"
+    else:
         last = f"{epochs[-1].phase}, epoch {epochs[-1].epoch} of {epochs[-1].epochs}" if epochs else "no epoch yet"
         status = f"unfinished: {last}"
-    return ReadRun(folder, name, status, epochs, tuple(r for r in records if isinstance(r, Note)), result)
+    return ReadRun(folder, name, status, epochs, notes, result)

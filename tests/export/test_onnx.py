@@ -101,16 +101,19 @@ class Blocked(nn.Module):
         super().__init__()
         self.qkv = nn.Linear(8, 24)
         keep = torch.ones(4, 4).tril().bool()
-        masks = {"none": None, "bool": keep, "added": torch.where(keep, 0.0, -3.0)}
-        self.register_buffer("mask", masks[mask])
+        masks = {"bool": keep, "added": torch.where(keep, 0.0, -3.0)}
+        self.register_buffer("mask", masks.get(mask))
+        self.causal = mask == "causal"
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.reshape(x.shape[0], 2, 4, 4, 8)  # (batch, heads, blocks, tokens, channels)
         q, k, v = self.qkv(tokens).chunk(3, -1)
-        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.mask).flatten(1)
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, is_causal=self.causal).flatten(
+            1
+        )
 
 
-@pytest.mark.parametrize("mask", ["none", "bool", "added"])
+@pytest.mark.parametrize("mask", ["none", "bool", "added", "causal"])
 def test_attention_on_five_axes_is_translated(mask: str, tmp_path: Path) -> None:
     network = Blocked(mask).eval()
     to_onnx(network, tmp_path / "model.onnx", (4, 8, 8))

@@ -75,11 +75,22 @@ def test_a_budget_that_no_network_keeps_as_measured_gives_the_nearest_with_a_war
     prepared = prepare(settings(cost=CostSettings(Measured(50.0), budget=0.6)))  # type: ignore[arg-type]
     supernet = prepared.supernet(prepared.model)
     said: list[tuple[str, str]] = []
-    architecture, (measured,) = settle(prepared, prepared.lesson(supernet), prepared.model, lambda *n: said.append(n))
+    lesson = prepared.lesson(supernet)
+    architecture, (measured,), warning = settle(prepared, lesson, prepared.model, lambda *n: said.append(n))
     assert isinstance(architecture, Architecture)
     assert measured == pytest.approx(50 * prepared.table.of(architecture) / 10**6)
     text, level = said[-1]
     assert level == "warning" and "no architecture tried keeps the budget as measured" in text
+    assert warning == text
+
+
+def test_a_budget_that_was_missed_is_among_the_warnings_of_the_result(settings: MakeSettings, tmp_path: Path) -> None:
+    cost = CostSettings(Measured(50.0), budget=0.6)  # type: ignore[arg-type]
+    result = compress(settings(cost=cost), tmp_path / "run", {})
+    assert result is not None and result.costs[0].measured is not None and result.costs[0].bound is not None
+    assert any("no architecture tried keeps the budget as measured" in warning for warning in result.warnings)
+    card = (tmp_path / "run" / "model_card.md").read_text()
+    assert "latency in ms, as measured when it was chosen, bound" in card and result.warnings[0] in card
 
 
 def test_a_resumed_run_takes_the_costs_that_it_found_before(settings: MakeSettings, tmp_path: Path) -> None:

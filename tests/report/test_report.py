@@ -1,5 +1,6 @@
 """Pages about runs and sweeps: what they hold, and that a browser shows them without asking anyone."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from lwdc import cli
-from lwdc.errors import LwdcError
+from lwdc.errors import CheckpointError, LwdcError
 from lwdc.records import Result
 from lwdc.report import figures, read_runs, write_report
 from lwdc.tracking import read_records
@@ -80,7 +81,67 @@ def test_an_unfinished_run_is_shown_as_such(sweep: Path, tmp_path: Path) -> None
     (folder / "0" / "records.jsonl").write_text("")
     (empty,) = read_runs([folder / "0"])
     assert empty.status == "unfinished: no epoch yet"
-    write_report([empty], tmp_path / "page.html")
+    assert empty.status in written(folder / "0", tmp_path / "page.html")
+
+
+def changed(sweep: Path, number: str, **cells: str) -> None:
+    """Change cells in the row of a run."""
+    with (sweep / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if Path(row["folder"]).name == number:
+            row |= cells
+    with (sweep / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_a_row_that_failed_does_not_show_the_run_that_lies_in_its_folder(sweep: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sweep, tmp_path / "sweep")
+    changed(folder, "0", status="failed: the run was started with another configuration", overrides="cost.budget=0.5")
+    (run,) = (run for run in read_runs([folder]) if run.folder.name == "0")
+    assert run.result is None and run.status.startswith("failed")
+
+
+def test_a_sweep_that_was_to_end_with_the_search_is_done(sweep: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sweep, tmp_path / "sweep")
+    lines = (folder / "1" / "records.jsonl").read_text().splitlines(keepends=True)
+    last = max(i for i, line in enumerate(lines) if '"phase": "search"' in line)
+    (folder / "1" / "records.jsonl").write_text("".join(lines[: last + 1]))
+    (run,) = (run for run in read_runs([folder]) if run.folder.name == "1")
+    assert run.status == "done, up to search"
+
+
+def test_records_that_cannot_be_read_are_named_in_a_sweep_and_refused_alone(sweep: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sweep, tmp_path / "sweep")
+    path = folder / "0" / "records.jsonl"
+    path.write_text("no json\n" + path.read_text())
+    (run,) = (run for run in read_runs([folder]) if run.folder.name == "0")
+    assert run.status.startswith("its records cannot be read: line 1 of")
+    with pytest.raises(CheckpointError, match="line 1 of"):
+        read_runs([folder / "0"])
+    shutil.rmtree(folder / "1")
+    (run,) = (run for run in read_runs([folder]) if run.folder.name == "1")
+    assert "no records at" in run.status
+
+
+def test_runs_in_deeper_folders_of_a_sweep_that_has_moved_are_found(sweep: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    for number in ("0", "1"):
+        shutil.copytree(sweep / number, folder / "budgets" / number)
+    shutil.copy(sweep / "results.csv", folder)
+    for number in ("0", "1"):
+        changed(folder, number, folder=f"/elsewhere/sweep/budgets/{number}")
+    assert sorted(run.status for run in read_runs([folder]) if run.result is not None) == ["done", "done"]
+
+
+def test_a_sweep_without_a_table_yet_is_shown(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep / "0", tmp_path / "sweep" / "0")
+    assert [run.name for run in read_runs([tmp_path / "sweep"])] == ["0"]
+    (tmp_path / "sweep" / "results.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(LwdcError, match=r"results\.csv is no table of a sweep"):
+        read_runs([tmp_path / "sweep"])
 
 
 @pytest.mark.parametrize(("name", "said"), [("", "neither records.jsonl"), ("gone", "there is none")])
@@ -125,7 +186,10 @@ def test_the_command_writes_into_the_folder_or_where_it_is_told(
     sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = shutil.copytree(sweep / "0", tmp_path / "run")
-    for arguments, out in (([str(folder)], folder / "report.html"), ([str(folder), f"out={tmp_path}/x.html"], None)):
+    for arguments, out in (
+        ([str(folder)], folder / "report.html"), ([str(folder), f"out={tmp_path}/x.html"], None),
+        ([str(folder), f"out={tmp_path}"], tmp_path / "report.html"),
+    ):  # fmt: skip
         monkeypatch.setattr(sys, "argv", ["lwdc", "report", *arguments])
         with pytest.raises(SystemExit) as end:
             cli.main()
