@@ -90,14 +90,16 @@ def choices(epochs: Sequence[EpochRecord], sites: Sequence[SiteResult] = ()) -> 
         }
         for epoch, _ in states
     ]
-    figure.update_layout(
-        barmode="stack",
-        sliders=[{"steps": steps, "active": len(steps) - 1, "currentvalue": {"prefix": "epoch "}, "pad": {"t": 120}}],
-    )
+    room = 40 + 20 * -(-len(labels) // 3)  # for the legend, which takes more lines on a phone
+    slider = {
+        "steps": steps, "active": len(steps) - 1, "currentvalue": {"prefix": "epoch "},
+        "y": 1, "yanchor": "bottom", "pad": {"b": room},
+    }  # fmt: skip
+    figure.update_layout(barmode="stack", sliders=[slider])
     figure.update_yaxes(tickformat=".0%", range=[0, 1], title_text="probability")
     chosen = {site.site: f"{site.site}: {site.operator}" for site in sites}
     figure.update_xaxes(tickangle=-60, tickvals=names, ticktext=[chosen.get(name, name) for name in names])
-    return _laid_out(figure, 640)
+    return _laid_out(figure, 560 + room).update_layout(margin_t=room + 90)
 
 
 def site_costs(sites: Sequence[SiteResult]) -> go.Figure:
