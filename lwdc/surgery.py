@@ -16,7 +16,7 @@ from lwdc.gates import Gate, Softmax
 from lwdc.selection import Mixing, SelectionOp, selection_ops
 from lwdc.sites import Site, find_sites
 from lwdc.space import Choice, Plan, SearchSpace, make_plan
-from lwdc.tracing import Shape
+from lwdc.tracing import Shape, reference
 
 
 def wrap(
@@ -46,7 +46,7 @@ def wrap(
     replacements: dict[nn.Module, nn.Module] = {}
     for choice in plan.choices:
         layer = modules[choice.site.name]
-        weight = trained_weight(choice.site, layer, _reference(supernet))
+        weight = trained_weight(choice.site, layer, reference(supernet))
         if choice.group not in shared:
             shared[choice.group] = gate(len(choice.candidates)).to(weight.device)
         replacements[layer] = _selection_op(choice, layer, weight, shared[choice.group], inherit, mixing)
@@ -167,7 +167,7 @@ def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | No
     replacements: dict[nn.Module, nn.Module] = {}
     for name, candidate in architecture.choices.items():
         if candidate["op"] != "original":
-            weight = trained_weight(by_name[name], modules[name], _reference(network))
+            weight = trained_weight(by_name[name], modules[name], reference(network))
             replacements[modules[name]] = _fresh(candidate, by_name[name], modules[name], weight)
     _swap(network, replacements)
     return network
@@ -179,11 +179,6 @@ def _check_names(architecture: Architecture, known: Collection[str]) -> None:
         raise ArchitectureError(
             f"the architecture replaces {missing[:5]}, which this network lacks; it has {list(known)[:10]}, ..."
         )
-
-
-def _reference(network: nn.Module) -> Tensor:
-    """A tensor of the type and on the device that the network computes with."""
-    return next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
 
 
 def _fresh(candidate: Candidate, site: Site, layer: nn.Module, weight: Tensor) -> nn.Module:

@@ -20,6 +20,11 @@ def outline(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
 
 
+def reference(network: nn.Module) -> Tensor:
+    """A tensor of the type and on the device that the network computes with."""
+    return next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """In evaluation mode; afterwards every module is in the mode that it was in."""
@@ -130,5 +135,5 @@ WAYS = (*BY_SHAPES, _run_for_real)  # all ways, the next for where one fails
 
 
 def _image(model: nn.Module, shape: Shape, device: str | None = None) -> Tensor:
-    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    return torch.zeros(1, *shape, dtype=reference.dtype, device=device or reference.device)
+    like = reference(model)
+    return torch.zeros(1, *shape, dtype=like.dtype, device=device or like.device)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -24,7 +23,7 @@ from lwdc.errors import CostError, unknown_name
 from lwdc.progress import tracked
 from lwdc.selection import selection_ops
 from lwdc.surgery import discretise, input_size_of, original_network
-from lwdc.tracing import Shape
+from lwdc.tracing import Shape, reference
 
 RUNTIMES = ("torch", "onnxruntime")
 _OPERATORS = 1  # to be raised when what lwdc's operators compute with changes: then they are measured anew
@@ -69,14 +68,14 @@ class Latency:
         seconds = kept.levelled(set(keys.values()))
         laid = laid_out(supernet, lambda entry: max(1, round(seconds[keys[entry.site, entry.label]] * _NS)))
         alone = CostTable(self.name, self.unit, *laid, 0, per_unit=_NS // 1000)
-        whole = self._run(original, [Use(0, size, 1)], _like(supernet), "the original network")
-        now, took = without_drift(side_by_side([self._reference(supernet), whole]))
+        whole = self._run(original, [Use(0, size, 1)], reference(supernet), "the original network")
+        now, took = without_drift(side_by_side([self._yardstick(supernet), whole]))
         total = took * kept.level(set(keys.values())) / now
         return self._fitted(supernet, whole, total, alone)
 
     def measure(self, network: nn.Module, original: nn.Module, input_size: Shape, table: CostTable) -> int:
         """What ``network`` takes, at the level of ``table``: by its share of what ``original`` takes, in turns."""
-        use, like = Use(0, input_size, 1), _like(original)
+        use, like = Use(0, input_size, 1), reference(original)
         runs = [self._run(module, [use], like, "the network") for module in (original, network)]
         before, after = without_drift(side_by_side(runs))
         return round(table.total * after / before)
@@ -103,6 +102,8 @@ class Latency:
                 + (f" (the file has others: {others})" if others else "")
                 + f", and cost.strict allows only what cost.cache={self.cache} holds. Run once with cost.strict=false."
             )
+        if missing:
+            kept.check_writable()
         by_site: dict[str, list[str]] = {}
         for key, entry in missing.items():
             by_site.setdefault(entry.site, []).append(key)
@@ -114,8 +115,8 @@ class Latency:
             for key in by_site[site]:
                 module = missing[key].module()
                 module = nn.Sequential(module, norms[site]) if site in norms else module
-                runs.append(self._run(module, uses[site], _like(supernet), f"{missing[key].label} at {site}"))
-            level, *took = without_drift(side_by_side([self._reference(supernet), *runs]))
+                runs.append(self._run(module, uses[site], reference(supernet), f"{missing[key].label} at {site}"))
+            level, *took = without_drift(side_by_side([self._yardstick(supernet), *runs]))
             empty = 0.0 if call is None else call(1000) / 1000
             seconds = [max(own - empty, own / 10) for own in took]
             kept.add(dict(zip(by_site[site], seconds, strict=True)), level)
@@ -123,7 +124,7 @@ class Latency:
 
     def _fitted(self, supernet: nn.Module, whole: Run, total: float, alone: CostTable) -> CostTable:
         """The operators' times scaled as random networks ask for; the original network keeps the time it took."""
-        size, like = input_size_of(supernet), _like(supernet)
+        size, like = input_size_of(supernet), reference(supernet)
         sums, shares = [], []
         for architecture in tracked(_spread(supernet, alone, self.networks), f"timing {self.networks} networks"):
             network = discretise(supernet, architecture)[0]
@@ -171,17 +172,17 @@ class Latency:
             ) from error
         return lambda times: sum(count * run(times) for run, count in zip(runs, counts.values(), strict=True))
 
-    def _reference(self, supernet: nn.Module) -> Run:
+    def _yardstick(self, supernet: nn.Module) -> Run:
         """The same everywhere: what it takes tells how fast the machine is at the moment."""
-        like = _like(supernet)
+        like = reference(supernet)
         module = nn.Conv2d(64, 64, 3, padding=1).to(like)
         return torch_run(module, [torch.randn(1, 64, 16, 16).to(like)])
 
     def _environment(self, supernet: nn.Module) -> dict[str, Any]:
-        device = _like(supernet).device
+        device = reference(supernet).device
         found: dict[str, Any] = {
             "device": device_name(device),
-            "type": str(_like(supernet).dtype).removeprefix("torch."),
+            "type": str(reference(supernet).dtype).removeprefix("torch."),
             "batch": self.batch,
             "runtime": self.runtime,
             "operators": _OPERATORS,
@@ -262,9 +263,6 @@ def _scale(x: np.ndarray, y: np.ndarray, x_original: float, y_original: float) -
 
 
 def _rank(a: np.ndarray, b: np.ndarray) -> float:
+    import scipy.stats  # slow to import, and seldom needed
+
     return float(scipy.stats.spearmanr(a, b).statistic)
-
-
-def _like(network: nn.Module) -> torch.Tensor:
-    """A tensor of the type and on the device that the network computes with."""
-    return next(p for p in network.parameters() if p.is_floating_point())

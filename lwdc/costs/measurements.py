@@ -21,13 +21,24 @@ class Measurements:
         self.path, self.environment = path, dict(environment)
         self.found: dict[str, tuple[float, float]] = {}  # key -> seconds, level
         self._elsewhere: list[dict[str, Any]] = []
-        if path is not None:
-            _check_writable(path)
         for line in _lines(path):
             if line["environment"] == self.environment:
                 self.found |= {key: (seconds, line["level"]) for key, seconds in line["seconds"].items()}
             elif line["environment"] not in self._elsewhere:
                 self._elsewhere.append(line["environment"])
+
+    def check_writable(self) -> None:
+        """Before anything is measured. Raises ``CostError``."""
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.open("ab").close()
+        except OSError as error:
+            raise CostError(
+                f"cost.cache={self.path} cannot be written: {error.strerror}. "
+                "Name another file, or null to keep nothing."
+            ) from error
 
     def add(self, seconds: Mapping[str, float], level: float) -> None:
         """Keep what was measured while the reference took ``level`` seconds."""
@@ -60,16 +71,6 @@ class Measurements:
             differing = sorted(key for key in keys if other.get(key) != self.environment.get(key))
             said.append(", ".join(f"{key} {other.get(key)!r}" for key in differing))
         return "; ".join(said)
-
-
-def _check_writable(path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("ab").close()
-    except OSError as error:
-        raise CostError(
-            f"cost.cache={path} cannot be written: {error.strerror}. Name another file, or null to keep nothing."
-        ) from error
 
 
 def _lines(path: Path | None) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from lwdc.activations import activations
 from lwdc.costs.table import CostTable, Entry, laid_out
 from lwdc.selection import selection_ops
 from lwdc.surgery import input_size_of, original_network
+from lwdc.tracing import reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Memory:
     def tabulate(self, supernet: nn.Module) -> CostTable:
         """What is alive before a site runs in the original network, and what each candidate adds to it."""
         alive = activations(original_network(supernet), input_size_of(supernet), list(selection_ops(supernet)))
-        like = next(p for p in supernet.parameters() if p.is_floating_point())
+        like = reference(supernet)
         added: dict[object, int] = {}
 
         def cost(entry: Entry) -> int:
