@@ -26,6 +26,7 @@ from lwdc.pipeline import (
     BackboneSettings,
     Compute,
     CostSettings,
+    FrontSettings,
     Interrupted,
     Settings,
     check_folder,
@@ -34,7 +35,7 @@ from lwdc.pipeline import (
 from lwdc.pipeline.inspection import print_plan
 from lwdc.pipeline.packages import evaluate_run, export_run, settings_of
 from lwdc.pipeline.run import CHECKPOINT
-from lwdc.pipeline.sweep import add_row, shared_baseline
+from lwdc.pipeline.sweep import add_row, check_searched, shared_baseline, shared_search
 from lwdc.tracking import Sink, TerminalSink
 from lwdc.training import Recipe
 
@@ -202,8 +203,13 @@ def _compress(command: str, config: DictConfig) -> Any:
     resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)
     ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
     settings = make_settings(config)
-    if HydraConfig.get().mode == RunMode.MULTIRUN and settings.baseline is None and not resume:
-        settings = dataclasses.replace(settings, baseline=shared_baseline(folder.parent, folder, data))
+    if settings.searched is not None:
+        check_searched(settings.searched, data)
+    elif HydraConfig.get().mode == RunMode.MULTIRUN:
+        if settings.front is not None:
+            settings = dataclasses.replace(settings, searched=shared_search(folder.parent, folder, data))
+        if settings.baseline is None and not resume:
+            settings = dataclasses.replace(settings, baseline=shared_baseline(folder.parent, folder, data))
     return compress(settings, folder, data, sinks, until=_UNTIL[command], resume=resume, ignore=ignore)
 
 
@@ -253,6 +259,7 @@ def make_settings(config: DictConfig) -> Settings:
         prior=config.strategy.prior,
         decide=config.strategy.decide,
         decide_from=config.strategy.decide_from,
+        front=_front(config.strategy),
         space=_build(config.space, "space"),
         gate=_build(config.gate, "gate"),
         mixing=config.strategy.mixing,
@@ -266,6 +273,7 @@ def make_settings(config: DictConfig) -> Settings:
         latency_batches=list(config.latency_batches),
         seed=config.seed,
         baseline=None if config.baseline is None else Path(str(config.baseline)),
+        searched=None if config.searched is None else Path(str(config.searched)),
         checkpoint_minutes=config.checkpoint.every_minutes,
     )  # fmt: skip
 
@@ -293,6 +301,11 @@ def _cost(node: DictConfig, key: str) -> CostSettings:
         CostSettings, key, model=_build(node.model, f"{key}.model"), shape=_build(node.shape, f"{key}.shape"),
         also=tuple(also), **rest,
     )  # fmt: skip
+
+
+def _front(strategy: DictConfig) -> FrontSettings | None:
+    given = _plain(strategy.get("front"))
+    return None if given is None else _checked(FrontSettings, "strategy.front", **given)
 
 
 def _recipe(config: DictConfig, group: str) -> Recipe:

@@ -3,13 +3,14 @@
 from lwdc.pipeline.compress import PHASES, compress
 from lwdc.pipeline.prepare import Prepared, prepare
 from lwdc.pipeline.run import Interrupted, Run, check_folder, compare_configs
-from lwdc.pipeline.settings import BackboneSettings, Compute, CostSettings, Settings
+from lwdc.pipeline.settings import BackboneSettings, Compute, CostSettings, FrontSettings, Settings
 
 __all__ = [
     "PHASES",
     "BackboneSettings",
     "Compute",
     "CostSettings",
+    "FrontSettings",
     "Interrupted",
     "Prepared",
     "Run",

@@ -19,7 +19,7 @@ from lwdc.export import export_all, write_card
 from lwdc.files import replacing, write_json
 from lwdc.pipeline.choice import chosen_network
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
-from lwdc.pipeline.prepare import Prepared, Trainable, prepare, prepare_training
+from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, prepare, prepare_training
 from lwdc.pipeline.run import Interrupted, Run, check_folder, resumable
 from lwdc.pipeline.settings import Settings
 from lwdc.pipeline.settling import settle
@@ -140,8 +140,8 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
         model.load_state_dict(load_file(path))
         return prepared.placed(model)
     seconds = 0.0
-    if settings.baseline is not None:
-        run.note(f"the baseline is that of {settings.baseline}")
+    if (trained := settings.baseline or settings.searched) is not None:
+        run.note(f"the baseline is that of {trained}")
     else:
         seconds = run.train(_fit("baseline", model, settings.train, prepared))
     prepared.placed(model)
@@ -158,20 +158,25 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         network, _ = discretise(supernet, architecture)
         network.load_state_dict(load_file(run.folder / "discretised.safetensors"))
         return network, architecture
-    teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
     lesson = prepared.lesson(supernet)
-    fit = search_fit(
-        supernet, settings.data, settings.search, lesson,
-        seed=settings.seed, fabric=prepared.fabric, teacher=teacher,
-    )  # fmt: skip
-    seconds = run.train(fit)
+    seconds = 0.0
+    if settings.searched is not None:
+        load_search(supernet, settings.searched)
+        run.note(f"the search is that of {settings.searched}")
+    else:
+        teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
+        fit = search_fit(
+            supernet, settings.data, settings.search, lesson,
+            seed=settings.seed, fabric=prepared.fabric, teacher=teacher,
+        )  # fmt: skip
+        seconds = run.train(fit)
     clock = time.perf_counter()
     architecture, measured, missed = settle(prepared, lesson, baseline, run.note)
     network, found = chosen_network(prepared, supernet, baseline, architecture, mixes=not lesson.hard)
     said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
     run.note(f"of the validation examples the network chosen has right {said}; the best of it goes on")
     seconds += time.perf_counter() - clock
-    save_checkpoint(run.folder / "supernet.pt", {"state": supernet.state_dict()})
+    save_checkpoint(run.folder / SUPERNET, {"state": supernet.state_dict()})
     _save_weights(network, run.folder / "discretised.safetensors")
     architecture.save(run.folder / "architecture.json")
     ops = selection_ops(supernet)
@@ -229,7 +234,7 @@ def _export(
     search = run.done["search"]
     sites = measure_sites(prepared.plan, baseline, network, architecture, search["probabilities"], search["errors"])
     supernet = prepared.placed(prepared.supernet(baseline))
-    supernet.load_state_dict(load_checkpoint(run.folder / "supernet.pt")["state"])
+    supernet.load_state_dict(load_checkpoint(run.folder / SUPERNET)["state"])
     four = (baseline, supernet, discretised, network)
     warning = architecture.verdict()
     result = Result(

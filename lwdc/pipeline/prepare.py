@@ -10,12 +10,22 @@ from torch import nn
 
 from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.costs import BudgetController, CostTable, parse_budget, tabulate
-from lwdc.errors import BackboneError, CostError
-from lwdc.pipeline.settings import Settings
+from lwdc.errors import BackboneError, CheckpointError, CostError
+from lwdc.pipeline.settings import FrontSettings, Settings
 from lwdc.space import Plan, make_plan
-from lwdc.strategies import JointLesson, Pressure, check_pressure
+from lwdc.strategies import (
+    FrontLesson,
+    JointLesson,
+    Pressure,
+    RangePressure,
+    SearchLesson,
+    add_dial,
+    check_pressure,
+    dial_of,
+    tilt,
+)
 from lwdc.surgery import begin_with_prior, wrap
-from lwdc.training import accuracy
+from lwdc.training import accuracy, load_checkpoint
 from lwdc.training.fit import derive_seed
 
 
@@ -49,6 +59,7 @@ class Prepared(Trainable):
     plan: Plan
     tables: tuple[CostTable, ...]  # one for every cost, the one asked for first before the others
     bounds: tuple[int | None, ...]  # of their budgets, in whole numbers of the tables
+    front: tuple[int, int] | None = None  # the bounds between which a front is searched for, the smaller one first
 
     @property
     def table(self) -> CostTable:
@@ -66,20 +77,41 @@ class Prepared(Trainable):
         self.seed("wrap")
         supernet = wrap(baseline, gate=settings.gate, inherit=settings.inherit, mixing=settings.mixing, plan=self.plan)
         begin_with_prior(supernet, settings.prior)
+        self.add_dial(supernet)
         return supernet
 
-    def lesson(self, supernet: nn.Module) -> JointLesson:
+    def add_dial(self, supernet: nn.Module) -> None:
+        """Where a front is searched for: make the gates functions of the budget, in place."""
+        if self.front is not None:
+            smallest, largest = (bound / self.table.total for bound in self.front)
+            assert self.settings.front is not None
+            add_dial(supernet, largest, smallest, self.settings.front.knots)
+            tilt(supernet, self.table)
+
+    def lesson(self, supernet: nn.Module) -> SearchLesson:
         """What the search adds to training."""
-        pressures = []
+        settings = self.settings
+        joint = JointLesson(
+            supernet, self._pressures(supernet), settings.logits_optim,
+            decide=settings.decide, decide_from=settings.decide_from,
+        )  # fmt: skip
+        if self.front is None:
+            return joint
+        assert self.bound is not None
+        return FrontLesson(joint, self.bound)
+
+    def _pressures(self, supernet: nn.Module) -> list[Pressure | RangePressure]:
+        """One for every cost."""
+        if self.front is not None:
+            cost = self.settings.cost
+            return [RangePressure(self.table, dial_of(supernet), cost.stiffness, cost.rate, cost.begin)]
+        pressures: list[Pressure | RangePressure] = []
         for cost, table, bound in zip(self.settings.cost.all, self.tables, self.bounds, strict=True):
             controller = None
             if bound is not None:
                 controller = BudgetController(bound / table.total, cost.begin, cost.end, cost.stiffness, cost.rate)
             pressures.append(Pressure(table, cost.factor, controller, bound, cost.shape, cost.ramp))
-        return JointLesson(
-            supernet, pressures, self.settings.logits_optim,
-            decide=self.settings.decide, decide_from=self.settings.decide_from,
-        )  # fmt: skip
+        return pressures
 
 
 def prepare_training(settings: Settings) -> Trainable:
@@ -94,8 +126,9 @@ def prepare_training(settings: Settings) -> Trainable:
     torch.manual_seed(derive_seed(settings.seed, "init", 0))
     model, notes = create(backbone, pretrained=named.pretrained, weights=named.weights)
     check_fits(model, data.input_size, data.num_classes)
-    if settings.baseline is not None:
-        notes += load_weights(model, baseline_file(settings.baseline))
+    trained = settings.baseline or settings.searched
+    if trained is not None:
+        notes += load_weights(model, baseline_file(trained))
     return Trainable(settings, fabric, backbone, model, tuple(notes))
 
 
@@ -120,9 +153,45 @@ def prepare(settings: Settings, tables: Sequence[CostTable] | None = None) -> Pr
         None if cost.budget is None else parse_budget(cost.budget, table)
         for cost, table in zip(costs, tables, strict=True)
     )
-    prepared = Prepared(settings, start.fabric, start.backbone, model, start.notes, plan, tables, bounds)
+    front = None if settings.front is None else _range(settings.front, tables[0], bounds[0])
+    prepared = Prepared(settings, start.fabric, start.backbone, model, start.notes, plan, tables, bounds, front)
+    prepared.add_dial(probe)
+    if settings.searched is not None:
+        load_search(probe, settings.searched)
     prepared.lesson(probe).choice()  # refuses budgets that clash
     return prepared
+
+
+def _range(front: FrontSettings, table: CostTable, asked: int | None) -> tuple[int, int]:
+    """The bounds between which a front is searched for. Raises ``CostError`` unless the one asked for lies there."""
+    smaller, larger = sorted(parse_budget(budget, table) for budget in front.budgets)
+    if smaller == larger:
+        raise CostError(f"strategy.front.budgets are the two ends of a range, found {front.budgets}.")
+    if asked is None or not smaller <= asked <= larger:
+        raise CostError(
+            f"the search covers budgets from {table.show(smaller)} to {table.show(larger)} "
+            f"({' to '.join(map(str, front.budgets))}), cost.budget is "
+            f"{'none' if asked is None else table.show(asked)}: choose one between, or search again with other "
+            "strategy.front.budgets."
+        )
+    return smaller, larger
+
+
+def load_search(supernet: nn.Module, folder: Path) -> None:
+    """Load what an earlier run's search made of the same supernet, in place. Raises ``CheckpointError``."""
+    path = Path(folder) / SUPERNET
+    if not path.is_file():
+        raise CheckpointError(f"searched={folder} has no {path.name}; name the folder of a run that has searched.")
+    try:
+        supernet.load_state_dict(load_checkpoint(path)["state"])
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(
+            f"searched={folder}: that search was not one of this network, space and strategy: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
+SUPERNET = "supernet.pt"
 
 
 def baseline_file(folder: Path) -> Path:

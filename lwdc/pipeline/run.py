@@ -183,17 +183,21 @@ def resumable(folder: Path, config: dict[str, Any], ignore: Sequence[str]) -> di
 
 def compare_configs(saved: dict[str, Any], given: dict[str, Any], ignore: Sequence[str] = ()) -> None:
     """Raise ``CheckpointError`` with the differences, except below the keys in ``ignore``."""
+    if differing := differences(saved, given, ignore):
+        raise CheckpointError(
+            f"the run was started with another configuration: {differing}. "
+            "Resume it with the same settings, or start a new run."
+        )
+
+
+def differences(saved: dict[str, Any], given: dict[str, Any], ignore: Sequence[str] = ()) -> str:
+    """What differs, except below the keys in ``ignore``, for a reader; nothing if nothing does."""
     old, new = _flat(saved), _flat(given)
-    differing = [
+    return "; ".join(
         f"{key}: {old.get(key, '(absent)')!r} then, {new.get(key, '(absent)')!r} now"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key) and not any(key == i or key.startswith(f"{i}.") for i in ignore)
-    ]
-    if differing:
-        raise CheckpointError(
-            f"the run was started with another configuration: {'; '.join(differing)}. "
-            "Resume it with the same settings, or start a new run."
-        )
+    )
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -52,6 +52,20 @@ class CostSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class FrontSettings:
+    """A search for all budgets of a range at once."""
+
+    budgets: tuple[float | str, float | str]  # the ends of the range
+    knots: int = 5  # budgets, evenly spaced on a logarithmic scale, between which logits are linear
+
+    def __post_init__(self) -> None:
+        if len(self.budgets) != 2:
+            raise LwdcError(f"strategy.front.budgets are the two ends of a range, found {self.budgets}.")
+        if not isinstance(self.knots, int) or self.knots < 2:
+            raise LwdcError(f"strategy.front.knots is a number from 2 on, found {self.knots!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Compute:
     """Where and in what precision to run, through Lightning Fabric."""
 
@@ -89,6 +103,7 @@ class Settings:
     prior: float = 4.0  # weight of what operators keep of the trained layers, in the logits at the start
     decide: float = 1.0
     decide_from: float = 0.5
+    front: FrontSettings | None = None  # None: a search for one factor or budget
     space: SearchSpace = dataclasses.field(default_factory=SearchSpace)
     gate: Callable[[int], Gate] = Softmax
     mixing: Mixing = "auto"
@@ -102,10 +117,18 @@ class Settings:
     latency_batches: Sequence[int] = (1, 64)
     seed: int = 0
     baseline: Path | None = None  # folder of a run whose baseline is reused
+    searched: Path | None = None  # folder of a run with a front, whose baseline and search are reused
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
         check_formats(self.formats)
+        if self.front is not None and (self.cost.also or self.cost.budget is None):
+            raise LwdcError(
+                "strategy=joint_front searches under one cost and is read off at a budget: give cost.budget, and "
+                "neither cost.factor nor cost.also; or use strategy=joint."
+            )
+        if self.searched is not None and self.front is None:
+            raise LwdcError("searched= takes up a search with strategy=joint_front; give that strategy here, too.")
         for size in self.latency_batches:
             if not isinstance(size, int) or size < 1:
                 raise LwdcError(f"latency_batches are batch sizes from 1 on, found {size!r}.")

@@ -9,14 +9,14 @@ from lwdc.architecture import Architecture
 from lwdc.costs import MeasuredCostModel
 from lwdc.errors import CostError
 from lwdc.pipeline.prepare import Prepared
-from lwdc.strategies import JointLesson
+from lwdc.strategies import SearchLesson
 from lwdc.surgery import discretise
 
 _ATTEMPTS = 5
 
 
 def settle(
-    prepared: Prepared, lesson: JointLesson, baseline: nn.Module, note: Callable[[str, str], None]
+    prepared: Prepared, lesson: SearchLesson, baseline: nn.Module, note: Callable[[str, str], None]
 ) -> tuple[Architecture, list[float | None], str | None]:
     """The choice, what each cost was measured to be for it, in its unit (None for counted ones), and any warning.
 
@@ -55,7 +55,7 @@ def settle(
 
 
 def _measured(
-    prepared: Prepared, lesson: JointLesson, baseline: nn.Module, architecture: Architecture
+    prepared: Prepared, lesson: SearchLesson, baseline: nn.Module, architecture: Architecture
 ) -> list[int | None]:
     """In whole numbers of the tables."""
     size = prepared.settings.data.input_size

@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lwdc.errors import CheckpointError
 from lwdc.files import write_text
-from lwdc.pipeline.run import CHECKPOINT
+from lwdc.pipeline.run import CHECKPOINT, differences
 from lwdc.records import Result
 from lwdc.training import load_checkpoint
 
@@ -60,23 +60,53 @@ def shared_baseline(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path |
 
     A run that takes it ends with the same weights as if it had trained its own.
     """
+    return _earlier(sweep, own, config, "baseline", _trains)
+
+
+def shared_search(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path | None:
+    """The same for the search of a front, which is made once whatever is read off."""
+    return _earlier(sweep, own, config, "search", _searches)
+
+
+def check_searched(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises ``CheckpointError`` if the search of the run in ``folder`` is not the one that ``config`` asks for."""
+    known = json.loads(load_checkpoint(folder / CHECKPOINT)["config"])
+    if differing := differences(_searches(known), _searches(config), ["baseline"]):
+        raise CheckpointError(
+            f"searched={folder} searched with another configuration: {differing}. "
+            "Only cost.budget and what follows the search may differ."
+        )
+
+
+def _searches(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a configuration that the search of a front depends on."""
+    asked = {key: value for key, value in config["cost"].items() if key != "budget"}
+    return _trains(config) | {key: config.get(key) for key in ("space", "gate", "strategy")} | {"cost": asked}
+
+
+def _earlier(
+    sweep: Path,
+    own: Path,
+    config: Mapping[str, Any],
+    phase: str,
+    depends_on: Callable[[Mapping[str, Any]], dict[str, Any]],
+) -> Path | None:
+    """The folder of another run in which ``phase`` is done under an equal configuration, as far as it counts."""
     for file in sorted(sweep.glob(f"*/{CHECKPOINT}")):
-        folder = file.parent
-        if folder.resolve() == own.resolve() or not (folder / "baseline.safetensors").is_file():
+        if file.parent.resolve() == own.resolve():
             continue
         try:
             state = load_checkpoint(file)
         except CheckpointError:  # another run's damage is not this one's
             continue
-        known = json.loads(state["config"])
-        if "baseline" in state["done"] and _trains(known) == _trains(config):
-            return folder
+        if phase in state["done"] and depends_on(json.loads(state["config"])) == depends_on(config):
+            return file.parent
     return None
 
 
-def _trains(config: Mapping[str, Any]) -> list[Any]:
+def _trains(config: Mapping[str, Any]) -> dict[str, Any]:
     """All of a configuration that a baseline depends on."""
-    return [config.get(key) for key in ("backbone", "data", "train", "optim", "seed", "compute", "baseline")]
+    return {key: config.get(key) for key in ("backbone", "data", "train", "optim", "seed", "compute", "baseline")}
 
 
 def _found(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from lwdc.costs import choose_within
 from lwdc.data import DataModule
 from lwdc.records import GateRecord, SearchState
 from lwdc.selection import SelectionOp, advance, gates, selection_ops
-from lwdc.strategies.pressure import Pressure
+from lwdc.strategies.base import SearchLesson
+from lwdc.strategies.pressure import Pressure, RangePressure
 from lwdc.surgery import candidate_index
 from lwdc.training import Fit, OptimiserFactory, Recipe
 
@@ -30,7 +31,7 @@ class JointLesson:
     def __init__(
         self,
         supernet: nn.Module,
-        pressures: Sequence[Pressure],
+        pressures: Sequence[Pressure | RangePressure],
         optim: OptimiserFactory,
         *,
         decide: float = 1.0,
@@ -38,7 +39,7 @@ class JointLesson:
     ) -> None:
         self.supernet, self.pressures = supernet, tuple(pressures)
         self.decide, self.decide_from = decide, decide_from
-        self._optimiser = optim([gate.logits for gate in gates(supernet)])
+        self._optimiser = optim([p for gate in gates(supernet) for p in gate.parameters()])
         self.hard = any(bool((gate.sample().detach() == 0).any()) for gate in gates(supernet))  # one operator a step
         self._progress = 0.0
 
@@ -129,15 +130,15 @@ _TINY = 1e-12
 
 def weight_parameters(supernet: nn.Module) -> list[nn.Parameter]:
     """Everything that is trained but the gates' logits and the starts of epitomes."""
-    logits = {*(gate.logits for gate in gates(supernet)), *starts_of(supernet)}
-    return [p for p in supernet.parameters() if p not in logits]
+    apart = {*(p for gate in gates(supernet) for p in gate.parameters()), *starts_of(supernet)}
+    return [p for p in supernet.parameters() if p not in apart]
 
 
 def search_fit(
     supernet: nn.Module,
     data: DataModule,
     recipe: Recipe,
-    lesson: JointLesson,
+    lesson: SearchLesson,
     *,
     seed: int,
     fabric: Fabric,
