@@ -304,8 +304,9 @@ def _cost(node: DictConfig, key: str) -> CostSettings:
 
 
 def _front(strategy: DictConfig) -> FrontSettings | None:
-    given = _plain(strategy.get("front"))
-    return None if given is None else _checked(FrontSettings, "strategy.front", **given)
+    if "front" not in strategy:
+        return None
+    return _checked(FrontSettings, "strategy.front", **_plain(strategy.front))
 
 
 def _recipe(config: DictConfig, group: str) -> Recipe:
