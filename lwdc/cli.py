@@ -231,8 +231,12 @@ def _evaluate(command: str, config: DictConfig) -> None:
 def _export(command: str, config: DictConfig) -> None:
     del command
     folder = _named_run(config)
-    for record in export_run(folder, make_settings(_saved(folder, config)), list(config.export.formats)):
+    exports, int8 = export_run(folder, make_settings(_saved(folder, config)))
+    for record in exports:
         print(f"{folder / record.file}: {record.bytes:,} bytes, differs by at most {record.max_difference:.1e}")
+    if int8 is not None:
+        found = int8.int8
+        print(f"{folder / found.file}: {found.bytes:,} bytes, test accuracy {found.test:.1%} ({int8.float32.test:.1%})")
 
 
 _ACTIONS: dict[str, Callable[[str, DictConfig], Any]] = {
@@ -269,6 +273,7 @@ def make_settings(config: DictConfig) -> Settings:
         refit_images=config.strategy.refit_images,
         compute=_checked(Compute, "compute", **_plain(config.compute)),
         formats=list(config.export.formats),
+        int8=config.export.int8,
         licence=config.export.licence,
         latency_batches=list(config.latency_batches),
         seed=config.seed,

@@ -119,6 +119,25 @@ class ExportRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class FileMeasures:
+    """One file, run in ONNX Runtime on the CPU. Accuracies are top-1 shares in [0, 1]."""
+
+    file: str
+    bytes: int
+    valid: float
+    test: float
+    latency_ms: dict[str, float]  # batch size -> milliseconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8Result:
+    """The same network in float32 and in int8, measured in turns."""
+
+    float32: FileMeasures
+    int8: FileMeasures
+
+
+@dataclasses.dataclass(frozen=True)
 class CostResult:
     """What became of one cost that was searched under. Amounts are in ``unit``."""
 
@@ -150,6 +169,7 @@ class Result:
     seconds: dict[str, float]  # phase -> wall time
     environment: dict[str, Any]
     folder: str
+    int8: Int8Result | None = None
 
 
 Record = EpochRecord | Note | Result

@@ -39,12 +39,13 @@ def torch_run(module: nn.Module, inputs: Sequence[Tensor]) -> Run:
 
     def run(times: int) -> float:
         with evaluating(module), torch.inference_mode():
-            return _seconds(lambda: [module(x) for x in inputs], times, inputs[0].device)
+            return seconds_of(lambda: [module(x) for x in inputs], times, inputs[0].device)
 
     return run
 
 
-def _seconds(once: Callable[[], object], times: int, device: torch.device) -> float:
+def seconds_of(once: Callable[[], object], times: int, device: torch.device) -> float:
+    """What ``times`` executions take; on a GPU, events are timed."""
     if device.type != "cuda":
         begin = time.perf_counter()
         for _ in range(times):

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from lwdc.files import write_text
-from lwdc.records import Measures, Result
+from lwdc.records import Int8Result, Measures, Result
 from lwdc.text import percent, points, si, significant
 
 FILE = "model_card.md"
@@ -48,6 +48,8 @@ def card(result: Result, *, licence: str | None = None) -> str:
         for export in result.exports:
             code = _LOAD[export.format].format(file=export.file)
             lines += ["", "```python", code, "```"]
+    if result.int8 is not None:
+        lines += _int8(result.int8)
     if result.warnings:
         lines += ["", "## Warnings", "", *(f"- {warning}" for warning in result.warnings)]
     if result.before.latency_ms:
@@ -73,6 +75,25 @@ def _figures(result: Result) -> list[str]:
             name = f"{cost.name} in {cost.unit}{how}{bound}"
             lines.append(f"| {name} | {_shown(cost.before)} | {_shown(now)} | {percent(now / cost.before)} |")
     return lines
+
+
+def _int8(result: Int8Result) -> list[str]:
+    before, after = result.float32, result.int8
+    rows = [
+        ("bytes", f"{before.bytes:,}", f"{after.bytes:,}"),
+        ("top-1 accuracy, test", percent(before.test), percent(after.test)),
+        ("top-1 accuracy, validation", percent(before.valid), percent(after.valid)),
+        *(
+            (
+                f"milliseconds, batch {batch}",
+                significant(before.latency_ms[batch]),
+                significant(after.latency_ms[batch]),
+            )
+            for batch in sorted(before.latency_ms, key=int)
+        ),
+    ]
+    head = ["", "## int8, in ONNX Runtime on the CPU", "", f"| | `{before.file}` | `{after.file}` |", "|---|---|---|"]
+    return [*head, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
 def _sizes(before: Measures, after: Measures) -> list[tuple[str, float, float]]:

@@ -20,6 +20,7 @@ from lwdc.files import replacing, write_json
 from lwdc.pipeline.choice import chosen_network
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
 from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, prepare, prepare_training
+from lwdc.pipeline.quantising import quantise, warning_of
 from lwdc.pipeline.run import Interrupted, Run, check_folder, resumable
 from lwdc.pipeline.settings import Settings
 from lwdc.pipeline.settling import settle
@@ -231,12 +232,15 @@ def _export(
         run.folder, network, architecture, formats=settings.formats, backbone=prepared.backbone,
         preprocessing=data.preprocessing, class_names=data.class_names, input_size=data.input_size,
     )  # fmt: skip
+    int8 = None
+    if settings.int8:
+        int8 = quantise(run.folder, data, settings.train.batch_size, settings.latency_batches, seed=settings.seed)
     search = run.done["search"]
     sites = measure_sites(prepared.plan, baseline, network, architecture, search["probabilities"], search["errors"])
     supernet = prepared.placed(prepared.supernet(baseline))
     supernet.load_state_dict(load_checkpoint(run.folder / SUPERNET)["state"])
     four = (baseline, supernet, discretised, network)
-    warning = architecture.verdict()
+    warnings = [*search["warnings"], architecture.verdict(), None if int8 is None else warning_of(int8)]
     result = Result(
         name=f"{prepared.backbone.name} on {data.name}",
         seed=settings.seed,
@@ -252,11 +256,12 @@ def _export(
         test=Accuracies(*(prepared.accuracy(model, "test") for model in four)),
         sites=sites,
         exports=tuple(exports),
-        warnings=(*search["warnings"], *([warning] if warning else [])),
+        warnings=tuple(text for text in warnings if text),
         seconds={phase: run.done[phase]["seconds"] for phase in ("baseline", "search", "finetune")}
         | {"export": time.perf_counter() - clock},
         environment=environment(prepared.fabric.device),
         folder=str(run.folder),
+        int8=int8,
     )
     write_json(run.folder / "summary.json", as_dict(result))
     write_card(result, run.folder, licence=settings.licence)

@@ -13,9 +13,10 @@ from lwdc.backbones import Backbone
 from lwdc.errors import CheckpointError
 from lwdc.export import export_all, load, write_card
 from lwdc.files import write_json
+from lwdc.pipeline.quantising import quantise
 from lwdc.pipeline.run import CHECKPOINT, RECORDS
 from lwdc.pipeline.settings import Settings
-from lwdc.records import ExportRecord, Result
+from lwdc.records import ExportRecord, Int8Result, Result
 from lwdc.surgery import rebuild
 from lwdc.tracking import parse_record, read_records
 from lwdc.training import accuracy, load_checkpoint
@@ -42,21 +43,24 @@ def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
     return figures
 
 
-def export_run(folder: Path, settings: Settings, formats: list[str]) -> tuple[ExportRecord, ...]:
+def export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, ...], Int8Result | None]:
     """Write and verify the files of a run's network again, and with them its model card."""
-    data = settings.data
+    data, formats = settings.data, settings.formats
     data.prepare(settings.compute.fabric().device)
     exports = export_all(
         folder, _network(folder, settings), Architecture.load(folder / "architecture.json"), formats=formats,
         backbone=_backbone(settings), preprocessing=data.preprocessing, class_names=data.class_names,
         input_size=data.input_size,
     )  # fmt: skip
+    int8 = None
+    if settings.int8:
+        int8 = quantise(folder, data, settings.train.batch_size, settings.latency_batches, seed=settings.seed)
     result = next(
         (r for r in map(parse_record, reversed(read_records(folder / RECORDS))) if isinstance(r, Result)), None
     )
     if result is not None:
-        write_card(dataclasses.replace(result, exports=tuple(exports)), folder, licence=settings.licence)
-    return exports
+        write_card(dataclasses.replace(result, exports=tuple(exports), int8=int8), folder, licence=settings.licence)
+    return exports, int8
 
 
 def _network(folder: Path, settings: Settings) -> nn.Module:

@@ -113,6 +113,7 @@ class Settings:
     refit_images: int = 512  # examples on which what is chosen is refitted; 0: none
     compute: Compute = dataclasses.field(default_factory=Compute)
     formats: Sequence[str] = ("safetensors", "torch_export", "onnx")
+    int8: bool = False  # also an ONNX file in int8
     licence: str | None = None  # of the network, for its model card
     latency_batches: Sequence[int] = (1, 64)
     seed: int = 0
@@ -122,6 +123,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_formats(self.formats)
+        if self.int8 and "onnx" not in self.formats:
+            raise LwdcError(
+                "export.int8 quantises the ONNX file: add onnx to export.formats, or leave export.int8 out."
+            )
         if self.front is not None and (self.cost.also or self.cost.budget is None):
             raise LwdcError(
                 "strategy=joint_front searches under one cost and is read off at a budget: give cost.budget, and "

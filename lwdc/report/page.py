@@ -103,7 +103,7 @@ def _one(run: ReadRun) -> str:
         inherited = figures.inheritance(run.result.sites)
         if inherited is not None:
             parts += ["<h2>How far the operators began from the trained layers</h2>", _figure(inherited, "inheritance")]
-        parts += [_exports(run.result), _circumstances(run.result)]
+        parts += [_exports(run.result), _int8(run.result), _circumstances(run.result)]
     if run.notes:
         styles = {"warning": ' class="warning"'}
         notes = "".join(f"<li{styles.get(note.level, '')}>{html.escape(note.text)}</li>" for note in run.notes)
@@ -194,6 +194,21 @@ def _exports(result: Result) -> str:
     ]
     header = ["format", "file", "bytes", "largest difference", "allowed", "same top-1"]
     return "<h2>Exports, each run and compared with the network</h2>" + _table(header, rows, numbers=range(2, 5))
+
+
+def _int8(result: Result) -> str:
+    if result.int8 is None:
+        return ""
+    before, after = result.int8.float32, result.int8.int8
+    rows = [
+        ["bytes", si(before.bytes), si(after.bytes), percent(after.bytes / before.bytes)],
+        ["accuracy, validation", percent(before.valid), percent(after.valid), points(after.valid - before.valid)],
+        ["accuracy, test", percent(before.test), percent(after.test), points(after.test - before.test)],
+    ]
+    for batch in sorted(before.latency_ms, key=int):
+        old, new = before.latency_ms[batch], after.latency_ms[batch]
+        rows.append([f"milliseconds, batch {batch}", significant(old), significant(new), percent(new / old)])
+    return "<h2>int8, in ONNX Runtime on the CPU</h2>" + _table(["", "float32", "int8", ""], rows, numbers=range(1, 4))
 
 
 def _circumstances(result: Result) -> str:

@@ -126,7 +126,8 @@ def _restore(hint: Any, value: Any) -> Any:
 
 def _restore_fields(kind: type, value: Mapping[str, Any]) -> Any:
     hints = typing.get_type_hints(kind)
-    missing = [name for name in hints if name not in value]
+    optional = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+    missing = [name for name in hints if name not in value and name not in optional]
     if missing:
         raise CheckpointError(f"a {kind.__name__} record lacks {missing}: it is of another version of lwdc.")
-    return kind(**{name: _restore(hint, value[name]) for name, hint in hints.items()})
+    return kind(**{name: _restore(hint, value[name]) for name, hint in hints.items() if name in value})

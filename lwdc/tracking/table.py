@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from lwdc.records import Accuracies, CostResult, ExportRecord, Measures, Result, SiteResult
+from lwdc.records import Accuracies, CostResult, ExportRecord, Int8Result, Measures, Result, SiteResult
 from lwdc.text import duration, percent, points, si, significant
 
 SLOWER_MARK = "*"
@@ -92,6 +92,21 @@ def export_table(exports: Iterable[ExportRecord]) -> Table:
             f"{export.tolerance:.1e}",
             "yes" if export.top1_agrees else Text("no", style=_WARN),
         )
+    return table
+
+
+def int8_table(result: Int8Result) -> Table:
+    """Both files in ONNX Runtime; the last column is int8 / float32, of accuracies the difference in points."""
+    table = _table("int8, in ONNX Runtime on the CPU", "")
+    for name in ("float32", "int8", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    before, after = result.float32, result.int8
+    table.add_row("bytes", si(before.bytes), si(after.bytes), _ratio(before.bytes, after.bytes))
+    for split, old, new in (("validation", before.valid, after.valid), ("test", before.test, after.test)):
+        table.add_row(f"accuracy, {split}", percent(old), percent(new), points(new - old))
+    for batch in sorted(before.latency_ms, key=int):
+        slow, fast = before.latency_ms[batch], after.latency_ms[batch]
+        table.add_row(f"ms, batch {batch}", _milliseconds(slow), _milliseconds(fast), _ratio(slow, fast))
     return table
 
 

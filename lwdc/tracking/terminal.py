@@ -70,6 +70,8 @@ class TerminalSink:
         self._table(tables.totals_table(result.before, result.after))
         if result.exports:
             self._table(tables.export_table(result.exports))
+        if result.int8 is not None:
+            self._table(tables.int8_table(result.int8))
         for line in tables.closing_lines(result):
             self._line(Text(line))
         self._line(Text(f"everything lies in {result.folder}"))

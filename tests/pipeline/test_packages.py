@@ -52,7 +52,7 @@ def test_exporting_again_writes_the_same_network(copied: Finished) -> None:
     folder, settings, _ = copied
     before = load(folder).state_dict()
     (folder / "model.onnx").unlink()
-    records = export_run(folder, settings, ["safetensors", "onnx"])
+    records, _ = export_run(folder, dataclasses.replace(settings, formats=("safetensors", "onnx")))
     assert [record.format for record in records] == ["safetensors", "onnx"]
     assert (folder / "model.onnx").is_file()
     assert all(torch.equal(before[key], value) for key, value in load(folder).state_dict().items())
@@ -65,5 +65,5 @@ def test_a_run_without_a_package_is_exported_from_its_weights(copied: Finished) 
     for name in ("model.json", "model.safetensors", "model.onnx", "model.pt2"):
         (folder / name).unlink()
     assert evaluate_run(folder, settings)["test"] == copied[2].test.finetuned
-    export_run(folder, dataclasses.replace(settings, formats=()), ["safetensors"])
+    export_run(folder, dataclasses.replace(settings, formats=("safetensors",)))
     assert all(torch.equal(package[key], value) for key, value in load(folder).state_dict().items())
