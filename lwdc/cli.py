@@ -46,7 +46,7 @@ COMMANDS = {
     "finetune": "go on after `search`: run=FOLDER, with any finetune.* settings",
     "evaluate": "accuracy of a finished run's network: run=FOLDER",
     "export": "write and verify a finished run's files again: run=FOLDER, with any export.* settings",
-    "report": "one page of HTML about runs or sweeps: FOLDER ... [out=FILE]",
+    "report": "one page of HTML about runs or sweeps: FOLDER ... [out=FILE] [--figures]",
 }
 _UNTIL = {"compress": "export", "train": "baseline", "search": "search", "finetune": "export"}
 _NOT_COMPARED = (
@@ -123,9 +123,9 @@ def _run(command: str, overrides: list[str]) -> int:
 
 def _write_page(arguments: list[str]) -> None:
     """``lwdc report``: folders, and where the page goes; without that into the folder, if it is one."""
-    from lwdc.report import read_runs, write_report  # plotly is slow to import
+    from lwdc.report import read_runs, write_images, write_report  # plotly is slow to import
 
-    folders = [Path(a) for a in arguments if not a.startswith("out=")]
+    folders = [Path(a) for a in arguments if not a.startswith("out=") and a != "--figures"]
     if not folders:
         raise LwdcError("name the folders of runs or sweeps: lwdc report outputs/compress/<run> ...")
     given = _given("out", arguments)
@@ -134,9 +134,11 @@ def _write_page(arguments: list[str]) -> None:
     runs = read_runs(folders)
     try:
         write_report(runs, out)
+        print(f"{len(runs)} run(s): {out}")
+        for image in write_images(runs, out.with_name(f"{out.stem}_figures")) if "--figures" in arguments else ():
+            print(image)
     except OSError as error:
         raise LwdcError(f"the page cannot be written to {out}: {error.strerror}. Name a place by out=FILE.") from error
-    print(f"{len(runs)} run(s): {out}")
 
 
 class _Refused(BaseException):
@@ -430,10 +432,13 @@ def _help(command: str) -> str:
             [
                 f"lwdc report: {COMMANDS[command]}",
                 "",
-                "usage: lwdc report FOLDER [FOLDER ...] [out=FILE]",
+                "usage: lwdc report FOLDER [FOLDER ...] [out=FILE] [--figures]",
                 "",
                 "A folder is that of a run or of a sweep, finished or not. Without out= the page is report.html,",
                 "in the folder if one is named, else here. It needs nothing but a browser.",
+                "",
+                "--figures also writes its figures for papers, as SVG and PNG, to report_figures/ beside it. That",
+                "needs kaleido (pip install kaleido) and Chrome or Chromium.",
             ]
         )
     root = importlib.resources.files("lwdc.conf")
