@@ -54,8 +54,8 @@ def _draw(jobs: Sequence[dict[str, Any]]) -> None:
         ) from error
     except (errors.BrowserFailedError, errors.BrowserClosedError, OSError) as error:
         raise LwdcError(
-            f"the browser that draws the figures does not work ({_said(error)}): see that `chromium --version` does, or "
-            "name another by the variable BROWSER_PATH."
+            f"the browser that draws the figures does not work ({_said(error)}): see that `chromium --version` does, "
+            "or name another by the variable BROWSER_PATH."
         ) from error
     except (errors.KaleidoError, errors.JavascriptError) as error:
         raise LwdcError(
