@@ -199,7 +199,8 @@ def _compress(command: str, config: DictConfig) -> Any:
     sinks: list[Sink] = [TerminalSink()]
     if config.tracking:
         run_id = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
-        sinks.append(_build(config.tracking, "tracking")(directory=folder, config=data, run_id=run_id))
+        sink = _build(config.tracking, "tracking")
+        sinks.append(sink(directory=folder, config=data, run_id=run_id, **_sweep_as_group(config)))
     sweep_goes_on = HydraConfig.get().mode == RunMode.MULTIRUN and (folder / CHECKPOINT).exists()
     resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)
     ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
@@ -207,6 +208,13 @@ def _compress(command: str, config: DictConfig) -> Any:
     if HydraConfig.get().mode == RunMode.MULTIRUN and settings.baseline is None and not resume:
         settings = dataclasses.replace(settings, baseline=shared_baseline(folder.parent, folder, data))
     return compress(settings, folder, data, sinks, until=_UNTIL[command], resume=resume, ignore=ignore)
+
+
+def _sweep_as_group(config: DictConfig) -> dict[str, str]:
+    """Runs of a sweep are tracked as one group, by its folder's name, unless ``tracking.group`` names another."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN or config.tracking.get("group", "none to give") is not None:
+        return {}
+    return {"group": Path(HydraConfig.get().sweep.dir).resolve().name}
 
 
 def _inspect(command: str, config: DictConfig) -> None:

@@ -1,8 +1,9 @@
-"""Records in Weights & Biases: curves, a probability chart per site, the table of sites, the architecture."""
+"""Records in Weights & Biases: curves, a probability chart per site, the table of sites, the files released."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,16 +136,22 @@ class WandbSink:
         table = wandb.Table(columns=[*_SITE_COLUMNS], data=_site_rows(result))
         self._run.log({"sites": table})
         self._run.summary.update(_summary(result))
-        architecture = Path(result.folder) / "architecture.json"
-        if architecture.is_file():
-            artifact = wandb.Artifact(
-                f"architecture-{self.run_id}",
-                type="architecture",
-                description=result.name,
-                metadata={"cost": result.costs[0].name, "budget": result.costs[0].budget, **_shares(result)},
-            )
-            artifact.add_file(str(architecture))
-            self._run.log_artifact(artifact)
+        for kind, files in _released(result).items():
+            self._log_artifact(kind, files, result)
+
+    def _log_artifact(self, kind: str, files: Sequence[Path], result: Result) -> None:
+        """Runs of one network share its artifacts; by the aliases one finds the last, a budget's or a run's own."""
+        import wandb
+
+        artifact = wandb.Artifact(
+            _permitted(f"{kind}-{result.name}"),
+            type=kind,
+            description=result.name,
+            metadata={"cost": result.costs[0].name, "budget": result.costs[0].budget, **_shares(result)},
+        )
+        for file in files:
+            artifact.add_file(str(file))
+        self._run.log_artifact(artifact, aliases=["latest", _asked(result), f"run-{self.run_id}"])
 
 
 class _StepAxis:
@@ -212,6 +219,31 @@ def _curves(record: EpochRecord) -> dict[str, float]:
 
 def _site_rows(result: Result) -> list[list[Any]]:
     return [[getattr(site, column) for column in _SITE_COLUMNS] for site in result.sites]
+
+
+def _released(result: Result) -> dict[str, list[Path]]:
+    """Files worth keeping, by what they are: the architecture, and the ONNX file with its model card."""
+    folder = Path(result.folder)
+    files = {"architecture": [folder / "architecture.json"]}
+    files["model"] = [folder / export.file for export in result.exports if export.format == "onnx"]
+    files = {kind: [file for file in of if file.is_file()] for kind, of in files.items()}
+    if files["model"] and (folder / "model_card.md").is_file():
+        files["model"].append(folder / "model_card.md")
+    return {kind: of for kind, of in files.items() if of}
+
+
+def _asked(result: Result) -> str:
+    """The costs searched under as an alias: ``macs-0.33``, ``latency-5ms_size-2MiB``, ``macs-factor-1.5``."""
+    pressures = (
+        f"{cost.name}-{cost.budget}" if cost.budget is not None else f"{cost.name}-factor-{cost.factor}"
+        for cost in result.costs
+    )
+    return _permitted("_".join(pressures))
+
+
+def _permitted(text: str) -> str:
+    """``text`` as a name or alias of an artifact: at most 128 letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^\w.-]+", "-", text.replace("%", "pct"), flags=re.ASCII)[:128]
 
 
 def _shares(result: Result) -> dict[str, float]:
