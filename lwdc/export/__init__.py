@@ -4,6 +4,7 @@ from lwdc.export.card import write_card
 from lwdc.export.deployment import Deployment
 from lwdc.export.description import Description, describe
 from lwdc.export.formats import FORMATS, check_formats, export_all
+from lwdc.export.hub import gather, push
 from lwdc.export.onnx import run_onnx, to_onnx
 from lwdc.export.package import load, read_description, save
 from lwdc.export.torch_export import run_torch_export, to_torch_export
@@ -17,7 +18,9 @@ __all__ = [
     "check_formats",
     "describe",
     "export_all",
+    "gather",
     "load",
+    "push",
     "read_description",
     "run_onnx",
     "run_torch_export",
