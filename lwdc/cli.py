@@ -140,7 +140,9 @@ def _write_page(arguments: list[str]) -> None:
         for image in write_images(runs, out.with_name(f"{out.stem}_figures")) if "--figures" in arguments else ():
             print(image)
     except OSError as error:
-        raise LwdcError(f"the page cannot be written to {out}: {error.strerror}. Name a place by out=FILE.") from error
+        raise LwdcError(
+            f"no report can be written to {out}: {error.strerror}. Name another place by out=FILE."
+        ) from error
 
 
 def _push(arguments: list[str]) -> None:

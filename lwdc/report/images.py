@@ -64,6 +64,6 @@ def _draw(jobs: Sequence[dict[str, Any]]) -> None:
 
 
 def _said(error: Exception) -> str:
-    """Its first sentence: what kaleido raises may hold a tuple of them."""
-    first = error.args[0] if error.args else error
-    return str(first[0] if isinstance(first, tuple) else first)
+    """Its first sentence: what kaleido raises may have several, as a tuple."""
+    several = len(error.args) > 1 and not isinstance(error, OSError)
+    return str(error.args[0] if several else error).rstrip(".")

@@ -74,6 +74,7 @@ def test_a_browser_that_does_not_start_is_told_of(sweep: Path, tmp_path: Path, m
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setenv("BROWSER_PATH", str(broken))
-    with pytest.raises(LwdcError, match="the browser that draws the figures does not work"):
+    with pytest.raises(LwdcError, match="the browser that draws the figures does not work") as caught:
         write_images(read_runs([sweep / "0"]), tmp_path / "figures")
+    assert "('" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [broken]
