@@ -22,6 +22,7 @@ from rich.console import Console
 
 import lwdc
 from lwdc.errors import CheckpointError, LwdcError, unknown_name
+from lwdc.export import gather, push
 from lwdc.pipeline import (
     BackboneSettings,
     Compute,
@@ -47,7 +48,8 @@ COMMANDS = {
     "finetune": "go on after `search`: run=FOLDER, with any finetune.* settings",
     "evaluate": "accuracy of a finished run's network: run=FOLDER",
     "export": "write and verify a finished run's files again: run=FOLDER, with any export.* settings",
-    "report": "one page of HTML about runs or sweeps: FOLDER ... [out=FILE]",
+    "push": "put a finished run's network on the Hugging Face hub: run=FOLDER repo=USER/NAME",
+    "report": "one page of HTML about runs or sweeps: FOLDER ... [out=FILE] [--figures]",
 }
 _UNTIL = {"compress": "export", "train": "baseline", "search": "search", "finetune": "export"}
 _NOT_COMPARED = (
@@ -96,8 +98,8 @@ def _run(command: str, overrides: list[str]) -> int:
     if "-h" in overrides or "--help" in overrides:
         print(_help(command))
         return 0
-    if command == "report":
-        _write_page(overrides)
+    if command in _WITHOUT_HYDRA:
+        _WITHOUT_HYDRA[command](overrides)
         return 0
     _check_groups(overrides)
     overrides = _in_folder(command, _with_resumed(command, overrides))
@@ -124,9 +126,9 @@ def _run(command: str, overrides: list[str]) -> int:
 
 def _write_page(arguments: list[str]) -> None:
     """``lwdc report``: folders, and where the page goes; without that into the folder, if it is one."""
-    from lwdc.report import read_runs, write_report  # plotly is slow to import
+    from lwdc.report import read_runs, write_images, write_report  # plotly is slow to import
 
-    folders = [Path(a) for a in arguments if not a.startswith("out=")]
+    folders = [Path(a) for a in arguments if not a.startswith("out=") and a != "--figures"]
     if not folders:
         raise LwdcError("name the folders of runs or sweeps: lwdc report outputs/compress/<run> ...")
     given = _given("out", arguments)
@@ -135,9 +137,34 @@ def _write_page(arguments: list[str]) -> None:
     runs = read_runs(folders)
     try:
         write_report(runs, out)
+        print(f"{len(runs)} run(s): {out}")
+        for image in write_images(runs, out.with_name(f"{out.stem}_figures")) if "--figures" in arguments else ():
+            print(image)
     except OSError as error:
-        raise LwdcError(f"the page cannot be written to {out}: {error.strerror}. Name a place by out=FILE.") from error
-    print(f"{len(runs)} run(s): {out}")
+        raise LwdcError(
+            f"no report can be written to {out}: {error.strerror}. Name another place by out=FILE."
+        ) from error
+
+
+def _push(arguments: list[str]) -> None:
+    """``lwdc push``: the files of a run to a repository of the hub, or with ``out`` to a folder."""
+    known = ("run", "repo", "private", "out")
+    for argument in arguments:
+        if "=" not in argument or _key(argument) not in known:
+            raise LwdcError(unknown_name("setting of push", _key(argument), known))
+    run, repo, private, out = (_given(key, arguments) for key in known)
+    if run is None or (repo is None and out is None):
+        raise LwdcError("name the run's folder and the repository: lwdc push run=outputs/compress/<run> repo=user/name")
+    if private not in (None, "true", "false"):
+        raise LwdcError(f"private is {private!r}; it can be true or false.")
+    if out is not None:
+        for file in gather(Path(run), Path(out), repo=repo):
+            print(file)
+    elif repo is not None:
+        print(push(Path(run), repo, private=private != "false"))
+
+
+_WITHOUT_HYDRA: dict[str, Callable[[list[str]], None]] = {"report": _write_page, "push": _push}
 
 
 class _Refused(BaseException):
@@ -198,7 +225,8 @@ def _compress(command: str, config: DictConfig) -> Any:
     sinks: list[Sink] = [TerminalSink()]
     if config.tracking:
         run_id = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
-        sinks.append(_build(config.tracking, "tracking")(directory=folder, config=data, run_id=run_id))
+        sink = _build(config.tracking, "tracking")
+        sinks.append(sink(directory=folder, config=data, run_id=run_id, **_sweep_as_group(config)))
     sweep_goes_on = HydraConfig.get().mode == RunMode.MULTIRUN and (folder / CHECKPOINT).exists()
     resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)
     ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
@@ -211,6 +239,13 @@ def _compress(command: str, config: DictConfig) -> Any:
         if settings.baseline is None and not resume:
             settings = dataclasses.replace(settings, baseline=shared_baseline(folder.parent, folder, data))
     return compress(settings, folder, data, sinks, until=_UNTIL[command], resume=resume, ignore=ignore)
+
+
+def _sweep_as_group(config: DictConfig) -> dict[str, str]:
+    """Runs of a sweep are tracked as one group, by its folder's name, unless ``tracking.group`` names another."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN or config.tracking.get("group", "none to give") is not None:
+        return {}
+    return {"group": Path(HydraConfig.get().sweep.dir).resolve().name}
 
 
 def _inspect(command: str, config: DictConfig) -> None:
@@ -443,18 +478,27 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
+_USAGE = {
+    "report": """FOLDER [FOLDER ...] [out=FILE] [--figures]
+
+A folder is that of a run or of a sweep, finished or not. Without out= the page is report.html,
+in the folder if one is named, else here. It needs nothing but a browser.
+
+--figures also writes its figures for papers, as SVG and PNG, to report_figures/ beside it. That
+needs kaleido (pip install kaleido) and Chrome or Chromium.""",
+    "push": """run=FOLDER repo=USER/NAME [private=false] [out=FOLDER]
+
+Uploads the package that lwdc.load reads, the ONNX and torch.export files and the model card, as
+README.md. It needs an account of huggingface.co, logged in by `hf auth login`. A new repository is
+private unless private=false; in one that is there, files of the same names are replaced.
+
+With out= nothing is sent: the folder then holds what would be.""",
+}
+
+
 def _help(command: str) -> str:
-    if command == "report":
-        return "\n".join(
-            [
-                f"lwdc report: {COMMANDS[command]}",
-                "",
-                "usage: lwdc report FOLDER [FOLDER ...] [out=FILE]",
-                "",
-                "A folder is that of a run or of a sweep, finished or not. Without out= the page is report.html,",
-                "in the folder if one is named, else here. It needs nothing but a browser.",
-            ]
-        )
+    if command in _USAGE:
+        return "\n".join([f"lwdc {command}: {COMMANDS[command]}", "", f"usage: lwdc {command} {_USAGE[command]}"])
     root = importlib.resources.files("lwdc.conf")
     text = (root / "config.yaml").read_text().split("\nseed:", 1)[1].split("\nhydra:", 1)[0]
     lines = [

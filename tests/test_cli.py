@@ -43,13 +43,14 @@ def test_help_names_commands_groups_and_choices(lwdc_in: Run) -> None:
     assert lwdc_in()[1] == out
 
 
-def test_the_help_of_report_names_folders_and_no_settings(lwdc_in: Run) -> None:
-    code, out, _ = lwdc_in("report", "--help")
+@pytest.mark.parametrize(("command", "usage"), [("report", "FOLDER"), ("push", "run=FOLDER repo=USER/NAME")])
+def test_the_help_of_commands_on_finished_runs_names_no_groups(lwdc_in: Run, command: str, usage: str) -> None:
+    code, out, _ = lwdc_in(command, "--help")
     assert code == 0
-    assert "usage: lwdc report FOLDER" in out and "groups" not in out
+    assert f"usage: lwdc {command} {usage}" in out and "groups" not in out
 
 
-@pytest.mark.parametrize("command", [command for command in cli.COMMANDS if command != "report"])
+@pytest.mark.parametrize("command", [command for command in cli.COMMANDS if command not in ("report", "push")])
 def test_each_command_has_help_with_its_settings(lwdc_in: Run, command: str) -> None:
     code, out, _ = lwdc_in(command, "--help")
     assert code == 0

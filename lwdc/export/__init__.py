@@ -4,6 +4,7 @@ from lwdc.export.card import write_card
 from lwdc.export.deployment import Deployment
 from lwdc.export.description import Description, describe
 from lwdc.export.formats import FORMATS, check_formats, export_all
+from lwdc.export.hub import gather, push
 from lwdc.export.int8 import INT8_FILE, to_int8
 from lwdc.export.onnx import run_onnx, to_onnx
 from lwdc.export.package import load, read_description, save
@@ -19,7 +20,9 @@ __all__ = [
     "check_formats",
     "describe",
     "export_all",
+    "gather",
     "load",
+    "push",
     "read_description",
     "run_onnx",
     "run_torch_export",

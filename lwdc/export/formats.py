@@ -1,5 +1,6 @@
 """Formats: every way to write a network, each compared with it before the files get their names."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from lwdc.export.portable import portable
 from lwdc.export.torch_export import run_torch_export, trace, write_program
 from lwdc.export.verify import Run, verify
 from lwdc.export.writing import staging
+from lwdc.progress import tracked
 from lwdc.records import ExportRecord
 from lwdc.tracing import Shape
 
@@ -40,7 +42,8 @@ def export_all(
 
     Files hold it in float32 and evaluation mode; ``network`` itself is not changed. ``model`` is the
     network before compression, with any weights: needed where there is no ``backbone``. Raises
-    ``ExportError`` at the first format that fails: its files do not appear, those before it stay.
+    ``ExportError`` at the first format that fails: its files do not appear, those before it stay. On a
+    terminal a bar shows how far it is.
     """
     check_formats(formats)
     if "safetensors" in formats and backbone is None and model is None:
@@ -58,7 +61,8 @@ def export_all(
         input_size=input_size,
     )
     job = _Job(copy, description, model, seed)
-    return tuple(_export(Path(folder), name, job) for name in formats)
+    with contextlib.closing(tracked(formats, f"exporting and verifying {', '.join(formats)}")) as shown:
+        return tuple(_export(Path(folder), name, job) for name in shown)
 
 
 def check_formats(formats: Sequence[str]) -> None:

@@ -104,9 +104,7 @@ def choices(epochs: Sequence[EpochRecord], sites: Sequence[SiteResult] = ()) -> 
 
 def site_costs(sites: Sequence[SiteResult]) -> go.Figure:
     """What every site costs before and after; buttons change between MACs, parameters and milliseconds."""
-    kinds = [("MACs", "macs"), ("parameters", "params")]
-    if any(site.ms_before is not None for site in sites):
-        kinds.append(("milliseconds, batch 1", "ms"))
+    kinds = measured(sites)
     names = [site.site for site in sites]
     figure = go.Figure()
     for index, (_, kind) in enumerate(kinds):
@@ -128,6 +126,14 @@ def site_costs(sites: Sequence[SiteResult]) -> go.Figure:
     figure.update_yaxes(title_text=kinds[0][0])
     figure.update_xaxes(tickangle=-60)
     return _laid_out(figure, 460)
+
+
+def measured(sites: Sequence[SiteResult]) -> list[tuple[str, str]]:
+    """What is known of every site before and after: titles, and how the fields of ``SiteResult`` begin."""
+    kinds = [("MACs", "macs"), ("parameters", "params")]
+    if any(site.ms_before is not None for site in sites):
+        kinds.append(("milliseconds, batch 1", "ms"))
+    return kinds
 
 
 def inheritance(sites: Sequence[SiteResult]) -> go.Figure | None:
@@ -153,14 +159,14 @@ def front(runs: Sequence[ReadRun]) -> go.Figure | None:
     finished = [(index, name, result) for index, name, result in finished if result.test.finetuned is not None]
     if not finished:
         return None
-    axes = _axes([result for _, _, result in finished])
+    found = axes([result for _, _, result in finished])
     figure = go.Figure()
-    for number, shares in enumerate(axes.values()):
+    for number, shares in enumerate(found.values()):
         points = [
             (share, result.test.finetuned, name, index)
             for share, (index, name, result) in zip(shares, finished, strict=True)
         ]
-        best = _undominated([(share, float(accuracy or 0)) for share, accuracy, _, _ in points])
+        best = undominated([(share, float(accuracy or 0)) for share, accuracy, _, _ in points])
         baselines = sorted({result.test.baseline for _, _, result in finished if result.test.baseline is not None})
         visible = number == 0
         figure.add_scatter(
@@ -191,19 +197,19 @@ def front(runs: Sequence[ReadRun]) -> go.Figure | None:
         {
             "label": title, "method": "update",
             "args": [
-                {"visible": [i // 3 == index for i in range(3 * len(axes))]},
+                {"visible": [i // 3 == index for i in range(3 * len(found))]},
                 {"xaxis.title.text": f"{title}, share of the original"},
             ],
         }
-        for index, title in enumerate(axes)
+        for index, title in enumerate(found)
     ]  # fmt: skip
     figure.update_layout(updatemenus=[_menu(buttons)])
-    figure.update_xaxes(title_text=f"{next(iter(axes))}, share of the original", tickformat=".0%")
+    figure.update_xaxes(title_text=f"{next(iter(found))}, share of the original", tickformat=".0%")
     figure.update_yaxes(title_text="test accuracy", tickformat=".1%")
     return _laid_out(figure, 520)
 
 
-def _axes(results: Sequence[Result]) -> dict[str, list[float]]:
+def axes(results: Sequence[Result]) -> dict[str, list[float]]:
     """Shares of the original by what is counted or measured in all of the runs; the cost searched under comes first."""
     found = {
         "MACs": [r.after.macs / r.before.macs for r in results],
@@ -224,7 +230,7 @@ def _axes(results: Sequence[Result]) -> dict[str, list[float]]:
     return found
 
 
-def _undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Those that no other beats in both, by rising cost."""
     kept: list[tuple[float, float]] = []
     for cost, accuracy in sorted(points, key=lambda p: (p[0], -p[1])):

@@ -1,8 +1,9 @@
-"""Records in Weights & Biases: curves, a probability chart per site, the table of sites, the architecture."""
+"""Records in Weights & Biases: curves, a probability chart per site, the table of sites, the files released."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,16 +136,22 @@ class WandbSink:
         table = wandb.Table(columns=[*_SITE_COLUMNS], data=_site_rows(result))
         self._run.log({"sites": table})
         self._run.summary.update(_summary(result))
-        architecture = Path(result.folder) / "architecture.json"
-        if architecture.is_file():
-            artifact = wandb.Artifact(
-                f"architecture-{self.run_id}",
-                type="architecture",
-                description=result.name,
-                metadata={"cost": result.costs[0].name, "budget": result.costs[0].budget, **_shares(result)},
-            )
-            artifact.add_file(str(architecture))
-            self._run.log_artifact(artifact)
+        for kind, files in _released(result).items():
+            self._log_artifact(kind, files, result)
+
+    def _log_artifact(self, kind: str, files: Sequence[Path], result: Result) -> None:
+        """Runs of one network share its artifacts; by the aliases one finds the last, a budget's or a run's own."""
+        import wandb
+
+        artifact = wandb.Artifact(
+            _permitted(f"{kind}-{result.name}"),
+            type=kind,
+            description=result.name,
+            metadata={"cost": result.costs[0].name, "budget": result.costs[0].budget, **_shares(result)},
+        )
+        for file in files:
+            artifact.add_file(str(file))
+        self._run.log_artifact(artifact, aliases=["latest", _asked(result), f"run-{self.run_id}"])
 
 
 class _StepAxis:
@@ -214,6 +221,33 @@ def _site_rows(result: Result) -> list[list[Any]]:
     return [[getattr(site, column) for column in _SITE_COLUMNS] for site in result.sites]
 
 
+def _released(result: Result) -> dict[str, list[Path]]:
+    """Files worth keeping, by what they are: the architecture, and the ONNX file with its model card."""
+    folder = Path(result.folder)
+    files = {"architecture": [folder / "architecture.json"]}
+    files["model"] = [folder / export.file for export in result.exports if export.format == "onnx"]
+    if result.int8 is not None:
+        files["model"].append(folder / result.int8.int8.file)
+    files = {kind: [file for file in of if file.is_file()] for kind, of in files.items()}
+    if files["model"] and (folder / "model_card.md").is_file():
+        files["model"].append(folder / "model_card.md")
+    return {kind: of for kind, of in files.items() if of}
+
+
+def _asked(result: Result) -> str:
+    """The costs searched under as an alias: ``macs-0.33``, ``latency-5ms_size-2MiB``, ``macs-factor-1.5``."""
+    pressures = (
+        f"{cost.name}-{cost.budget}" if cost.budget is not None else f"{cost.name}-factor-{cost.factor}"
+        for cost in result.costs
+    )
+    return _permitted("_".join(pressures))
+
+
+def _permitted(text: str) -> str:
+    """``text`` as a name or alias of an artifact: at most 128 letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^\w.-]+", "-", text.replace("%", "pct"), flags=re.ASCII)[:128]
+
+
 def _shares(result: Result) -> dict[str, float]:
     """What is left of each size, after / before."""
     before, after = result.before, result.after
@@ -231,6 +265,10 @@ def _summary(result: Result) -> dict[str, Any]:
     for split, accuracies in (("valid", result.valid), ("test", result.test)):
         figures = dataclasses.asdict(accuracies) | {"discretisation_gap": accuracies.discretisation_gap}
         summary |= {f"{split}/{name}": figure for name, figure in figures.items() if figure is not None}
+    if result.int8 is not None:
+        figures = dataclasses.asdict(result.int8.int8)
+        summary |= {f"int8/{name}": figures[name] for name in ("bytes", "valid", "test")}
+        summary |= {f"int8/ms_batch_{batch}": value for batch, value in figures["latency_ms"].items()}
     summary |= _measures("before", result.before) | _measures("after", result.after) | _shares(result)
     summary |= {f"seconds/{phase}": seconds for phase, seconds in result.seconds.items()}
     return summary | {"warnings": list(result.warnings)}

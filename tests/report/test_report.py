@@ -5,7 +5,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,21 +17,6 @@ from lwdc.errors import CheckpointError, LwdcError
 from lwdc.records import Result
 from lwdc.report import figures, read_runs, write_report
 from lwdc.tracking import read_records
-
-SETTINGS = [
-    "backbone=cifar_resnet8", "+backbone.options.channels=[4,8,8]", "compute=cpu", "compute.threads=1",
-    "train.epochs=1", "strategy.epochs=2", "finetune.epochs=1", "export.formats=[safetensors]", "latency_batches=[1]",
-    "cost.budget=0.6,0.8,0.001",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs that end, and one that is refused."""
-    folder = tmp_path_factory.mktemp("sweep")
-    command = [sys.executable, "-m", "lwdc.cli", "compress", "-m", *SETTINGS, f"hydra.sweep.dir={folder}"]
-    assert subprocess.run(command, capture_output=True, timeout=280, check=False).returncode == 2
-    return folder
 
 
 def written(folder: Path, out: Path) -> str:
@@ -164,14 +148,14 @@ def test_what_a_run_says_of_itself_is_text_and_no_markup(sweep: Path, tmp_path: 
 
 def test_the_front_joins_the_runs_that_none_beats() -> None:
     points = [(0.5, 0.9), (0.3, 0.8), (0.4, 0.7), (0.6, 0.9), (0.7, 0.95), (0.3, 0.6)]
-    assert figures._undominated(points) == [(0.3, 0.8), (0.5, 0.9), (0.7, 0.95)]
+    assert figures.undominated(points) == [(0.3, 0.8), (0.5, 0.9), (0.7, 0.95)]
 
 
 def test_a_measured_cost_comes_first_among_the_axes(sweep: Path) -> None:
     results = [run.result for run in read_runs([sweep]) if run.result is not None]
-    assert list(figures._axes(results))[:3] == ["MACs", "parameters", "bytes"]
+    assert list(figures.axes(results))[:3] == ["MACs", "parameters", "bytes"]
     measured = [with_latency(result) for result in results]
-    axes = figures._axes(measured)
+    axes = figures.axes(measured)
     assert next(iter(axes)) == "latency, as measured"
     assert axes["latency, as measured"] == [0.5, 0.5]
 

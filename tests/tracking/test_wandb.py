@@ -1,5 +1,7 @@
 """A real offline W&B run, read back from its own file."""
 
+import dataclasses
+import importlib.util
 import inspect
 import json
 import struct
@@ -10,9 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 from lwdc.errors import LwdcError
+from lwdc.pipeline.run import CHECKPOINT
 from lwdc.tracking import ReplaySink, WandbSink
+from lwdc.training import load_checkpoint
 
 CONFIG = {"seed": 0, "cost": {"name": "macs", "budget": "0.33"}}
 CONF = Path(__file__).parents[2] / "conf" / "tracking"
@@ -100,7 +106,8 @@ def finish(sink: WandbSink) -> None:
 @pytest.fixture
 def run(tmp_path, records, result):
     """The folder of a real offline run that all records went through."""
-    (Path(result.folder) / "architecture.json").write_text('{"layer1.0.conv1": {"op": "original"}}')
+    for name in ("architecture.json", "model.onnx", "model_card.md", "model.safetensors"):
+        (Path(result.folder) / name).write_text(f"the {name} of a run")
     sink = WandbSink(
         "lwdc-test",
         directory=tmp_path / "run",
@@ -123,7 +130,7 @@ def test_a_real_offline_run_holds_all_that_was_tracked(run, result):
     _holds_a_chart_per_site(run)
     _holds_the_configuration(run)
     _holds_the_result(run, result)
-    _holds_the_architecture(run, result)
+    _holds_the_files_released(run, result)
 
 
 def _holds_curves_against_all_steps(rows):
@@ -170,12 +177,104 @@ def _holds_the_result(run, result):
     assert table["data"][4][-1] is True
 
 
-def _holds_the_architecture(run, result):
-    artifacts = [record.artifact for record in wandb_records(run) if record.HasField("artifact")]
-    (artifact,) = [artifact for artifact in artifacts if artifact.type == "architecture"]
-    (entry,) = artifact.manifest.contents
-    assert entry.path == "architecture.json"
-    assert entry.size == (Path(result.folder) / "architecture.json").stat().st_size
+def artifacts(directory: Path) -> dict:
+    """The artifacts with files of ours, by type."""
+    found = [record.artifact for record in wandb_records(directory) if record.HasField("artifact")]
+    return {artifact.type: artifact for artifact in found if artifact.type in ("architecture", "model")}
+
+
+def _holds_the_files_released(run, result):
+    found = artifacts(run)
+    for kind, files in (("architecture", {"architecture.json"}), ("model", {"model.onnx", "model_card.md"})):
+        assert found[kind].name == f"{kind}-resnet8-on-digits"
+        assert {entry.path for entry in found[kind].manifest.contents} == files
+        for entry in found[kind].manifest.contents:
+            assert entry.size == (Path(result.folder) / entry.path).stat().st_size
+        assert set(found[kind].aliases) == {"latest", "macs-0.33", "run-abc"}
+
+
+def test_aliases_hold_only_what_wandb_takes(tmp_path, result):
+    (cost,) = result.costs
+    costs = tuple(
+        dataclasses.replace(cost, name=name, budget=budget, factor=factor)
+        for name, budget, factor in (("macs", "40%", None), ("my: cost/energy", None, 0.5))
+    )
+    (Path(result.folder) / "architecture.json").write_text("{}")
+    sink = WandbSink("lwdc-test", directory=tmp_path / "run", config=CONFIG, run_id="abc")
+    sink.write(dataclasses.replace(result, costs=costs, name="a/b:c on d" + "x" * 200))
+    finish(sink)
+    found = artifacts(tmp_path / "run")
+    assert set(found) == {"architecture"}  # no ONNX file there
+    assert set(found["architecture"].aliases) == {"latest", "macs-40pct_my-cost-energy-factor-0.5", "run-abc"}
+    assert found["architecture"].name.startswith("architecture-a-b-c-on-dxx")
+
+
+TRAIN = [
+    "train", "-m", "seed=0,1", "tracking=wandb", "backbone=cifar_resnet8", "+backbone.options.channels=[4,8,8]",
+    "data.limit_train=64", "compute=cpu", "compute.threads=1", "train.epochs=1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "group"), [([], "budgets"), (["tracking.group=mine"], "mine")])
+def test_the_runs_of_a_sweep_are_one_group_with_their_whole_configuration(tmp_path, given, group):
+    folder = tmp_path / "budgets"
+    command = [sys.executable, "-m", "lwdc.cli", *TRAIN, *given, f"hydra.sweep.dir={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    for seed in (0, 1):
+        (started,) = [record.run for record in wandb_records(folder / str(seed)) if record.HasField("run")]
+        assert started.run_group == group
+        found = config(folder / str(seed))
+        asked = json.loads(load_checkpoint(folder / str(seed) / CHECKPOINT)["config"])
+        assert {key: found.get(key) for key in asked} == asked
+        assert found["seed"] == seed and found["train"]["epochs"] == 1
+
+
+WORKSPACE = Path(__file__).parents[2] / "experiments" / "wandb_workspace" / "workspace.py"
+
+
+def workspace(*arguments: str) -> subprocess.CompletedProcess:
+    if importlib.util.find_spec("wandb_workspaces") is None:
+        pytest.skip("wandb-workspaces is not installed")
+    command = [sys.executable, "-W", "ignore", str(WORKSPACE), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL, check=False)
+
+
+def test_the_workspace_asks_for_what_runs_write_and_needs_no_account(run):
+    made = workspace("me/lwdc", "--print")
+    assert made.returncode == 0, made.stderr
+    sections = json.loads(made.stdout)["section"]["panelBankConfig"]["sections"]
+    panels = [panel for section in sections for panel in section["panels"]]
+    scatters = [panel["config"] for panel in panels if panel["viewType"] == "Scatter Plot"]
+    assert ("summary:share/macs", "summary:test/finetuned") in {(one["xAxis"], one["yAxis"]) for one in scatters}
+    (parallel,) = [panel["config"] for panel in panels if panel["viewType"] == "Parallel Coordinates Plot"]
+    lines = [panel["config"] for panel in panels if panel["viewType"] == "Run History Line Plot"]
+    asked = {column["accessor"] for column in parallel["columns"]}
+    asked |= {one[axis] for one in scatters for axis in ("xAxis", "yAxis")}
+    assert {key.removeprefix("summary:") for key in asked if not key.startswith("config:")} <= set(summary(run))
+    with initialize_config_module("lwdc.conf", version_base="1.3"):
+        settings = compose("config")
+    keys = [key.removeprefix("config:").replace(".value", "") for key in asked if key.startswith("config:")]
+    assert keys and all(OmegaConf.select(settings, key) is not None for key in keys), keys
+    logged = {key for row in history(run) for key in row}
+    assert {one["xAxis"] for one in lines} == {"step"}
+    assert {key for one in lines for key in one["metrics"]} <= logged
+
+
+def test_the_workspace_takes_other_settings_and_a_project_only():
+    made = workspace("me/lwdc", "--print", "--settings", "cost.factor,strategy.lr")
+    assert "config:cost.value.factor" in made.stdout and "config:strategy.value.lr" in made.stdout
+    assert "config:seed" not in made.stdout
+    assert "'lwdc' is not of the form ENTITY/PROJECT" in workspace("lwdc").stderr
+
+
+def test_a_workspace_without_an_account_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")  # nothing gets out, whoever runs this
+    refused = workspace("me/lwdc")
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith("error: W&B did not take the workspace (")
 
 
 def test_a_resumed_run_goes_on_where_its_records_ended(tmp_path, records):

@@ -1,0 +1,84 @@
+"""The hub: the released files of a run as a repository on Hugging Face."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+
+import lwdc
+from lwdc.errors import ExportError
+from lwdc.export.card import FILE as CARD
+from lwdc.export.int8 import INT8_FILE
+from lwdc.export.package import DESCRIPTION, WEIGHTS, load, read_description
+from lwdc.export.reason import reason_of
+from lwdc.export.writing import writing
+
+_EXPORTS = (WEIGHTS, "model.pt2", "model.onnx", INT8_FILE)  # each goes along if the model card names it
+_FROM_HUB = """
+## From the hub
+
+```python
+import lwdc
+from huggingface_hub import snapshot_download
+
+network = lwdc.load(snapshot_download("{repo}"))
+```
+"""
+
+
+def push(folder: Path | str, repo: str, *, private: bool = True) -> str:
+    """Put the released files of a run on the Hugging Face hub as ``repo``, ``user/name``; returns its address.
+
+    A repository that is not there is made; ``private`` says nothing about one that is. Files of the same names
+    are replaced, others stay. It needs an account, logged in by ``hf auth login``. Raises ``ExportError`` as
+    ``gather`` does, before anything is sent, and where the hub refuses.
+    """
+    with tempfile.TemporaryDirectory() as stage:
+        gather(folder, stage, repo=repo)
+        try:
+            hub = HfApi(library_name="lwdc", library_version=lwdc.__version__)
+            made = hub.create_repo(repo, private=private, exist_ok=True)
+            hub.upload_folder(repo_id=made.repo_id, folder_path=stage, commit_message="Add a network from lwdc")
+        # Whatever the net and the hub may raise.
+        except Exception as error:
+            raise ExportError(
+                f"the hub did not take {repo} ({reason_of(error)}): it needs the net and an account; log in with "
+                "`hf auth login`, and name a repository that you may write to, like repo=user/name."
+            ) from error
+    return str(made)
+
+
+def gather(folder: Path | str, out: Path | str, *, repo: str | None = None) -> list[Path]:
+    """Write to ``out`` what ``push`` sends: the package, which ``lwdc.load(out)`` reads, and what goes with it.
+
+    That is ``README.md``, the model card, with how to load from ``repo``, the ONNX and torch.export files that it
+    names, and ``architecture.json``; nothing that names folders of this machine. Raises ``ExportError`` for a
+    folder whose package does not load or that has no model card.
+    """
+    source, out = Path(folder), Path(out)
+    load(source)
+    try:
+        text = (source / CARD).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ExportError(
+            f"{source} has no {CARD}: name the folder of a finished run, like outputs/compress/<run>."
+        ) from error
+    names = [name for name in _EXPORTS if f"`{name}`" in text] + [DESCRIPTION, "architecture.json"]
+    for name in names:
+        if not (source / name).is_file():
+            raise ExportError(f"{source / name} is missing: export the run again, by lwdc export run={source}.")
+        with writing(out / name) as temporary:
+            shutil.copyfile(source / name, temporary)
+    with writing(out / "README.md") as temporary:
+        temporary.write_text(_readme(text, source, repo), encoding="utf-8")
+    return [out / name for name in ("README.md", *names)]
+
+
+def _readme(text: str, source: Path, repo: str | None) -> str:
+    """The model card, with what the hub sorts it by."""
+    card = ModelCard(text, ignore_metadata_errors=True)
+    of_sound = len(read_description(source).deployment.input_size) == 2
+    assert isinstance(card.data, ModelCardData)
+    card.data.pipeline_tag = "audio-classification" if of_sound else "image-classification"
+    return str(card).rstrip() + "\n" + ("" if repo is None else _FROM_HUB.format(repo=repo))
