@@ -50,7 +50,7 @@ class WatchedLauncher(Launcher):
                 print(f"{row['folder']}: {row['status']}", file=sys.stderr)
         stopped = [row for row in rows if row["status"] == "interrupted"]
         if stopped:
-            message = f"stopped in {len(stopped)} of the runs; everything is saved. {self._how}"
+            message = f"stopped with {len(stopped)} run(s) unfinished; everything is saved. {self._how}"
             raise Refused(Interrupted(message, stopped[0]["signal"]))
         return jobs
 

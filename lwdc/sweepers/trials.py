@@ -107,12 +107,17 @@ class OptunaSweeper(Sweeper):
         storage: Any = self.storage
         if storage is None:
             storage = JournalStorage(JournalFileBackend(str(self._folder / JOURNAL)))
-        study = optuna.create_study(
-            storage=storage,
-            study_name=self.study_name or ("sweep" if self.storage is None else str(self._folder)),
-            directions=["maximize" if objective.maximise else "minimize" for objective in self._objectives],
-            load_if_exists=True,
-        )
+        try:
+            study = optuna.create_study(
+                storage=storage,
+                study_name=self.study_name or ("sweep" if self.storage is None else str(self._folder)),
+                directions=["maximize" if objective.maximise else "minimize" for objective in self._objectives],
+                load_if_exists=True,
+            )
+        except Exception as error:
+            if not type(error).__module__.startswith("sqlalchemy."):
+                raise
+            raise LwdcError(f"hydra.sweeper.storage={self.storage} cannot be used: {error}") from error
         asked = [*sorted(arguments), *map(str, self._objectives)]
         before = study.user_attrs.get(_ASKED)
         if before is None:
