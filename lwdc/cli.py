@@ -222,6 +222,8 @@ def _compress(command: str, config: DictConfig) -> Any:
     sinks: list[Sink] = [TerminalSink()]
     if config.tracking:
         run_id = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
+        if HydraConfig.get().mode == RunMode.RUN:  # W&B's agent names its runs, and may find them again only by that
+            run_id = os.environ.get("WANDB_RUN_ID") or run_id
         sinks.append(_build(config.tracking, "tracking")(directory=folder, config=data, run_id=run_id))
     sweep_goes_on = HydraConfig.get().mode == RunMode.MULTIRUN and (folder / CHECKPOINT).exists()
     resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)

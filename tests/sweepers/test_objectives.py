@@ -46,4 +46,4 @@ def test_what_cannot_be_an_objective_is_refused(texts: list[str], said: str) -> 
 def test_a_figure_that_the_run_lacks_says_which_it_has(name: str) -> None:
     with pytest.raises(LwdcError) as caught:
         Objective(name, True).value(ROW)
-    assert f"the run in sweep/0 has no {name}; it has valid_finetuned, cost_after." in str(caught.value)
+    assert f"the run in sweep/0 has no {name}; it has cost_after, valid_finetuned." in str(caught.value)
