@@ -72,8 +72,8 @@ def test_rows_of_runs_that_end_at_once_in_several_processes_are_all_there(tmp_pa
     table = tmp_path / "results.csv"
     code = (
         "import sys; from pathlib import Path; from lwdc.pipeline.sweep import add_row\n"
-        "for n in range(20): add_row(Path(sys.argv[1]), {'folder': f'{sys.argv[2]}/{n}', 'status': 'done'})"
+        "for n in range(10): add_row(Path(sys.argv[1]), {'folder': f'{sys.argv[2]}/{n}', 'status': 'done'})"
     )
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(table), name]) for name in ("a", "b", "c")]
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(table), name]) for name in "abc"]
     assert [writer.wait(120) for writer in writers] == [0, 0, 0]
-    assert {row["folder"] for row in rows(table)} == {f"{name}/{n}" for name in "abc" for n in range(20)}
+    assert {row["folder"] for row in rows(table)} == {f"{name}/{n}" for name in "abc" for n in range(10)}
