@@ -1,11 +1,14 @@
-"""The command line: the only module that knows Hydra."""
+"""The command line, which makes a run of a configuration."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib.resources
+import importlib.util
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 import lwdc
-from lwdc.errors import CheckpointError, LwdcError, unknown_name
+from lwdc.errors import CheckpointError, LwdcError, Refused, unknown_name
 from lwdc.export import gather, push
+from lwdc.help import COMMANDS, config_groups, help_of, overview
 from lwdc.pipeline import (
     BackboneSettings,
     Compute,
@@ -36,21 +40,12 @@ from lwdc.pipeline import (
 from lwdc.pipeline.inspection import print_plan
 from lwdc.pipeline.packages import evaluate_run, export_run, settings_of
 from lwdc.pipeline.run import CHECKPOINT
-from lwdc.pipeline.sweep import add_row, check_searched, shared_baseline, shared_search
+from lwdc.pipeline.sweep import add_row, check_searched, filled_row, shared_baseline, shared_search
+from lwdc.sweepers import register
+from lwdc.sweepers.jobs import ONE_BY_ONE, SIGNALS
 from lwdc.tracking import Sink, TerminalSink
 from lwdc.training import Recipe
 
-COMMANDS = {
-    "compress": "the whole line: baseline, search, discretise, fine-tune, export, verify, measure",
-    "inspect": "sites, candidates and costs of a network, without training: the first thing to run on a new one",
-    "train": "only the baseline",
-    "search": "baseline and search, up to the architecture",
-    "finetune": "go on after `search`: run=FOLDER, with any finetune.* settings",
-    "evaluate": "accuracy of a finished run's network: run=FOLDER",
-    "export": "write and verify a finished run's files again: run=FOLDER, with any export.* settings",
-    "push": "put a finished run's network on the Hugging Face hub: run=FOLDER repo=USER/NAME",
-    "report": "one page of HTML about runs or sweeps: FOLDER ... [out=FILE] [--figures]",
-}
 _UNTIL = {"compress": "export", "train": "baseline", "search": "search", "finetune": "export"}
 _NOT_COMPARED = (
     "resume",
@@ -76,7 +71,7 @@ def main() -> None:
     """Entry point of the command ``lwdc``."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
+        print(overview())
         return
     if arguments[0] == "--version":
         print(f"lwdc {lwdc.__version__}")
@@ -85,7 +80,7 @@ def main() -> None:
         sys.exit(_run(arguments[0], arguments[1:]))
     except LwdcError as error:
         sys.exit(_report(error))
-    except _Refused as refused:
+    except Refused as refused:
         sys.exit(_report(refused.error))
     except KeyboardInterrupt:
         print("\nstopped at once; what the last checkpoint holds is safe", file=sys.stderr)
@@ -96,32 +91,34 @@ def _run(command: str, overrides: list[str]) -> int:
     if command not in COMMANDS:
         raise LwdcError(unknown_name("command", command, COMMANDS))
     if "-h" in overrides or "--help" in overrides:
-        print(_help(command))
+        print(help_of(command))
         return 0
     if command in _WITHOUT_HYDRA:
         _WITHOUT_HYDRA[command](overrides)
         return 0
     _check_groups(overrides)
+    _check_extras(overrides)
     overrides = _in_folder(command, _with_resumed(command, overrides))
-    failures: list[LwdcError] = []
-
-    def task(config: DictConfig) -> None:
-        try:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                _in_sweep(command, config, failures)
-            else:
-                _ACTIONS[command](command, config)
-        except LwdcError as error:
-            raise _Refused(error) from error
-
+    register()
     # argparse takes positional arguments in one run only, so flags go last.
     settings = [o for o in overrides if "=" in o and not o.startswith("-")]
     flags = [o for o in overrides if o not in settings]
     sys.argv = ["lwdc", *settings, f"hydra.job.name={command}", *flags]
-    hydra.main(version_base="1.3", config_path="pkg://lwdc.conf", config_name="config")(task)()
-    if failures:
-        print(f"{len(failures)} run(s) of the sweep failed; results.csv says which", file=sys.stderr)
-    return 2 if failures else 0
+    hydra.main(version_base="1.3", config_path="pkg://lwdc.conf", config_name="config")(
+        functools.partial(_task, command)
+    )()
+    return 0
+
+
+def _task(command: str, config: DictConfig) -> dict[str, Any] | None:
+    """One run; in a sweep also in a process of a launcher, and then its row."""
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        if sweep and HydraConfig.get().runtime.choices["hydra/launcher"] != ONE_BY_ONE:
+            return _side_by_side(command, config)
+        return _in_sweep(command, config) if sweep else _ACTIONS[command](command, config)
+    except LwdcError as error:
+        raise Refused(error) from error
 
 
 def _write_page(arguments: list[str]) -> None:
@@ -167,14 +164,6 @@ def _push(arguments: list[str]) -> None:
 _WITHOUT_HYDRA: dict[str, Callable[[list[str]], None]] = {"report": _write_page, "push": _push}
 
 
-class _Refused(BaseException):
-    """Carries one of our errors past Hydra, which would print a traceback, and go on with a sweep."""
-
-    def __init__(self, error: LwdcError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 def _unless(given: Any, otherwise: Any) -> Any:
     """``otherwise``, unless something is given: then nothing."""
     return None if given is not None else otherwise
@@ -190,32 +179,67 @@ def _report(error: LwdcError) -> int:
     return 128 + error.signal_number if isinstance(error, Interrupted) else 2
 
 
-def _in_sweep(command: str, config: DictConfig, failures: list[LwdcError]) -> None:
+def _in_sweep(command: str, config: DictConfig) -> dict[str, Any]:
     """One run of a sweep: its row is written whatever becomes of it, and the others go on.
 
     In the folder of an earlier sweep what is done is kept, and what was interrupted goes on.
     """
     hydra_config = HydraConfig.get()
-    table = Path(hydra_config.sweep.dir) / "results.csv"
-    row = {
-        "overrides": " ".join(hydra_config.overrides.task),
-        "seed": config.seed,
-        "folder": hydra_config.runtime.output_dir,
-    }
+    add = functools.partial(add_row, Path(hydra_config.sweep.dir) / "results.csv")
+    row = _bare_row(config)
     try:
-        result = _ACTIONS[command](command, config)
+        row = filled_row(row, "done", _ACTIONS[command](command, config))
     except Interrupted as error:
-        add_row(table, row, "interrupted")
+        add(filled_row(row, "interrupted"))
         raise Interrupted(
             f"{error}; or with the whole sweep, by the same command and hydra.sweep.dir={hydra_config.sweep.dir}",
             error.signal_number,
         ) from error
     except LwdcError as error:
-        failures.append(error)
         _report(error)
-        add_row(table, row, f"failed: {error}", own=not isinstance(error, CheckpointError))
-    else:
-        add_row(table, row, "done", result)
+        row = filled_row(row, f"failed: {error}", own=not isinstance(error, CheckpointError))
+    except Exception as error:
+        add(filled_row(row, f"failed: {type(error).__name__}: {error}"))
+        raise
+    add(row)
+    return row
+
+
+def _bare_row(config: DictConfig) -> dict[str, Any]:
+    return {
+        "overrides": " ".join(HydraConfig.get().overrides.task),
+        "seed": config.seed,
+        "folder": HydraConfig.get().runtime.output_dir,
+    }
+
+
+_stopped_by: list[int] = []  # signals that came between the runs of a process that a launcher has for several
+
+
+def _side_by_side(command: str, config: DictConfig) -> dict[str, Any]:
+    """One run of a sweep in a process of a launcher: what is raised there is not heard, so an interrupt is answered.
+
+    joblib's processes share one terminal, where their progress would be torn: what they say goes into a file.
+    """
+    row = _bare_row(config)
+    if _stopped_by:
+        return {**row, "status": "interrupted", "signal": _stopped_by[0]}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with contextlib.ExitStack() as stack:
+            if HydraConfig.get().runtime.choices["hydra/launcher"] == "joblib":
+                log = (Path(row["folder"]) / "output.log").open("a", buffering=1)
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(log)))
+            row = _in_sweep(command, config)
+    except Interrupted as error:
+        _stopped_by.append(error.signal_number)
+        row |= {"status": "interrupted", "signal": error.signal_number}
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, lambda given, frame: _stopped_by.append(given))
+    print(f"{row['folder']}: {row['status']}", flush=True)
+    return row
 
 
 def _compress(command: str, config: DictConfig) -> Any:
@@ -225,6 +249,8 @@ def _compress(command: str, config: DictConfig) -> Any:
     sinks: list[Sink] = [TerminalSink()]
     if config.tracking:
         run_id = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
+        if HydraConfig.get().mode == RunMode.RUN:  # W&B's agent names its runs, and may find them again only by that
+            run_id = os.environ.get("WANDB_RUN_ID") or run_id
         sink = _build(config.tracking, "tracking")
         sinks.append(sink(directory=folder, config=data, run_id=run_id, **_sweep_as_group(config)))
     sweep_goes_on = HydraConfig.get().mode == RunMode.MULTIRUN and (folder / CHECKPOINT).exists()
@@ -322,7 +348,7 @@ def _cost(node: DictConfig, key: str) -> CostSettings:
     """A cost, with those beside it. What its model takes may stand beside the model, as ``cost.runtime`` does."""
     also = []
     for name, given in (node.get("also") or {}).items():
-        known = _groups()["cost"]
+        known = config_groups()["cost"]
         if name not in known:
             raise LwdcError(f"{key}.also: " + unknown_name("cost", str(name), known))
         if not isinstance(given, DictConfig) or "also" in given:
@@ -435,19 +461,31 @@ def _key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~")
 
 
-def _groups() -> dict[str, list[str]]:
-    """Config groups and their choices, as the installed package has them."""
-    root = importlib.resources.files("lwdc.conf")
-    return {
-        group.name: sorted(f.name.removesuffix(".yaml") for f in group.iterdir() if f.name.endswith(".yaml"))
-        for group in sorted(root.iterdir(), key=lambda entry: entry.name)
-        if group.is_dir() and not group.name.startswith("_")
-    }
+_EXTRAS = {  # choices of Hydra that need more packages -> module, name and extra of ours
+    "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "hydra-joblib-launcher", "launchers"),
+    "hydra/launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher", "launchers"),
+    "hydra/launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher", "launchers"),
+    "hydra/sweeper=optuna": ("optuna", "optuna", "sweeps"),
+}
+
+
+def _check_extras(overrides: list[str]) -> None:
+    for choice in set(overrides) & set(_EXTRAS):
+        module, name, extra = _EXTRAS[choice]
+        if not _installed(module):
+            raise LwdcError(f"{choice} needs {name}, which is not installed: pip install 'lwdc[{extra}]'.")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that the module is in
+        return False
 
 
 def _check_groups(overrides: list[str]) -> None:
     """A misspelt choice gets the nearest ones before Hydra sees it."""
-    groups = _groups()
+    groups = config_groups()
     for override in overrides:
         match = re.fullmatch(r"\+?(\w+)=([\w,.-]+)", override)
         if match and match[1] in groups:
@@ -456,69 +494,7 @@ def _check_groups(overrides: list[str]) -> None:
                     raise LwdcError(unknown_name(match[1], choice, groups[match[1]]))
 
 
-def _overview() -> str:
-    lines = [
-        "lwdc: layer-wise differentiable compression of PyTorch vision models",
-        "",
-        "usage: lwdc COMMAND [group=choice ...] [key=value ...]",
-        "",
-        *(f"  {name:<10} {text}" for name, text in COMMANDS.items()),
-        "",
-        *_choices(),
-        "",
-        "examples",
-        "  lwdc compress                                          digits, a minute or two",
-        "  lwdc inspect backbone=resnet50 inspect.input_size=[3,224,224]",
-        "  lwdc compress experiment=cifar10_resnet20 data.root=data cost.budget=40%",
-        "  lwdc compress -m cost.factor=0.1,0.3,1,3               a sweep, with results.csv",
-        "  lwdc compress resume=outputs/compress/<run>            go on with an interrupted run",
-        "",
-        "lwdc COMMAND --help lists the settings; LWDC_DEBUG=1 shows tracebacks.",
-    ]
-    return "\n".join(lines)
-
-
-_USAGE = {
-    "report": """FOLDER [FOLDER ...] [out=FILE] [--figures]
-
-A folder is that of a run or of a sweep, finished or not. Without out= the page is report.html,
-in the folder if one is named, else here. It needs nothing but a browser.
-
---figures also writes its figures for papers, as SVG and PNG, to report_figures/ beside it. That
-needs kaleido (pip install kaleido) and Chrome or Chromium.""",
-    "push": """run=FOLDER repo=USER/NAME [private=false] [out=FOLDER]
-
-Uploads the package that lwdc.load reads, the ONNX and torch.export files and the model card, as
-README.md. It needs an account of huggingface.co, logged in by `hf auth login`. A new repository is
-private unless private=false; in one that is there, files of the same names are replaced.
-
-With out= nothing is sent: the folder then holds what would be.""",
-}
-
-
-def _help(command: str) -> str:
-    if command in _USAGE:
-        return "\n".join([f"lwdc {command}: {COMMANDS[command]}", "", f"usage: lwdc {command} {_USAGE[command]}"])
-    root = importlib.resources.files("lwdc.conf")
-    text = (root / "config.yaml").read_text().split("\nseed:", 1)[1].split("\nhydra:", 1)[0]
-    lines = [
-        f"lwdc {command}: {COMMANDS[command]}",
-        "",
-        f"usage: lwdc {command} [group=choice ...] [group.key=value ...] [key=value ...]",
-        "",
-        *_choices(),
-        "",
-        "settings outside of groups, with their defaults",
-        *(f"  {line}" for line in f"seed:{text}".rstrip().splitlines()),
-        "",
-        f"lwdc {command} --cfg job prints the whole configuration; -m sweeps over comma-separated values.",
-    ]
-    return "\n".join(lines)
-
-
-def _choices() -> list[str]:
-    return ["groups and their choices", *(f"  {name:<10} {', '.join(c)}" for name, c in _groups().items())]
-
-
 if __name__ == "__main__":
-    main()
+    from lwdc import cli
+
+    cli.main()  # by the name that a launcher's processes import

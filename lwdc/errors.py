@@ -40,6 +40,14 @@ class ExportError(LwdcError):
     """An artefact that could not be written or does not compute what the network does."""
 
 
+class Refused(BaseException):
+    """Carries one of our errors past a library that would print a traceback, or go on as if nothing had happened."""
+
+    def __init__(self, error: LwdcError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """One line saying that ``name`` is no known ``kind``, with the nearest valid names first."""
     names = sorted(known)

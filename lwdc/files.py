@@ -1,6 +1,7 @@
 """Files that are whole or absent: written under a temporary name, synced, then renamed."""
 
 import contextlib
+import fcntl
 import json
 import os
 import tempfile
@@ -25,6 +26,19 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Between processes, one at a time for each ``path``: for files that are read, changed and written again.
+
+    A hidden file beside ``path`` holds the lock and stays; the end of a process, however it comes, releases it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / f".{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lwdc.errors import CheckpointError
-from lwdc.files import write_text
+from lwdc.files import locked, write_text
 from lwdc.pipeline.run import CHECKPOINT, differences
 from lwdc.records import Result
 from lwdc.training import load_checkpoint
@@ -21,10 +21,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def add_row(
-    table: Path, row: dict[str, Any], status: str, result: Result | None = None, *, own: bool = True
-) -> None:  # fmt: skip
-    """Add one run to ``results.csv``, in place of an earlier row of its folder; the file changes whole or not at all.
+def filled_row(
+    row: Mapping[str, Any], status: str, result: Result | None = None, *, own: bool = True
+) -> dict[str, Any]:  # fmt: skip
+    """The row of one run, with all that is known of it; ``row`` has what it was started with.
 
     A run that has no result, because it failed or was not asked to go so far, gives what its phases found.
     Latencies are at the first batch size. ``own`` is False where what lies in the folder is another run's.
@@ -47,18 +47,28 @@ def add_row(
             "test_discretised": result.test.discretised,
             "test_finetuned": result.test.finetuned,
         }
-    rows = list(csv.DictReader(io.StringIO(table.read_text()))) if table.is_file() else []
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*(old for old in rows if old["folder"] != str(row["folder"])), figures])
-    write_text(table, text.getvalue())
+    return figures
+
+
+def add_row(table: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to ``results.csv``, in place of an earlier one of its folder; the file changes whole or not at all.
+
+    Runs of several processes may do so at once.
+    """
+    with locked(table):
+        rows = list(csv.DictReader(io.StringIO(table.read_text()))) if table.is_file() else []
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*(old for old in rows if old["folder"] != str(row["folder"])), row])
+        write_text(table, text.getvalue())
 
 
 def shared_baseline(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path | None:
     """The folder of another run of the sweep that has trained the very baseline that ``config`` asks for, if any.
 
-    A run that takes it ends with the same weights as if it had trained its own.
+    A run that takes it ends with the same weights as if it had trained its own. Nothing waits: runs side by side
+    that find none yet each train their own.
     """
     return _earlier(sweep, own, config, "baseline", _trains)
 

@@ -1,10 +1,12 @@
 """Sweeps: a table with a row for every run, whatever became of it."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 from lwdc.pipeline import Settings
-from lwdc.pipeline.sweep import COLUMNS, add_row
+from lwdc.pipeline.sweep import COLUMNS, add_row, filled_row
 from lwdc.records import Result
 
 ROW = {"overrides": "cost.factor=0.1 seed=0", "seed": 0, "folder": "sweep/0"}
@@ -18,7 +20,7 @@ def rows(table: Path) -> list[dict[str, str]]:
 def test_a_row_holds_the_figures_of_the_result(finished: tuple[Path, Settings, Result], tmp_path: Path) -> None:
     folder, _, result = finished
     table = tmp_path / "deep" / "results.csv"
-    add_row(table, {**ROW, "folder": str(folder)}, "done", result)
+    add_row(table, filled_row({**ROW, "folder": str(folder)}, "done", result))
     (row,) = rows(table)
     assert tuple(row) == COLUMNS
     assert row["overrides"] == ROW["overrides"] and row["status"] == "done"
@@ -31,10 +33,10 @@ def test_a_row_holds_the_figures_of_the_result(finished: tuple[Path, Settings, R
 
 def test_failures_stand_beside_results_in_order(finished: tuple[Path, Settings, Result], tmp_path: Path) -> None:
     table = tmp_path / "results.csv"
-    add_row(table, ROW, "interrupted")  # tried again below
-    add_row(table, ROW, "failed: the budget,\n  '0.01' cannot be reached")
-    add_row(table, {**ROW, "seed": 1, "folder": "sweep/1"}, "done", finished[2])
-    add_row(table, {**ROW, "seed": 2, "folder": "sweep/2"}, "interrupted")
+    add_row(table, filled_row(ROW, "interrupted"))  # tried again below
+    add_row(table, filled_row(ROW, "failed: the budget,\n  '0.01' cannot be reached"))
+    add_row(table, filled_row({**ROW, "seed": 1, "folder": "sweep/1"}, "done", finished[2]))
+    add_row(table, filled_row({**ROW, "seed": 2, "folder": "sweep/2"}, "interrupted"))
     assert [(row["seed"], row["status"]) for row in rows(table)] == [
         ("0", "failed: the budget, '0.01' cannot be reached"),
         ("1", "done"),
@@ -48,7 +50,7 @@ def test_a_run_that_ended_early_shows_what_its_phases_found(
 ) -> None:
     """``lwdc search -m`` gives no result."""
     folder, _, result = finished
-    add_row(tmp_path / "results.csv", {**ROW, "folder": str(folder)}, "done", None)
+    add_row(tmp_path / "results.csv", filled_row({**ROW, "folder": str(folder)}, "done", None))
     (row,) = rows(tmp_path / "results.csv")
     assert row["test_finetuned"] == ""
     assert float(row["valid_supernet"]) == result.valid.supernet
@@ -58,6 +60,20 @@ def test_a_run_that_ended_early_shows_what_its_phases_found(
 def test_a_damaged_run_gets_its_row_too(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"damaged")
-    add_row(tmp_path / "results.csv", {**ROW, "folder": str(tmp_path / "run")}, "failed: the checkpoint is damaged")
+    add_row(
+        tmp_path / "results.csv",
+        filled_row({**ROW, "folder": str(tmp_path / "run")}, "failed: the checkpoint is damaged"),
+    )
     (row,) = rows(tmp_path / "results.csv")
     assert row["status"].startswith("failed") and row["valid_baseline"] == ""
+
+
+def test_rows_of_runs_that_end_at_once_in_several_processes_are_all_there(tmp_path: Path) -> None:
+    table = tmp_path / "results.csv"
+    code = (
+        "import sys; from pathlib import Path; from lwdc.pipeline.sweep import add_row\n"
+        "for n in range(10): add_row(Path(sys.argv[1]), {'folder': f'{sys.argv[2]}/{n}', 'status': 'done'})"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(table), name]) for name in "abc"]
+    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    assert {row["folder"] for row in rows(table)} == {f"{name}/{n}" for name in "abc" for n in range(10)}
