@@ -45,6 +45,12 @@ def chosen_network(
     return starts[max(found, key=lambda start: found[start])], found
 
 
+def settle_norms(prepared: Prepared, supernet: nn.Module) -> None:
+    """Re-estimate the batch norms of a supernet that was trained at every budget for the one chosen, in place."""
+    prepared.seed("recalibrate")
+    recalibrate(supernet, _batches(prepared), prepared.settings.recalibrate_batches, prepared.fabric)
+
+
 def refit_to(reference: nn.Module, network: nn.Module, architecture: Architecture, prepared: Prepared) -> None:
     """``refit`` on the training images that the settings ask for, if any; in place on ``network``."""
     images = _examples(prepared)

@@ -17,7 +17,7 @@ from lwdc.costs import Agreement, CostTable
 from lwdc.errors import CheckpointError
 from lwdc.export import export_all, write_card
 from lwdc.files import replacing, write_json
-from lwdc.pipeline.choice import chosen_network
+from lwdc.pipeline.choice import chosen_network, settle_norms
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
 from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, prepare, prepare_training
 from lwdc.pipeline.quantising import quantise, warning_of
@@ -173,6 +173,8 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         seconds = run.train(fit)
     clock = time.perf_counter()
     architecture, measured, missed = settle(prepared, lesson, baseline, run.note)
+    if prepared.front is not None:
+        settle_norms(prepared, supernet)
     network, found = chosen_network(prepared, supernet, baseline, architecture, mixes=not lesson.hard)
     said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
     run.note(f"of the validation examples the network chosen has right {said}; the best of it goes on")
