@@ -257,7 +257,7 @@ def _compress(command: str, config: DictConfig) -> Any:
     resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)
     ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
     settings = make_settings(config)
-    if settings.searched is not None:
+    if settings.searched is not None and not resume:
         check_searched(settings.searched, data)
     elif HydraConfig.get().mode == RunMode.MULTIRUN:
         if settings.front is not None:
@@ -370,7 +370,7 @@ def _cost(node: DictConfig, key: str) -> CostSettings:
 
 
 def _front(strategy: DictConfig) -> FrontSettings | None:
-    if "front" not in strategy:
+    if strategy.get("front") is None:
         return None
     return _checked(FrontSettings, "strategy.front", **_plain(strategy.front))
 
@@ -422,6 +422,10 @@ def _saved(folder: Path, config: DictConfig) -> DictConfig:
     """The configuration that the run was started with, under what is given now."""
     saved = OmegaConf.create(settings_of(folder))
     assert isinstance(saved, DictConfig)
+    for key in config:  # settings that came after the run was made
+        if key not in saved:
+            saved[key] = config[key]
+    saved.export = OmegaConf.merge(config.export, saved.export)
     for key in {_key(override) for override in HydraConfig.get().overrides.task} - {"run"}:
         OmegaConf.update(saved, key, OmegaConf.select(config, key), merge=False, force_add=True)
     return saved

@@ -81,9 +81,7 @@ def main() -> None:
         return
     records = []
     for run in options.runs:
-        # Settings that came after the run was made have their defaults.
-        config = OmegaConf.merge({"searched": None, "export": {"int8": False}}, settings_of(run))
-        settings = make_settings(config)
+        settings = make_settings(OmegaConf.create(settings_of(run)))
         settings.compute.fabric()
         settings.data.prepare(torch.device("cpu"))
         if not records:

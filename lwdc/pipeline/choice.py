@@ -46,7 +46,10 @@ def chosen_network(
 
 
 def settle_norms(prepared: Prepared, supernet: nn.Module) -> None:
-    """Re-estimate the batch norms of a supernet that was trained at every budget for the one chosen, in place."""
+    """Re-estimate the batch norms of a supernet that was trained at every budget for the one chosen, in place.
+
+    Gates that are random are so here as they were in training.
+    """
     prepared.seed("recalibrate")
     recalibrate(supernet, _batches(prepared), prepared.settings.recalibrate_batches, prepared.fabric)
 

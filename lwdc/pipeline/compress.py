@@ -1,6 +1,7 @@
 """The whole line: baseline, search, discretise, fine-tune, export, measure. Read it from top to bottom."""
 
 import copy
+import dataclasses
 import json
 import signal
 import time
@@ -52,8 +53,18 @@ def compress(
     """
     if resume:
         check_folder(folder, resume=True)
-        resumable(folder, config, ignore)  # before its costs are taken for those of these settings
-    prepared = prepare_training(settings) if until == "baseline" else prepare(settings, _tables(folder, resume))
+        done = resumable(folder, config, ignore)["done"]  # before its costs are taken for those of these settings
+        # What the run has by now it needs from no other.
+        settings = dataclasses.replace(
+            settings,
+            baseline=None if "baseline" in done else settings.baseline,
+            searched=None if "search" in done else settings.searched,
+        )
+    if until == "baseline":
+        prepared: Trainable = prepare_training(settings)
+    else:
+        source = folder if resume else settings.searched
+        prepared = prepare(settings, None if source is None else _tables(source))
     line = Run(folder, config, sinks, resume=resume, ignore=ignore, checkpoint_minutes=settings.checkpoint_minutes)
     with line as run:
         try:
@@ -86,10 +97,10 @@ def _go(prepared: Trainable, run: Run, until: str) -> Result | None:
     return _export(prepared, run, baseline, discretised, network, architecture)
 
 
-def _tables(folder: Path, resume: bool) -> list[CostTable] | None:
-    """The costs that an interrupted run found, because some are measured; None if it came not so far."""
+def _tables(folder: Path) -> list[CostTable] | None:
+    """The costs that a run found, because some are measured; None if it came not so far."""
     path = folder / TABLES
-    if not resume or not path.is_file():
+    if not path.is_file():
         return None
     try:
         return [CostTable.from_dict(table) for table in json.loads(path.read_text())]
@@ -141,7 +152,7 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
         model.load_state_dict(load_file(path))
         return prepared.placed(model)
     seconds = 0.0
-    if (trained := settings.baseline or settings.searched) is not None:
+    if (trained := settings.searched or settings.baseline) is not None:
         run.note(f"the baseline is that of {trained}")
     else:
         seconds = run.train(_fit("baseline", model, settings.train, prepared))
@@ -165,6 +176,7 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         load_search(supernet, settings.searched)
         run.note(f"the search is that of {settings.searched}")
     else:
+        prepared.tilt(supernet)
         teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
         fit = search_fit(
             supernet, settings.data, settings.search, lesson,

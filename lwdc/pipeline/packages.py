@@ -13,7 +13,7 @@ from lwdc.backbones import Backbone
 from lwdc.errors import CheckpointError
 from lwdc.export import export_all, load, write_card
 from lwdc.files import write_json
-from lwdc.pipeline.quantising import quantise
+from lwdc.pipeline.quantising import LOST, quantise, warning_of
 from lwdc.pipeline.run import CHECKPOINT, RECORDS
 from lwdc.pipeline.settings import Settings
 from lwdc.records import ExportRecord, Int8Result, Result
@@ -59,7 +59,10 @@ def export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, ..
         (r for r in map(parse_record, reversed(read_records(folder / RECORDS))) if isinstance(r, Result)), None
     )
     if result is not None:
-        write_card(dataclasses.replace(result, exports=tuple(exports), int8=int8), folder, licence=settings.licence)
+        warnings = [text for text in result.warnings if not text.startswith(LOST)]
+        warnings += [text for text in [int8 and warning_of(int8)] if text]
+        result = dataclasses.replace(result, exports=tuple(exports), int8=int8, warnings=tuple(warnings))
+        write_card(result, folder, licence=settings.licence)
     return exports, int8
 
 

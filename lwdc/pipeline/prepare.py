@@ -12,6 +12,7 @@ from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.costs import BudgetController, CostTable, parse_budget, tabulate
 from lwdc.errors import BackboneError, CheckpointError, CostError
 from lwdc.pipeline.settings import FrontSettings, Settings
+from lwdc.selection import selection_ops
 from lwdc.space import Plan, make_plan
 from lwdc.strategies import (
     FrontLesson,
@@ -86,6 +87,10 @@ class Prepared(Trainable):
             smallest, largest = (bound / self.table.total for bound in self.front)
             assert self.settings.front is not None
             add_dial(supernet, largest, smallest, self.settings.front.knots)
+
+    def tilt(self, supernet: nn.Module) -> None:
+        """Where a front is searched for: let the gates begin with what each budget allows, in place."""
+        if self.front is not None:
             tilt(supernet, self.table)
 
     def lesson(self, supernet: nn.Module) -> SearchLesson:
@@ -126,7 +131,7 @@ def prepare_training(settings: Settings) -> Trainable:
     torch.manual_seed(derive_seed(settings.seed, "init", 0))
     model, notes = create(backbone, pretrained=named.pretrained, weights=named.weights)
     check_fits(model, data.input_size, data.num_classes)
-    trained = settings.baseline or settings.searched
+    trained = settings.searched or settings.baseline
     if trained is not None:
         notes += load_weights(model, baseline_file(trained))
     return Trainable(settings, fabric, backbone, model, tuple(notes))
@@ -138,6 +143,8 @@ def prepare(settings: Settings, tables: Sequence[CostTable] | None = None) -> Pr
     ``tables`` are those of the same run before it was interrupted: what was measured is not measured again. Raises the
     ``LwdcError`` of whatever does not fit.
     """
+    if settings.searched is not None:
+        _search_file(settings.searched)
     costs = settings.cost.all
     for cost in costs:
         check_pressure(cost.model.name, cost.factor, cost.budget)
@@ -149,6 +156,8 @@ def prepare(settings: Settings, tables: Sequence[CostTable] | None = None) -> Pr
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise CostError(f"the cost {twice!r} is asked for twice: give each one factor or budget.")
     tables = tuple(tabulate(probe, cost.model) for cost in costs) if tables is None else tuple(tables)
+    if any(list(table.sites) != list(selection_ops(probe)) for table in tables):
+        raise CheckpointError(f"searched={settings.searched}: that search was not one of this network and space.")
     bounds = tuple(
         None if cost.budget is None else parse_budget(cost.budget, table)
         for cost, table in zip(costs, tables, strict=True)
@@ -179,9 +188,7 @@ def _range(front: FrontSettings, table: CostTable, asked: int | None) -> tuple[i
 
 def load_search(supernet: nn.Module, folder: Path) -> None:
     """Load what an earlier run's search made of the same supernet, in place. Raises ``CheckpointError``."""
-    path = Path(folder) / SUPERNET
-    if not path.is_file():
-        raise CheckpointError(f"searched={folder} has no {path.name}; name the folder of a run that has searched.")
+    path = _search_file(folder)
     try:
         supernet.load_state_dict(load_checkpoint(path)["state"])
     except (RuntimeError, KeyError) as error:
@@ -192,6 +199,13 @@ def load_search(supernet: nn.Module, folder: Path) -> None:
 
 
 SUPERNET = "supernet.pt"
+
+
+def _search_file(folder: Path) -> Path:
+    path = Path(folder) / SUPERNET
+    if not path.is_file():
+        raise CheckpointError(f"searched={folder} has no {path.name}; name the folder of a run that has searched.")
+    return path
 
 
 def baseline_file(folder: Path) -> Path:

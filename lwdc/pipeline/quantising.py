@@ -51,9 +51,10 @@ def warning_of(result: Int8Result) -> str | None:
     lost = result.float32.valid - result.int8.valid
     if lost <= _MUCH:
         return None
-    return f"int8 loses {100 * lost:.1f} points of validation accuracy against float32: check before you use its file"
+    return f"{LOST} {100 * lost:.1f} points of validation accuracy against float32: check before you use its file"
 
 
+LOST = "int8 loses"
 _MUCH = 0.01
 
 

@@ -100,6 +100,7 @@ class Run:
     def finish(self, phase: str, **figures: Any) -> None:
         """Mark a phase as done, with figures for later phases; its files must be written already."""
         self.done[phase] = figures
+        self._fit_state = None  # of this phase, if it was taken from another run after all
         self._save(None)
 
     def show_result(self) -> Result:

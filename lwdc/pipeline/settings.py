@@ -59,7 +59,7 @@ class FrontSettings:
     knots: int = 5  # budgets, evenly spaced on a logarithmic scale, between which logits are linear
 
     def __post_init__(self) -> None:
-        if len(self.budgets) != 2:
+        if not isinstance(self.budgets, list | tuple) or len(self.budgets) != 2:
             raise LwdcError(f"strategy.front.budgets are the two ends of a range, found {self.budgets}.")
         if not isinstance(self.knots, int) or self.knots < 2:
             raise LwdcError(f"strategy.front.knots is a number from 2 on, found {self.knots!r}.")
@@ -123,9 +123,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_formats(self.formats)
+        if not isinstance(self.int8, bool):
+            raise LwdcError(f"export.int8 is true or false, found {self.int8!r}.")
         if self.int8 and "onnx" not in self.formats:
             raise LwdcError(
-                "export.int8 quantises the ONNX file: add onnx to export.formats, or leave export.int8 out."
+                "export.int8 quantises the ONNX file: add onnx to export.formats, or say export.int8=false."
             )
         if self.front is not None and (self.cost.also or self.cost.budget is None):
             raise LwdcError(

@@ -25,9 +25,11 @@ def settle(
     """
     bounds = list(prepared.bounds)
     best: tuple[float, Architecture, list[float | None]] | None = None
+    kept = list(bounds)  # of the best
     for _ in range(_ATTEMPTS):
+        tried = list(bounds)
         try:
-            architecture = lesson.choice(bounds)
+            architecture = lesson.choice(tried)
         except CostError:  # nothing is left below the bound: what was found before stands
             break
         measured = _measured(prepared, lesson, baseline, architecture)
@@ -43,10 +45,11 @@ def settle(
             note(text, "info")
         shown = [None if m is None else t.in_unit(m) for m, t in zip(measured, prepared.tables, strict=True)]
         if best is None or max(excess) < best[0]:
-            best = max(excess), architecture, shown
+            best, kept = (max(excess), architecture, shown), tried
         if not any(excess):
             break
     assert best is not None  # the first bounds are those that `prepare` has tried
+    lesson.choice(kept)  # leaves a supernet whose gates depend on the budget where the best was found
     warning = None
     if best[0]:
         warning = f"no architecture tried keeps the budget as measured: the nearest one is {best[0]:.1%} above it"

@@ -70,18 +70,19 @@ def shared_baseline(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path |
     A run that takes it ends with the same weights as if it had trained its own. Nothing waits: runs side by side
     that find none yet each train their own.
     """
-    return _earlier(sweep, own, config, "baseline", _trains)
+    return _earlier(sweep, own, "baseline", lambda known: _trains(known) == _trains(config))
 
 
 def shared_search(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path | None:
     """The same for the search of a front, which is made once whatever is read off."""
-    return _earlier(sweep, own, config, "search", _searches)
+    wanted = _searches(config)
+    return _earlier(sweep, own, "search", lambda known: not differences(_searches(known), wanted, _APART))
 
 
 def check_searched(folder: Path, config: Mapping[str, Any]) -> None:
     """Raises ``CheckpointError`` if the search of the run in ``folder`` is not the one that ``config`` asks for."""
     known = json.loads(load_checkpoint(folder / CHECKPOINT)["config"])
-    if differing := differences(_searches(known), _searches(config), ["baseline"]):
+    if differing := differences(_searches(known), _searches(config), ["baseline", *_APART]):
         raise CheckpointError(
             f"searched={folder} searched with another configuration: {differing}. "
             "Only cost.budget and what follows the search may differ."
@@ -94,14 +95,14 @@ def _searches(config: Mapping[str, Any]) -> dict[str, Any]:
     return _trains(config) | {key: config.get(key) for key in ("space", "gate", "strategy")} | {"cost": asked}
 
 
-def _earlier(
-    sweep: Path,
-    own: Path,
-    config: Mapping[str, Any],
-    phase: str,
-    depends_on: Callable[[Mapping[str, Any]], dict[str, Any]],
-) -> Path | None:
-    """The folder of another run in which ``phase`` is done under an equal configuration, as far as it counts."""
+_APART = (  # of these settings: what the search does not depend on
+    "strategy.refit_images", "strategy.recalibrate_batches", "compute.accelerator", "compute.threads", "cost.cache",
+    "cost.strict", "cost.model.cache", "cost.model.strict",
+)  # fmt: skip
+
+
+def _earlier(sweep: Path, own: Path, phase: str, fits: Callable[[dict[str, Any]], bool]) -> Path | None:
+    """The folder of another run in which ``phase`` is done, if its configuration ``fits``."""
     for file in sorted(sweep.glob(f"*/{CHECKPOINT}")):
         if file.parent.resolve() == own.resolve():
             continue
@@ -109,7 +110,7 @@ def _earlier(
             state = load_checkpoint(file)
         except CheckpointError:  # another run's damage is not this one's
             continue
-        if phase in state["done"] and depends_on(json.loads(state["config"])) == depends_on(config):
+        if phase in state["done"] and fits(json.loads(state["config"])):
             return file.parent
     return None
 

@@ -36,7 +36,7 @@ class Dial(nn.Module):
     @property
     def multiplier(self) -> float:
         """At the position."""
-        return float(self.weights() @ self.multipliers)
+        return float((self.weights() * self.multipliers).sum())
 
     def turn(self, position: float) -> None:
         """Set the position, in place."""
@@ -67,19 +67,21 @@ def add_dial(supernet: nn.Module, largest: float, smallest: float, knots: int) -
 def tilt(supernet: nn.Module, table: CostTable) -> None:
     """Begin the logits at every knot of the dial with the expected cost of its budget, in place.
 
-    Of all mixtures with that cost it is the one nearest to the one before (in relative entropy): logits fall in
-    proportion to costs. Where the cost was below the budget nothing is changed. Ours.
+    Logits fall in proportion to costs, which of all mixtures with that (summed) cost gives the one nearest to the one
+    before, in relative entropy; but none falls so far below the best of its gate that it could not come back. Where the
+    cost was below the budget nothing is changed. Ours.
     """
     dial, costs = dial_of(supernet), table.group_costs()
     ops = selection_ops(supernet)
     curves = []
     for group, of_candidates in costs.items():
-        (knots,) = ops[group].gate.parameters()
+        knots = ops[group].gate.get_parameter("parametrizations.logits.original")
         curves.append((knots, knots.detach().clone(), knots.new_tensor(of_candidates) / table.total))
 
     def expected(pressure: float, knot: int) -> float:
         for knots, before, shares in curves:
-            knots[knot] = before[knot] - pressure * shares
+            logits = before[knot] - pressure * shares
+            knots[knot] = logits.clamp_min(float(logits.max()) - _FARTHEST)
         return float(expected_cost(supernet, table))
 
     with torch.no_grad():
@@ -97,6 +99,7 @@ def tilt(supernet: nn.Module, table: CostTable) -> None:
         dial.turn(0.5)
 
 
+_FARTHEST = 10.0  # a probability of a few in 100,000
 _MOST = 2.0**20  # of a pressure: what is not reached by it, is not reached
 _HALVINGS = 20
 
@@ -114,7 +117,9 @@ class _Curve(nn.Module):
         self.dial = dial
 
     def forward(self, at_knots: Tensor) -> Tensor:
-        return self.dial.weights().to(at_knots.dtype) @ at_knots
+        return (self.dial.weights().to(at_knots.dtype)[:, None] * at_knots).sum(
+            0
+        )  # no product: autocast would round it
 
     def right_inverse(self, logits: Tensor) -> Tensor:
         return logits.repeat(self.dial.knots, 1)

@@ -46,7 +46,7 @@ class FrontLesson:
         self.dial.turn(0.5)
 
     def choice(self, bounds: Sequence[int | None] | None = None) -> Architecture:
-        """The best architecture within the bound, or within another; the dial is left where it was found."""
+        """The best architecture within the bound, or within another; the dial then points there."""
         bound = self.bound if bounds is None else bounds[0]
         assert bound is not None
         self.dial.turn_to(bound / self._pressure.table.total)

@@ -77,6 +77,8 @@ def test_exporting_again_quantises_again(quantised: Run) -> None:
 def test_without_an_onnx_file_there_is_nothing_to_quantise(settings: Callable[..., Settings]) -> None:
     with pytest.raises(LwdcError, match=r"add onnx to export\.formats"):
         settings(int8=True, formats=("safetensors",))
+    with pytest.raises(LwdcError, match=r"export\.int8 is true or false, found 'maybe'"):
+        settings(int8="maybe")
 
 
 @pytest.mark.parametrize(("lost", "warned"), [(0.005, False), (-0.1, False), (0.021, True)])
