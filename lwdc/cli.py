@@ -155,6 +155,8 @@ def _push(arguments: list[str]) -> None:
     if private not in (None, "true", "false"):
         raise LwdcError(f"private is {private!r}; it can be true or false.")
     if out is not None:
+        if private is not None:
+            raise LwdcError("private= is for the hub: leave it out where out= names a folder.")
         for file in gather(Path(run), Path(out), repo=repo):
             print(file)
     elif repo is not None:
@@ -231,6 +233,7 @@ def _side_by_side(command: str, config: DictConfig) -> dict[str, Any]:
             if HydraConfig.get().runtime.choices["hydra/launcher"] == "joblib":
                 log = (Path(row["folder"]) / "output.log").open("a", buffering=1)
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(log)))
+                stack.enter_context(contextlib.redirect_stderr(log))
             row = _in_sweep(command, config)
     except Interrupted as error:
         _stopped_by.append(error.signal_number)

@@ -29,15 +29,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Between processes, one at a time for each ``path``: for files that are read, changed and written again.
 
-    A hidden file beside ``path`` holds the lock and stays; the end of a process, however it comes, releases it.
+    A hidden file beside ``path`` holds the lock and stays; the end of a process, however it comes, releases it. Unless
+    it is to ``wait``, a lock that another process has is a ``BlockingIOError``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 

@@ -49,7 +49,7 @@ def test_without_a_folder_a_run_lies_below_outputs_under_its_command_and_time(lw
     assert lwdc_in("train", *TINY, "train.epochs=0")[0] == 0
     (folder,) = Path("outputs/train").iterdir()
     assert {path.name for path in folder.iterdir()} == {
-        ".hydra", "records.jsonl", "checkpoint.pt", "baseline.safetensors"
+        ".hydra", "records.jsonl", "checkpoint.pt", ".checkpoint.pt.lock", "baseline.safetensors"
     }  # fmt: skip
 
 

@@ -54,9 +54,11 @@ def gather(folder: Path | str, out: Path | str, *, repo: str | None = None) -> l
 
     That is ``README.md``, the model card, with how to load from ``repo``, the ONNX and torch.export files that it
     names, and ``architecture.json``; nothing that names folders of this machine. Raises ``ExportError`` for a
-    folder whose package does not load or that has no model card.
+    folder whose package does not load or that has no model card, and for an ``out`` that holds something else.
     """
     source, out = Path(folder), Path(out)
+    if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
+        raise ExportError(f"{out} holds other things than a package: name a folder that is new, empty or such a one.")
     load(source)
     try:
         text = (source / CARD).read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ from lwdc.pipeline.choice import chosen_network, settle_norms
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
 from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, prepare, prepare_training
 from lwdc.pipeline.quantising import quantise, warning_of
-from lwdc.pipeline.run import Interrupted, Run, check_folder, resumable
+from lwdc.pipeline.run import Interrupted, Run, alone, check_folder, resumable
 from lwdc.pipeline.settings import Settings
 from lwdc.pipeline.settling import settle
 from lwdc.records import Accuracies, CostResult, Result, as_dict
@@ -65,8 +65,8 @@ def compress(
     else:
         source = folder if resume else settings.searched
         prepared = prepare(settings, None if source is None else _tables(source))
-    line = Run(folder, config, sinks, resume=resume, ignore=ignore, checkpoint_minutes=settings.checkpoint_minutes)
-    with line as run:
+    options: dict[str, Any] = {"ignore": ignore, "checkpoint_minutes": settings.checkpoint_minutes}
+    with alone(folder, resume=resume), Run(folder, config, sinks, resume=resume, **options) as run:
         try:
             return _go(prepared, run, until)
         except KeyboardInterrupt as stop:

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from lwdc.errors import CheckpointError, LwdcError, TrainingError
+from lwdc.files import locked
 from lwdc.records import EpochRecord, Note, Record, Result
 from lwdc.tracking import JsonlSink, ProgressSink, ReplaySink, Sink, parse_record, read_records
 from lwdc.training import Fit, load_checkpoint, save_checkpoint
@@ -172,6 +173,18 @@ class Run:
             yield
         finally:
             self._between_steps = False
+
+
+@contextlib.contextmanager
+def alone(folder: Path, *, resume: bool) -> Iterator[None]:
+    """Hold a run's folder against other processes. Raises ``CheckpointError`` if one is at work there."""
+    check_folder(folder, resume=resume)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / CHECKPOINT, wait=False))
+        except BlockingIOError as error:
+            raise CheckpointError(f"another process is at work in {folder}: wait until it ends, or stop it.") from error
+        yield
 
 
 def resumable(folder: Path, config: dict[str, Any], ignore: Sequence[str]) -> dict[str, Any]:

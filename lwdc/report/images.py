@@ -42,8 +42,10 @@ def _draw(jobs: Sequence[dict[str, Any]]) -> None:
     try:
         import kaleido
         from kaleido import errors
-    except ModuleNotFoundError as error:
-        raise LwdcError("figures as files need kaleido, which is not installed: pip install kaleido.") from error
+    except ImportError as error:
+        raise LwdcError(
+            "figures as files need kaleido 1 or newer, which is not installed: pip install 'lwdc[figures]'."
+        ) from error
     try:
         # MathJax would be fetched from the net.
         kaleido.write_fig_from_object_sync(list(jobs), kopts={"mathjax": False}, cancel_on_error=True)

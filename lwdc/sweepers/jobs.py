@@ -43,9 +43,13 @@ class WatchedLauncher(Launcher):
         except Exception as error:
             if not type(error).__module__.startswith(("joblib.", "submitit.")):
                 raise
-            raise Refused(LwdcError(f"a run's process is lost: {str(error).splitlines()[0]} {self._how}")) from error
+            message = (
+                f"a run's process is lost: {str(error).splitlines()[0].rstrip('.')}. Others may still be at work, and "
+                f"those will be refused. {self._how}"
+            )
+            raise Refused(LwdcError(message)) from error
         rows = answers(jobs)
-        if self._name not in (ONE_BY_ONE, "joblib"):  # which let runs say so themselves, on this terminal
+        if self._name != ONE_BY_ONE:  # which lets runs say so themselves, on this terminal
             for row in failed(rows):
                 print(f"{row['folder']}: {row['status']}", file=sys.stderr)
         stopped = [row for row in rows if row["status"] == "interrupted"]

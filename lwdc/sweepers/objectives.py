@@ -34,7 +34,7 @@ class Objective:
             known = [c for c in FIGURES if row.get(c) is not None]
             raise LwdcError(
                 f"the run in {row['folder']} has no {self.name}; it has {', '.join(known) or 'none of the figures'}. "
-                "Name others by hydra.sweeper.objectives=[...], or give a command that goes further."
+                "Name others by hydra.sweeper.objectives=[...], in another hydra.sweep.dir."
             )
         return float(value)
 
@@ -50,6 +50,22 @@ def parse_objectives(texts: Sequence[str]) -> list[Objective]:
             f"hydra.sweeper.objectives needs one or more figures, each of them once; found {list(map(str, texts))}."
         )
     return found
+
+
+def check_reached(objectives: Sequence[Objective], command: str) -> None:
+    """Raises ``LwdcError`` for a figure that runs of a command do not come to."""
+    for objective in objectives:
+        if objective.name not in _EARLY.get(command, FIGURES):
+            raise LwdcError(
+                f"lwdc {command} finds no {objective.name}; it finds {', '.join(_EARLY[command])}. Name these by "
+                "hydra.sweeper.objectives=[...], or give a command that goes further."
+            )
+
+
+_EARLY = {
+    "train": ("valid_baseline",),
+    "search": ("valid_baseline", "valid_supernet", "valid_discretised", "cost_after", "cost_share"),
+}
 
 
 def _parse(text: str) -> Objective:

@@ -1,5 +1,6 @@
 """Trials: Optuna proposes what the runs of a sweep are given, and learns what came of it."""
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lwdc.errors import LwdcError, Refused
+from lwdc.files import locked
 from lwdc.sweepers.jobs import ONE_BY_ONE, WatchedLauncher, failed, launcher_of, refuse_failures
-from lwdc.sweepers.objectives import Objective, parse_objectives
+from lwdc.sweepers.objectives import Objective, check_reached, parse_objectives
 
 if TYPE_CHECKING:
     import optuna
@@ -52,17 +54,22 @@ class OptunaSweeper(Sweeper):
         launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
         self._launcher = WatchedLauncher(launcher, config)
         self._launcher_name = launcher_of(config)
+        self._command = str(config.hydra.job.name)
         self._folder = Path(str(config.hydra.sweep.dir))
         self._parser = OverridesParser.create(config_loader=hydra_context.config_loader)
 
     def sweep(self, arguments: list[str]) -> None:
         try:
-            self._sweep(arguments)
+            self._check()
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with locked(self._folder / JOURNAL, wait=False):
+                self._sweep(arguments)
+        except BlockingIOError as error:
+            raise Refused(LwdcError(f"another command is at work in {self._folder}: wait until it ends.")) from error
         except LwdcError as error:
             raise Refused(error) from error
 
     def _sweep(self, arguments: list[str]) -> None:
-        self._check()
         import optuna
 
         from lwdc.sweepers.proposals import open_settings
@@ -72,16 +79,15 @@ class OptunaSweeper(Sweeper):
         self._space = open_settings(overrides)
         self._fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
         self._objectives = parse_objectives(self.objective_texts)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self._folder / "multirun.yaml")
-
+        check_reached(self._objectives, self._command)
         study = self._study(arguments)
+        OmegaConf.save(self.config, self._folder / "multirun.yaml")
         self._failed: list[Mapping[str, Any]] = []
         self._broken: list[JobReturn] = []  # by an exception that lwdc does not know
         self._run(study, self._interrupted(study))
         while missing := self.n_trials - _ended(study):
             batch = [study.ask(self._space) for _ in range(min(self.n_jobs, missing))]
-            self._run(study, [(trial.number, trial.params) for trial in batch])
+            self._run(study, [(t.number, t.params) for t in batch if not self._known(study, t.number, t.params)])
         for line in self._front(study):
             print(line)
         for job in self._broken:
@@ -89,6 +95,8 @@ class OptunaSweeper(Sweeper):
         refuse_failures(self._failed)
 
     def _check(self) -> None:
+        if importlib.util.find_spec("optuna") is None:
+            raise LwdcError("hydra/sweeper=optuna needs optuna, which is not installed: pip install 'lwdc[sweeps]'.")
         for name, number in (("n_trials", self.n_trials), ("n_jobs", self.n_jobs)):
             if not isinstance(number, int) or number < 1:
                 raise LwdcError(f"hydra.sweeper.{name} is {number}; it must be a whole number, 1 or more.")
@@ -115,10 +123,10 @@ class OptunaSweeper(Sweeper):
                 load_if_exists=True,
             )
         except Exception as error:
-            if not type(error).__module__.startswith("sqlalchemy."):
+            if not isinstance(error, ImportError) and not type(error).__module__.startswith("sqlalchemy."):
                 raise
-            raise LwdcError(f"hydra.sweeper.storage={self.storage} cannot be used: {error}") from error
-        asked = [*sorted(arguments), *map(str, self._objectives)]
+            raise LwdcError(f"hydra.sweeper.storage cannot be used: {error}") from error
+        asked = [self._command, *sorted(arguments), *map(str, self._objectives)]
         before = study.user_attrs.get(_ASKED)
         if before is None:
             study.set_user_attr(_ASKED, asked)
@@ -134,11 +142,16 @@ class OptunaSweeper(Sweeper):
 
     def _sampler(self, already: int) -> "optuna.samplers.BaseSampler":
         """The seed counts up with the trials there are, so that a search that goes on does not repeat itself."""
-        seed = {} if self.seed is None else {"seed": self.seed + already}
+        given: dict[str, Any] = {} if self.seed is None else {"seed": self.seed + already}
+        if self.n_jobs > 1 and self.sampler["_target_"] == "optuna.samplers.TPESampler":
+            given["constant_liar"] = True  # runs at work count as bad ones, so that those beside them differ
         try:
-            sampler: optuna.samplers.BaseSampler = instantiate({**seed, **self.sampler})
+            sampler: optuna.samplers.BaseSampler = instantiate({**given, **self.sampler})
         except InstantiationException as error:
-            raise LwdcError(f"hydra.sweeper.sampler: {str(error).splitlines()[0]}") from error
+            reason = " ".join(str(error.__cause__ or error).split())
+            raise LwdcError(
+                f"hydra.sweeper.sampler: {reason} (one that takes no seed needs hydra.sweeper.seed=null)"
+            ) from error
         return sampler
 
     def _interrupted(self, study: "optuna.Study") -> list[tuple[int, Mapping[str, Any]]]:
@@ -152,6 +165,17 @@ class OptunaSweeper(Sweeper):
             else:
                 study.tell(trial.number, state=TrialState.FAIL)
         return found
+
+    def _known(self, study: "optuna.Study", number: int, params: Mapping[str, Any]) -> bool:
+        """Whether a trial repeats one that is done: equal runs end alike, so it is told the same without a run."""
+        from optuna.trial import TrialState
+
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if trial.params == params:
+                study.set_user_attr(f"folder of {number}", study.user_attrs[f"folder of {trial.number}"])
+                study.tell(number, trial.values)
+                return True
+        return False
 
     def _run(self, study: "optuna.Study", trials: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
         from lwdc.sweepers.proposals import as_overrides
@@ -175,7 +199,11 @@ class OptunaSweeper(Sweeper):
             self._failed.append(row)
             study.tell(number, state=TrialState.FAIL)
             return
-        values = [objective.value(row) for objective in self._objectives]
+        try:
+            values = [objective.value(row) for objective in self._objectives]
+        except LwdcError:
+            study.tell(number, state=TrialState.FAIL)
+            raise
         study.set_user_attr(f"folder of {number}", row["folder"])
         study.tell(number, values)
 

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parents[2] / "conf" / "export"
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
 def test_config_names_formats(name: str) -> None:
     config = OmegaConf.load(FOLDER / f"{name}.yaml")
-    assert set(config) == {"formats", "licence"}
+    assert set(config) == {"formats", "int8", "licence"}
     assert set(config.formats) <= set(FORMATS)
 
 

@@ -119,6 +119,15 @@ def test_a_folder_takes_what_would_be_sent(
     assert not local.api.mock_calls
 
 
+def test_a_folder_with_other_things_is_left_alone(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ExportError, match="holds other things than a package"):
+        hub.gather(finished[0], tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("README.md", "mine")]
+    for _ in range(2):  # its own files it may replace
+        hub.gather(finished[0], tmp_path / "new")
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -154,6 +163,7 @@ def test_a_refusal_of_the_hub_is_one_line_with_what_to_do(
         (["repo=me/small"], "name the run's folder and the repository"),
         (["run=somewhere"], "name the run's folder and the repository"),
         (["run=somewhere", "repo=me/small", "private=maybe"], "private is 'maybe'; it can be true or false"),
+        (["run=somewhere", "out=there", "private=true"], "private= is for the hub"),
         (["run=somewhere", "rep=me/small"], "Did you mean 'repo'?"),
         (["run=somewhere", "me/small"], "unknown setting of push 'me/small'"),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lwdc.errors import CheckpointError, LwdcError
+from lwdc.files import locked
 from lwdc.pipeline import Interrupted, Run, Settings, check_folder, compare_configs, compress
 from lwdc.records import EpochRecord, Note, Record, Result
 from lwdc.tracking import read_records
@@ -41,6 +42,14 @@ class Ear:
 
     def close(self) -> None:
         self.closed += 1
+
+
+def test_a_folder_is_one_processs_at_a_time(settings: MakeSettings, tmp_path: Path) -> None:
+    with locked(tmp_path / "run" / "checkpoint.pt"), pytest.raises(CheckpointError, match="another process is at work"):
+        compress(settings(), tmp_path / "run", {}, until="baseline")
+    assert not list(tmp_path.rglob("records.jsonl"))
+    compress(settings(), tmp_path / "run", {}, until="baseline")
+    compress(settings(), tmp_path / "run", {}, until="baseline", resume=True)  # the end of a run sets it free
 
 
 def changed(**changes: Any) -> dict[str, Any]:

@@ -38,7 +38,11 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, error = process.communicate(timeout=250)
+    try:
+        out, error = process.communicate(timeout=250)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     return process.returncode, out, error
 
 
@@ -49,7 +53,13 @@ def rows(folder: Path) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("launcher", [["hydra/launcher=submitit_local"], JOBLIB], ids=["submitit_local", "joblib"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(["hydra/launcher=submitit_local"], id="submitit_local"),
+        pytest.param(JOBLIB, id="joblib", marks=pytest.mark.long),
+    ],
+)
 def test_runs_in_processes_of_their_own_leave_rows_failures_and_what_is_kept_later(
     launcher: list[str], tmp_path: Path
 ) -> None:
@@ -103,6 +113,8 @@ def _trains(folder: Path) -> bool:
         return False
 
 
+@pytest.mark.long  # imports of torch, too
+@pytest.mark.timeout(600)
 def test_a_search_by_optuna_can_have_its_runs_side_by_side(tmp_path: Path) -> None:
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", "train.lr=interval(0.01,1)"]
     search += ["hydra.sweeper.objectives=[maximise valid_baseline]"]

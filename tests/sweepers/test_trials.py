@@ -15,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from lwdc import cli
 from lwdc.errors import CostError
+from lwdc.files import locked
 from lwdc.pipeline import Interrupted
 
 Run = Callable[..., tuple[int, str, str]]  # of the fixture lwdc_in: (*arguments) -> exit code, stdout, stderr
@@ -139,6 +140,33 @@ def test_a_failed_run_is_told_and_the_search_goes_on(
     assert "of 2 trials are Pareto-optimal" in out
 
 
+def test_settings_that_come_again_are_told_the_same_without_a_run(lwdc_in: Run, begun: Seen) -> None:
+    few = ["compress", "-m", "hydra/sweeper=optuna", "cost.factor=0.1,1", "hydra.sweep.dir=s"]
+    code, out, error = lwdc_in(*few, "hydra.sweeper.n_trials=6")
+    assert (code, error) == (0, "")
+    assert sorted(factor for factor, _ in begun) == [0.1, 1]
+    assert states() == ["COMPLETE"] * 6 and len(rows()) == 2
+    by_factor = {(trial.params["cost.factor"], *trial.values) for trial in study().trials}
+    assert len(by_factor) == 2
+    assert {Path(line.split()[-1]).name for line in out.splitlines() if "cost.factor" in line} <= {"0", "1"}
+
+
+def test_one_command_at_a_time_searches_in_a_folder(lwdc_in: Run, begun: Seen) -> None:
+    with locked(Path("s") / "optuna.journal"):
+        code, _, error = lwdc_in(*SEARCH, "hydra.sweeper.n_trials=2")
+    assert code == 2 and "another command is at work in s" in error
+    assert not begun
+
+
+def test_what_a_command_does_not_find_is_no_objective_of_it(lwdc_in: Run) -> None:
+    for command, objective in (("train", "valid_finetuned"), ("search", "valid_finetuned"), ("train", "cost_share")):
+        code, _, error = lwdc_in(
+            command, "-m", "hydra/sweeper=optuna", *OPEN, f"hydra.sweeper.objectives=[minimise {objective}]"
+        )
+        assert code == 2 and f"lwdc {command} finds no {objective}; it finds valid_baseline" in error
+    assert not list(Path().rglob("records.jsonl"))
+
+
 def test_other_settings_are_refused_in_the_folder_of_a_search(lwdc_in: Run, begun: Seen) -> None:
     lwdc_in(*SEARCH, "hydra.sweeper.n_trials=1")
     code, _, error = lwdc_in(*SEARCH, "hydra.sweeper.n_trials=2", "seed=3")
@@ -171,8 +199,11 @@ def test_a_database_keeps_the_search_as_well(lwdc_in: Run, begun: Seen) -> None:
         (["hydra.sweeper.objectives=[maximise accuracy]"], "unknown objective 'accuracy'"),
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials is 0; it must be a whole number, 1 or more"),
         (["hydra.sweeper.n_jobs=2"], "hydra.sweeper.n_jobs=2 needs a launcher that has runs side by side"),
-        (["hydra.sweeper.sampler._target_=optuna.samplers.Tpe"], "hydra.sweeper.sampler: Error locating target"),
-        (["hydra.sweeper.storage=nonsense"], "hydra.sweeper.storage=nonsense cannot be used"),
+        (
+            ["hydra.sweeper.sampler._target_=optuna.samplers.Tpe"],
+            "hydra.sweeper.sampler: Error loading 'optuna.samplers.Tpe'",
+        ),
+        (["hydra.sweeper.storage=nonsense"], "hydra.sweeper.storage cannot be used"),
         (["cost.factor=3"], "there is nothing to search"),
         (["cost.factor=interval(3,1)"], "an interval goes from a smaller number to a larger one"),
     ],
