@@ -260,8 +260,9 @@ def _compress(command: str, config: DictConfig) -> Any:
     resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)
     ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
     settings = make_settings(config)
-    if settings.searched is not None and not resume:
-        check_searched(settings.searched, data)
+    if settings.searched is not None:
+        if not resume:
+            check_searched(settings.searched, data)
     elif HydraConfig.get().mode == RunMode.MULTIRUN:
         if settings.front is not None:
             settings = dataclasses.replace(settings, searched=shared_search(folder.parent, folder, data))
