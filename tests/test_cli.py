@@ -196,12 +196,6 @@ def test_a_sweep_over_budgets_of_a_front_searches_once(lwdc_in: Run, tmp_path: P
     read, shared = (load_file(tmp_path / run / "discretised.safetensors") for run in ("read", "sweep/1"))
     assert all(torch.equal(read[name], shared[name]) for name in read)
 
-    again = ["compress", "-m", *front, "cost.budget=0.6", "searched=sweep/0", "hydra.sweep.dir=later"]
-    for _ in range(2):  # the second time with nothing left to do
-        code, out, error = lwdc_in(*again)
-        assert code == 0, error
-        assert not re.findall(r"^search +1/1 ", out, re.MULTILINE)
-
     code, _, error = lwdc_in("search", *front, "cost.budget=0.7", "strategy.prior=1", "searched=sweep/0")
     assert code == 2 and "strategy.prior: 4.0 then, 1 now" in error and "Only cost.budget" in error
 
