@@ -140,8 +140,8 @@ def prepare_training(settings: Settings) -> Trainable:
 def prepare(settings: Settings, tables: Sequence[CostTable] | None = None) -> Prepared:
     """Prepare training, lay the space on the network and check the budgets.
 
-    ``tables`` are those of the same run before it was interrupted: what was measured is not measured again. Raises the
-    ``LwdcError`` of whatever does not fit.
+    ``tables`` are those of the same run before it was interrupted, or of the run whose search is reused: what was
+    measured is not measured again. Raises the ``LwdcError`` of whatever does not fit.
     """
     if settings.searched is not None:
         _search_file(settings.searched)
