@@ -58,7 +58,7 @@ def test_a_run_leaves_what_the_design_names(finished: Finished) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "records.jsonl", "checkpoint.pt", "architecture.json", "model.safetensors", "model.json", "model.pt2",
         "model.onnx", "summary.json", "baseline.safetensors", "supernet.pt", "discretised.safetensors",
-        "finetuned.safetensors", "costs.json", "model_card.md",
+        "finetuned.safetensors", "costs.json", "model_card.md", ".checkpoint.pt.lock",
     }  # fmt: skip
 
 

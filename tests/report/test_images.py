@@ -56,7 +56,7 @@ def test_a_missing_kaleido_is_named_and_the_page_is_written(
 ) -> None:
     monkeypatch.setitem(sys.modules, "kaleido", None)
     assert report(monkeypatch, sweep / "0", f"out={tmp_path}/page.html", "--figures") == 2
-    assert "need kaleido, which is not installed: pip install kaleido" in capsys.readouterr().err
+    assert "need kaleido 1 or newer, which is not installed: pip install 'lwdc[figures]'" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
