@@ -30,6 +30,7 @@ from lwdc.records import Int8Result
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.jsonl"
+_PLACES = ("data.root=", "backbone.weights=", "hydra.")  # of this machine
 
 
 def measured(network: torch.nn.Module, settings: Settings) -> Int8Result:
@@ -51,7 +52,7 @@ def record(name: str, run: Path, found: Int8Result, macs_share: float) -> dict[s
     return {
         "network": name,
         "macs_share": macs_share,
-        "overrides": settings_of(run)["overrides"],
+        "overrides": [o for o in settings_of(run)["overrides"] if not o.startswith(_PLACES)],
         "files": dataclasses.asdict(found),
         "environment": environment(torch.device("cpu")) | {"onnxruntime": onnxruntime.__version__},
     }
@@ -81,7 +82,9 @@ def main() -> None:
         return
     records = []
     for run in options.runs:
-        settings = make_settings(OmegaConf.create(settings_of(run)))
+        # Runs may be older than these settings.
+        config = OmegaConf.merge({"searched": None, "export": {"int8": False}}, settings_of(run))
+        settings = make_settings(config)
         settings.compute.fabric()
         settings.data.prepare(torch.device("cpu"))
         if not records:
