@@ -14,6 +14,7 @@ from lwdc.records import CostResult, Result
 from lwdc.report import figures
 from lwdc.report.runs import ReadRun
 from lwdc.text import duration, percent, points, si, significant
+from lwdc.tracking.table import int8_rows
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -199,16 +200,9 @@ def _exports(result: Result) -> str:
 def _int8(result: Result) -> str:
     if result.int8 is None:
         return ""
-    before, after = result.int8.float32, result.int8.int8
-    rows = [
-        ["bytes", si(before.bytes), si(after.bytes), percent(after.bytes / before.bytes)],
-        ["accuracy, validation", percent(before.valid), percent(after.valid), points(after.valid - before.valid)],
-        ["accuracy, test", percent(before.test), percent(after.test), points(after.test - before.test)],
-    ]
-    for batch in sorted(before.latency_ms, key=int):
-        old, new = before.latency_ms[batch], after.latency_ms[batch]
-        rows.append([f"milliseconds, batch {batch}", significant(old), significant(new), percent(new / old)])
-    return "<h2>int8, in ONNX Runtime on the CPU</h2>" + _table(["", "float32", "int8", ""], rows, numbers=range(1, 4))
+    return "<h2>int8, in ONNX Runtime on the CPU</h2>" + _table(
+        ["", "float32", "int8", ""], int8_rows(result.int8), numbers=range(1, 4)
+    )
 
 
 def _circumstances(result: Result) -> str:

@@ -100,14 +100,21 @@ def int8_table(result: Int8Result) -> Table:
     table = _table("int8, in ONNX Runtime on the CPU", "")
     for name in ("float32", "int8", ""):
         table.add_column(name, justify="right", no_wrap=True)
+    for row in int8_rows(result):
+        table.add_row(*row)
+    return table
+
+
+def int8_rows(result: Int8Result) -> list[list[str]]:
+    """What is measured, in float32, in int8, and how they compare."""
     before, after = result.float32, result.int8
-    table.add_row("bytes", si(before.bytes), si(after.bytes), _ratio(before.bytes, after.bytes))
+    rows = [["bytes", si(before.bytes), si(after.bytes), _ratio(before.bytes, after.bytes)]]
     for split, old, new in (("validation", before.valid, after.valid), ("test", before.test, after.test)):
-        table.add_row(f"accuracy, {split}", percent(old), percent(new), points(new - old))
+        rows.append([f"accuracy, {split}", percent(old), percent(new), points(new - old)])
     for batch in sorted(before.latency_ms, key=int):
         slow, fast = before.latency_ms[batch], after.latency_ms[batch]
-        table.add_row(f"ms, batch {batch}", _milliseconds(slow), _milliseconds(fast), _ratio(slow, fast))
-    return table
+        rows.append([f"ms, batch {batch}", _milliseconds(slow), _milliseconds(fast), _ratio(slow, fast)])
+    return rows
 
 
 def headline(result: Result) -> str:
