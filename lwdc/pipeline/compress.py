@@ -176,7 +176,6 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         load_search(supernet, settings.searched)
         run.note(f"the search is that of {settings.searched}")
     else:
-        prepared.tilt(supernet)
         teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
         fit = search_fit(
             supernet, settings.data, settings.search, lesson,

@@ -16,14 +16,13 @@ from lwdc.selection import selection_ops
 from lwdc.space import Plan, make_plan
 from lwdc.strategies import (
     FrontLesson,
+    Held,
     JointLesson,
     Pressure,
-    RangePressure,
     SearchLesson,
     add_dial,
     check_pressure,
     dial_of,
-    tilt,
 )
 from lwdc.surgery import begin_with_prior, wrap
 from lwdc.training import accuracy, load_checkpoint
@@ -86,12 +85,7 @@ class Prepared(Trainable):
         if self.front is not None:
             smallest, largest = (bound / self.table.total for bound in self.front)
             assert self.settings.front is not None
-            add_dial(supernet, largest, smallest, self.settings.front.knots)
-
-    def tilt(self, supernet: nn.Module) -> None:
-        """Where a front is searched for: let the gates begin with what each budget allows, in place."""
-        if self.front is not None:
-            tilt(supernet, self.table)
+            add_dial(supernet, self.table, largest, smallest, self.settings.front.knots)
 
     def lesson(self, supernet: nn.Module) -> SearchLesson:
         """What the search adds to training."""
@@ -105,12 +99,11 @@ class Prepared(Trainable):
         assert self.bound is not None
         return FrontLesson(joint, self.bound)
 
-    def _pressures(self, supernet: nn.Module) -> list[Pressure | RangePressure]:
+    def _pressures(self, supernet: nn.Module) -> list[Pressure | Held]:
         """One for every cost."""
         if self.front is not None:
-            cost = self.settings.cost
-            return [RangePressure(self.table, dial_of(supernet), cost.stiffness, cost.rate, cost.begin)]
-        pressures: list[Pressure | RangePressure] = []
+            return [Held(self.table, dial_of(supernet))]
+        pressures: list[Pressure | Held] = []
         for cost, table, bound in zip(self.settings.cost.all, self.tables, self.bounds, strict=True):
             controller = None
             if bound is not None:

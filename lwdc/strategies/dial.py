@@ -1,24 +1,27 @@
 """The dial: gates whose logits are functions of the budget, so that one supernet holds the choices for many."""
 
 import math
+from collections.abc import Callable
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lwdc.costs import CostTable, expected_cost
-from lwdc.selection import gates, selection_ops
+from lwdc.selection import selection_ops
 
 
 class Dial(nn.Module):
     """A position in [0, 1] on the logarithmic scale between two budgets, which every gate of a supernet reads.
 
-    ``largest`` and ``smallest`` are shares of the original's cost. Like the gates' logits, the ``multipliers`` of the
-    budgets are given at ``knots`` positions, evenly spaced, and linear between them.
+    ``largest`` and ``smallest`` are shares of the original's cost. The gates' logits are given at ``knots`` positions,
+    evenly spaced, and linear between them; from each the ``pressure`` takes its candidate's share of the cost, so
+    many times, which is how ``hold`` keeps the budget.
     """
 
     position: Tensor
-    multipliers: Tensor
+    pressure: Tensor
 
     def __init__(self, largest: float, smallest: float, knots: int) -> None:
         super().__init__()
@@ -26,20 +29,16 @@ class Dial(nn.Module):
         self.largest, self.smallest, self.knots = largest, smallest, knots
         # Buffers, so that copies and checkpoints carry them.
         self.register_buffer("position", torch.tensor(0.5))
-        self.register_buffer("multipliers", torch.zeros(knots))
+        self.register_buffer("pressure", torch.tensor(0.0))
+        self.lifted: Tensor | None = None  # the pressure as a function of the logits, while a step is under way
 
     @property
     def share(self) -> float:
         """The budget that the position stands for, as a share of the original's cost."""
         return self.largest * (self.smallest / self.largest) ** float(self.position)
 
-    @property
-    def multiplier(self) -> float:
-        """At the position."""
-        return float((self.weights() * self.multipliers).sum())
-
     def turn(self, position: float) -> None:
-        """Set the position, in place."""
+        """Set the position, in place. The pressure stays, until ``hold``."""
         self.position.fill_(position)
 
     def turn_to(self, share: float) -> None:
@@ -53,55 +52,65 @@ class Dial(nn.Module):
         return (1 - (place - torch.arange(self.knots, device=place.device)).abs()).clamp_min(0)
 
 
-def add_dial(supernet: nn.Module, largest: float, smallest: float, knots: int) -> Dial:
+def add_dial(supernet: nn.Module, table: CostTable, largest: float, smallest: float, knots: int) -> Dial:
     """Make the logits of every gate a function of a dial's position, in place; all begin as they are, at any position.
 
     With 2 knots it is affine in the logarithm of the budget. Ours.
     """
     dial = Dial(largest, smallest, knots).to(next(supernet.parameters()).device)
-    for gate in list(gates(supernet)):
-        parametrize.register_parametrization(gate, "logits", _Curve(dial))
+    ops = selection_ops(supernet)
+    for group, costs in table.group_costs().items():
+        shares = torch.tensor(costs, dtype=torch.float64) / table.total
+        parametrize.register_parametrization(ops[group].gate, "logits", _Curve(dial, shares.float()))
     return dial
 
 
-def tilt(supernet: nn.Module, table: CostTable) -> None:
-    """Begin the logits at every knot of the dial with the expected cost of its budget, in place.
+def hold(supernet: nn.Module, table: CostTable, *, learning: bool = False) -> None:
+    """Set the dial's pressure, in place, to where the gates expect the cost of its budget, whatever their logits say.
 
-    Logits fall in proportion to costs, which of all mixtures with that (summed) cost gives the one nearest to the one
-    before, in relative entropy; but none falls so far below the best of its gate that it could not come back. Where the
-    cost was below the budget nothing is changed. Ours.
+    Logits that fall in proportion to costs give, of all mixtures with that (summed) cost, the one nearest to the one
+    before, in relative entropy. While gates are uniform nothing can be held, and the pressure stays. With ``learning``,
+    and until it is called again, the gradients of the logits keep to what leaves the expected cost as it is. Ours.
     """
-    dial, costs = dial_of(supernet), table.group_costs()
-    ops = selection_ops(supernet)
-    curves = []
-    for group, of_candidates in costs.items():
-        knots = ops[group].gate.get_parameter("parametrizations.logits.original")
-        curves.append((knots, knots.detach().clone(), knots.new_tensor(of_candidates) / table.total))
+    dial = dial_of(supernet)
+    dial.lifted = None
 
-    def expected(pressure: float, knot: int) -> float:
-        for knots, before, shares in curves:
-            logits = before[knot] - pressure * shares
-            knots[knot] = logits.clamp_min(float(logits.max()) - _FARTHEST)
-        return float(expected_cost(supernet, table))
+    def excess(pressure: float) -> float:
+        dial.pressure.fill_(pressure)
+        return float(expected_cost(supernet, table)) - dial.share
 
     with torch.no_grad():
-        for knot in range(dial.knots):
-            dial.turn(knot / (dial.knots - 1))
-            low, high = 0.0, 1.0
-            if expected(low, knot) <= dial.share:
-                continue
-            while expected(high, knot) > dial.share and high < _MOST:
-                low, high = high, 2 * high
-            for _ in range(_HALVINGS):
-                middle = (low + high) / 2
-                low, high = (middle, high) if expected(middle, knot) > dial.share else (low, middle)
-            expected(high, knot)
-        dial.turn(0.5)
+        dial.pressure.fill_(_held_at(excess, float(dial.pressure)))
+    if learning:
+        # One step of Newton's method from where it holds changes nothing but the gradient: the implicit function's.
+        with torch.enable_grad():
+            dial.lifted = dial.pressure.detach().clone().requires_grad_()
+            expected = expected_cost(supernet, table)
+            (slope,) = torch.autograd.grad(expected, dial.lifted, retain_graph=True)
+            steep = float(slope) < -_FLAT
+            dial.lifted = dial.lifted.detach() - (expected - expected.detach()) / slope if steep else None
 
 
-_FARTHEST = 10.0  # a probability of a few in 100,000
+def _held_at(excess: Callable[[float], float], guess: float) -> float:
+    """Where a falling function is zero, from near ``guess``; as near as it comes, or ``guess`` if it is constant."""
+    here = excess(guess)
+    if abs(here) < _NEAR:
+        return guess
+    last, there, width = guess, here, 1.0
+    while width <= _MOST:
+        beyond = guess + math.copysign(width, here)
+        there = excess(beyond)
+        if abs(there) < _NEAR:
+            return beyond
+        if there * here < 0:
+            return float(brentq(excess, last, beyond, xtol=1e-3, rtol=1e-6))
+        last, width = beyond, 4 * width
+    return last if there != here else guess
+
+
+_NEAR = 1e-4  # of the original's cost
 _MOST = 2.0**20  # of a pressure: what is not reached by it, is not reached
-_HALVINGS = 20
+_FLAT = 1e-6  # where the pressure changes nothing there is no gradient to mend
 
 
 def dial_of(supernet: nn.Module) -> Dial:
@@ -110,16 +119,20 @@ def dial_of(supernet: nn.Module) -> Dial:
 
 
 class _Curve(nn.Module):
-    """Logits ``(n,)`` at the dial's position from those at its knots, ``(knots, n)``."""
+    """Logits ``(n,)`` at the dial's position from those at its knots, ``(knots, n)``, under its pressure."""
 
-    def __init__(self, dial: Dial) -> None:
+    shares: Tensor
+
+    def __init__(self, dial: Dial, shares: Tensor) -> None:
         super().__init__()
         self.dial = dial
+        self.register_buffer("shares", shares.to(dial.position.device), persistent=False)
 
     def forward(self, at_knots: Tensor) -> Tensor:
-        return (self.dial.weights().to(at_knots.dtype)[:, None] * at_knots).sum(
-            0
-        )  # no product: autocast would round it
+        weights = self.dial.weights().to(at_knots.dtype)
+        logits = (weights[:, None] * at_knots).sum(0)  # no product: autocast would round it
+        pressure = self.dial.pressure if self.dial.lifted is None else self.dial.lifted
+        return logits - (pressure * self.shares).to(logits)
 
     def right_inverse(self, logits: Tensor) -> Tensor:
         return logits.repeat(self.dial.knots, 1)

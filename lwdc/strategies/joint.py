@@ -16,7 +16,7 @@ from lwdc.data import DataModule
 from lwdc.records import GateRecord, SearchState
 from lwdc.selection import SelectionOp, advance, gates, selection_ops
 from lwdc.strategies.base import SearchLesson
-from lwdc.strategies.pressure import Pressure, RangePressure
+from lwdc.strategies.pressure import Held, Pressure
 from lwdc.surgery import candidate_index
 from lwdc.training import Fit, OptimiserFactory, Recipe
 
@@ -31,7 +31,7 @@ class JointLesson:
     def __init__(
         self,
         supernet: nn.Module,
-        pressures: Sequence[Pressure | RangePressure],
+        pressures: Sequence[Pressure | Held],
         optim: OptimiserFactory,
         *,
         decide: float = 1.0,

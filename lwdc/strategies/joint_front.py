@@ -10,21 +10,22 @@ from lwdc.architecture import Architecture
 from lwdc.costs import choose_within
 from lwdc.records import SearchState
 from lwdc.selection import gates
-from lwdc.strategies.dial import dial_of
+from lwdc.strategies.dial import dial_of, hold
 from lwdc.strategies.joint import JointLesson
 
 
 class FrontLesson:
     """Trains weights and gates for every budget on the scale of the supernet's dial, and chooses within any of them.
 
-    Every step draws a budget, evenly on the logarithmic scale, and is otherwise one of ``joint``, whose only pressure
-    is a ``RangePressure``. What is reported in between is the middle of the scale. The ``bound`` of the choice has no
-    part in the training: afterwards choices are read off without further search. Ours.
+    Every step draws a budget, evenly on the logarithmic scale, at which the dial holds the gates, and is otherwise one
+    of ``joint``, whose only cost is ``Held``. What is reported in between is the middle of the scale. The ``bound`` of
+    the choice has no part in the training: afterwards choices are read off without further search. Ours.
     """
 
     def __init__(self, joint: JointLesson, bound: int) -> None:
         self.joint, self.bound = joint, bound
-        (self._pressure,) = joint.pressures
+        (held,) = joint.pressures
+        self._table = held.table
         self.supernet, self.hard = joint.supernet, joint.hard
         self.dial = dial_of(self.supernet)
 
@@ -34,6 +35,7 @@ class FrontLesson:
     def begin(self, progress: float) -> None:
         self.dial.turn(float(torch.rand(())))
         self.joint.begin(progress)
+        hold(self.supernet, self._table, learning=True)
 
     def extra_loss(self) -> Tensor | None:
         return self.joint.extra_loss()
@@ -44,15 +46,18 @@ class FrontLesson:
     def end(self, step_share: float) -> None:
         self.joint.end(step_share)
         self.dial.turn(0.5)
+        hold(self.supernet, self._table)
 
     def choice(self, bounds: Sequence[int | None] | None = None) -> Architecture:
         """The best architecture within the bound, or within another; the dial then points there."""
         bound = self.bound if bounds is None else bounds[0]
         assert bound is not None
-        self.dial.turn_to(bound / self._pressure.table.total)
+        self.dial.turn_to(bound / self._table.total)
+        self.dial.pressure.zero_()  # what is found must not depend on where the dial stood before
+        hold(self.supernet, self._table)
         for gate in gates(self.supernet):
             gate.average.zero_()  # over all budgets it says nothing of one
-        return choose_within(self.supernet, [(self._pressure.table, bound)])
+        return choose_within(self.supernet, [(self._table, bound)])
 
     def decidedness(self, architecture: Architecture) -> dict[str, float]:
         return self.joint.decidedness(architecture)

@@ -1,9 +1,10 @@
-"""Pressure: one cost in the objective of a search, by a factor, towards a budget, or over a range of budgets."""
+"""Pressure: one cost in the objective of a search, by a factor, towards a budget, or held at one."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lwdc.costs import BudgetController, CostTable, expected_cost, linear
@@ -84,47 +85,34 @@ class Pressure:
 
 
 @dataclasses.dataclass
-class RangePressure:
-    """The weight that a cost has where a dial says to which budget the search is held in a step, from both sides.
+class Held:
+    """A cost that a dial holds at its budget in every step, by the gates themselves: the objective gains nothing.
 
-    An augmented Lagrangian as in ``BudgetController``, whose multiplier is the dial's, so a function of the budget; it
-    stays as it is up to the share ``begin`` of the search, while gates are uniform.
+    What is reported as the factor is the dial's pressure: what a logit loses for the whole of the original's cost.
     """
 
     table: CostTable
     dial: Dial
-    stiffness: float = 20.0
-    rate: float = 100.0
-    start: float = 0.15
     bound: None = None  # of the choice: whatever is read off
-    _progress: float = dataclasses.field(default=0.0, init=False)
-    _excess: float = dataclasses.field(default=0.0, init=False)
 
     def begin(self, progress: float) -> None:
-        """Set the schedule, in place, to the share ``progress`` of the search."""
-        self._progress = progress
+        """Nothing: the dial has no schedule."""
 
     def term(self, supernet: nn.Module) -> Tensor:
-        """What the objective gains in this step: a scalar."""
-        excess = expected_cost(supernet, self.table) - self.dial.share
-        self._excess = float(excess.detach())
-        return self.dial.multiplier * excess + 0.5 * self.stiffness * excess**2
+        """What the objective gains in this step: nothing."""
+        del supernet
+        return torch.zeros((), device=self.dial.position.device)
 
     def end(self, step_share: float) -> None:
-        """After a step that is ``step_share`` of the whole search."""
-        if self._progress >= self.start:
-            # Knots share the steps, so that each takes larger ones.
-            change = self.rate * step_share * self.dial.knots * self._excess
-            self.dial.multipliers.add_(self.dial.weights() * change)
+        """Nothing: no factor has to be found."""
 
     def state(self, supernet: nn.Module) -> CostState:
         """How it stands at the dial's position, under the gates as they are."""
         expected = float(expected_cost(supernet, self.table).detach())
-        slope = self.dial.multiplier + self.stiffness * (expected - self.dial.share)
-        return CostState(self.table.name, expected, self.dial.share, slope)
+        return CostState(self.table.name, expected, self.dial.share, float(self.dial.pressure))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"progress": self._progress}
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._progress = state["progress"]
+        del state
