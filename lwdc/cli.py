@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 import lwdc
+from lwdc.composing import checked
 from lwdc.errors import CheckpointError, LwdcError, Refused, unknown_name
 from lwdc.export import gather, push
 from lwdc.help import COMMANDS, config_groups, help_of, overview
@@ -43,6 +44,7 @@ from lwdc.pipeline.run import CHECKPOINT
 from lwdc.pipeline.sweep import add_row, check_searched, filled_row, shared_baseline, shared_search
 from lwdc.sweepers import register
 from lwdc.sweepers.jobs import ONE_BY_ONE, SIGNALS
+from lwdc.targets import check_targets
 from lwdc.tracking import Sink, TerminalSink
 from lwdc.training import Recipe
 
@@ -98,25 +100,35 @@ def _run(command: str, overrides: list[str]) -> int:
         return 0
     _check_groups(overrides)
     _check_extras(overrides)
-    overrides = _in_folder(command, _with_resumed(command, overrides))
+    trusted, typed = _trusted(overrides)
+    overrides = _in_folder(command, _with_resumed(command, typed))
     register()
     # argparse takes positional arguments in one run only, so flags go last.
     settings = [o for o in overrides if "=" in o and not o.startswith("-")]
     flags = [o for o in overrides if o not in settings]
     sys.argv = ["lwdc", *settings, f"hydra.job.name={command}", *flags]
-    hydra.main(version_base="1.3", config_path="pkg://lwdc.conf", config_name="config")(
-        functools.partial(_task, command)
-    )()
+    task = functools.partial(_task, command, trusted)
+    with checked(typed, trusted):
+        hydra.main(version_base="1.3", config_path="pkg://lwdc.conf", config_name="config")(task)()
     return 0
 
 
-def _task(command: str, config: DictConfig) -> dict[str, Any] | None:
+def _trusted(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """What ``trust=`` names, which counts nowhere else than on the command line, and the other overrides."""
+    given = [o.partition("=")[2].strip("[]\"'").split(",") for o in overrides if _key(o) == "trust"]
+    names = [name.strip() for part in given for name in part]
+    if wrong := [name for name in names if not re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", name)]:
+        raise LwdcError(f"trust={wrong[0]} names no package, class or function; write trust=my_package.MyData.")
+    return names, [o for o in overrides if _key(o) != "trust"]
+
+
+def _task(command: str, trusted: Sequence[str], config: DictConfig) -> dict[str, Any] | None:
     """One run; in a sweep also in a process of a launcher, and then its row."""
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if sweep and HydraConfig.get().runtime.choices["hydra/launcher"] != ONE_BY_ONE:
-            return _side_by_side(command, config)
-        return _in_sweep(command, config) if sweep else _ACTIONS[command](command, config)
+            return _side_by_side(command, trusted, config)
+        return _in_sweep(command, trusted, config) if sweep else _ACTIONS[command](command, trusted, config)
     except LwdcError as error:
         raise Refused(error) from error
 
@@ -177,11 +189,12 @@ OmegaConf.register_new_resolver("unless", _unless, replace=True)  # for whoever 
 def _report(error: LwdcError) -> int:
     if os.environ.get("LWDC_DEBUG") == "1":
         raise error
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    said = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))  # of names in a stranger's file
+    print(f"error: {said}", file=sys.stderr)
     return 128 + error.signal_number if isinstance(error, Interrupted) else 2
 
 
-def _in_sweep(command: str, config: DictConfig) -> dict[str, Any]:
+def _in_sweep(command: str, trusted: Sequence[str], config: DictConfig) -> dict[str, Any]:
     """One run of a sweep: its row is written whatever becomes of it, and the others go on.
 
     In the folder of an earlier sweep what is done is kept, and what was interrupted goes on.
@@ -190,7 +203,7 @@ def _in_sweep(command: str, config: DictConfig) -> dict[str, Any]:
     add = functools.partial(add_row, Path(hydra_config.sweep.dir) / "results.csv")
     row = _bare_row(config)
     try:
-        row = filled_row(row, "done", _ACTIONS[command](command, config))
+        row = filled_row(row, "done", _ACTIONS[command](command, trusted, config))
     except Interrupted as error:
         add(filled_row(row, "interrupted"))
         raise Interrupted(
@@ -218,7 +231,7 @@ def _bare_row(config: DictConfig) -> dict[str, Any]:
 _stopped_by: list[int] = []  # signals that came between the runs of a process that a launcher has for several
 
 
-def _side_by_side(command: str, config: DictConfig) -> dict[str, Any]:
+def _side_by_side(command: str, trusted: Sequence[str], config: DictConfig) -> dict[str, Any]:
     """One run of a sweep in a process of a launcher: what is raised there is not heard, so an interrupt is answered.
 
     joblib's processes share one terminal, where their progress would be torn: what they say goes into a file.
@@ -234,7 +247,7 @@ def _side_by_side(command: str, config: DictConfig) -> dict[str, Any]:
                 log = (Path(row["folder"]) / "output.log").open("a", buffering=1)
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(log)))
                 stack.enter_context(contextlib.redirect_stderr(log))
-            row = _in_sweep(command, config)
+            row = _in_sweep(command, trusted, config)
     except Interrupted as error:
         _stopped_by.append(error.signal_number)
         row |= {"status": "interrupted", "signal": error.signal_number}
@@ -245,7 +258,8 @@ def _side_by_side(command: str, config: DictConfig) -> dict[str, Any]:
     return row
 
 
-def _compress(command: str, config: DictConfig) -> Any:
+def _compress(command: str, trusted: Sequence[str], config: DictConfig) -> Any:
+    settings = make_settings(config, trusted)
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = [o for o in HydraConfig.get().overrides.task if _key(o) not in ("resume", "run")]
     data = {**_plain(config), "overrides": overrides}
@@ -259,7 +273,6 @@ def _compress(command: str, config: DictConfig) -> Any:
     sweep_goes_on = HydraConfig.get().mode == RunMode.MULTIRUN and (folder / CHECKPOINT).exists()
     resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)
     ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
-    settings = make_settings(config)
     if settings.searched is not None:
         if not resume:
             check_searched(settings.searched, data)
@@ -278,25 +291,25 @@ def _sweep_as_group(config: DictConfig) -> dict[str, str]:
     return {"group": Path(HydraConfig.get().sweep.dir).resolve().name}
 
 
-def _inspect(command: str, config: DictConfig) -> None:
+def _inspect(command: str, trusted: Sequence[str], config: DictConfig) -> None:
     del command
     size = config.inspect.input_size
     given = None if size is None else (tuple(size), config.inspect.num_classes or 1000)
-    print_plan(make_settings(config), Console(), given)
+    print_plan(make_settings(config, trusted), Console(), given)
 
 
-def _evaluate(command: str, config: DictConfig) -> None:
+def _evaluate(command: str, trusted: Sequence[str], config: DictConfig) -> None:
     del command
     folder = _named_run(config)
-    figures = evaluate_run(folder, make_settings(_saved(folder, config)))
+    figures = evaluate_run(folder, make_settings(_saved(folder, config), trusted))
     for name, value in figures.items():
         print(f"{name}: {value}")
 
 
-def _export(command: str, config: DictConfig) -> None:
+def _export(command: str, trusted: Sequence[str], config: DictConfig) -> None:
     del command
     folder = _named_run(config)
-    exports, int8 = export_run(folder, make_settings(_saved(folder, config)))
+    exports, int8 = export_run(folder, make_settings(_saved(folder, config), trusted))
     for record in exports:
         print(f"{folder / record.file}: {record.bytes:,} bytes, differs by at most {record.max_difference:.1e}")
     if int8 is not None:
@@ -304,7 +317,7 @@ def _export(command: str, config: DictConfig) -> None:
         print(f"{folder / found.file}: {found.bytes:,} bytes, test accuracy {found.test:.1%} ({int8.float32.test:.1%})")
 
 
-_ACTIONS: dict[str, Callable[[str, DictConfig], Any]] = {
+_ACTIONS: dict[str, Callable[[str, Sequence[str], DictConfig], Any]] = {
     "compress": _compress,
     "train": _compress,
     "search": _compress,
@@ -315,8 +328,9 @@ _ACTIONS: dict[str, Callable[[str, DictConfig], Any]] = {
 }
 
 
-def make_settings(config: DictConfig) -> Settings:
-    """The objects that a configuration describes."""
+def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
+    """The objects that a configuration describes. What it may have built is said by ``check_targets``."""
+    check_targets(_plain(config), trusted)
     return Settings(
         backbone=_checked(BackboneSettings, "backbone", **_plain(config.backbone)),
         data=_build(config.data, "data"),
@@ -426,6 +440,7 @@ def _saved(folder: Path, config: DictConfig) -> DictConfig:
     """The configuration that the run was started with, under what is given now."""
     saved = OmegaConf.create(settings_of(folder))
     assert isinstance(saved, DictConfig)
+    saved.pop("overrides", None)
     for key in config:  # settings that came after the run was made
         if key not in saved:
             saved[key] = config[key]
@@ -445,9 +460,19 @@ def _with_resumed(command: str, overrides: list[str]) -> list[str]:
         return overrides
     now = {_key(o) for o in overrides}
     # From the checkpoint: `.hydra` is written anew before a resumed run can be refused.
-    before = [o for o in settings_of(Path(folder)).get("overrides", []) if _key(o) not in now]
+    kept = settings_of(Path(folder)).get("overrides", [])
+    for override in kept if isinstance(kept, list) else [kept]:
+        if not isinstance(override, str) or not _KEPT.fullmatch(override) or _key(override).startswith("hydra"):
+            raise CheckpointError(
+                f"the run in {folder} says that it was started with {override!r:.200}, which lwdc never keeps: "
+                "do not trust it."
+            )
+    before = [o for o in kept if _key(o) not in now]
     quoted = folder.replace("'", "\\'")
     return [*before, *overrides, f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"]
+
+
+_KEPT = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=.*)?", re.DOTALL)  # an override; not a flag
 
 
 def _in_folder(command: str, overrides: list[str]) -> list[str]:
