@@ -462,7 +462,8 @@ def _with_resumed(command: str, overrides: list[str]) -> list[str]:
     # From the checkpoint: `.hydra` is written anew before a resumed run can be refused.
     kept = settings_of(Path(folder)).get("overrides", [])
     for override in kept if isinstance(kept, list) else [kept]:
-        if not isinstance(override, str) or not _KEPT.fullmatch(override) or _key(override).startswith("hydra"):
+        sound = isinstance(override, str) and _KEPT.fullmatch(override)
+        if not sound or _key(override).startswith(("hydra", "trust")):
             raise CheckpointError(
                 f"the run in {folder} says that it was started with {override!r:.200}, which lwdc never keeps: "
                 "do not trust it."

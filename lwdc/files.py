@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MOST = 64 << 20  # bytes of a text file that lwdc reads: a hundred times what the largest networks give
+MOST = 64 << 20  # bytes of a file of text that lwdc reads
+MOST_JSON = 16 << 20  # bytes of json at once: several times what the largest networks give; parsed within seconds
 
 
 @contextlib.contextmanager
@@ -81,7 +82,7 @@ def read_text(path: Path, most: int = MOST, *, encoding: str = "utf-8", errors: 
     return read_bytes(path, most).decode(encoding, errors)
 
 
-def read_json(path: Path, most: int = MOST, *, finite: bool = True) -> Any:
+def read_json(path: Path, most: int = MOST_JSON, *, finite: bool = True) -> Any:
     """What a file of json holds. Raises ``OSError``, and ``ValueError`` as ``parse_json`` does."""
     return parse_json(read_bytes(path, most), finite=finite)
 
@@ -89,8 +90,8 @@ def read_json(path: Path, most: int = MOST, *, finite: bool = True) -> Any:
 def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
     """What ``text`` holds, if two readers cannot take it for different things.
 
-    Raises ``ValueError`` for what is no json, for a key given twice, whole numbers beyond 64 bits, nesting that is too
-    deep, and, if ``finite``, for numbers that are not.
+    Raises ``ValueError`` for what is no json or too long, for a key given twice, whole numbers beyond 64 bits, nesting
+    that is too deep, and, if ``finite``, for numbers that are not.
     """
 
     def number(given: str) -> float:
@@ -98,6 +99,8 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
             raise ValueError(f"{given} is no finite number")
         return float(given)
 
+    if len(text) > MOST_JSON:
+        raise ValueError(f"it has {len(text):,} characters, and {MOST_JSON:,} at most are read")
     try:
         return json.loads(
             text, object_pairs_hook=_once, parse_int=_whole, parse_float=number, parse_constant=number

@@ -42,7 +42,7 @@ def _run(name: str, scale: float, out: Path) -> bool:
     (HERE / "crashes").mkdir(exist_ok=True)
     command = [sys.executable, __file__, "--child", name, "--scale", str(scale)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"inputs"')]
     counted = json.loads(lines[-1]) if lines else {"inputs": 0}
     seconds = round(time.monotonic() - clock, 1)
     record = {"loader": name, **counted, "crashed": done.returncode != 0, "seconds": seconds}

@@ -24,7 +24,7 @@ from lwdc.data.image_folder import _open as open_image
 from lwdc.data.wav import read_wav
 from lwdc.errors import CheckpointError
 from lwdc.export.package import read_description
-from lwdc.files import parse_json
+from lwdc.files import read_json
 from lwdc.pipeline.compress import _tables
 from lwdc.pipeline.run import state_of
 from lwdc.records import EpochRecord, Note, as_dict
@@ -114,8 +114,8 @@ _STATE = {
 
 def _parsed(path: Path) -> Any:
     try:
-        return parse_json(path.read_bytes())
-    except ValueError as error:  # of Hydra's own reader, in its place
+        return read_json(path)
+    except (OSError, ValueError) as error:  # of Hydra's own reader, in its place
         raise CheckpointError(str(error)) from error
 
 
