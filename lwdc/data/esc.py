@@ -122,10 +122,9 @@ def _read_table(path: Path, class_names: Sequence[str] | None = None) -> list[Cl
     folder = (path.parent if path.name == "meta.csv" else path.parents[1]) / "audio"
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
-        if outside := [
-            row["filename"] for row in rows if Path(row["filename"]).name != row["filename"] or row["filename"] == ".."
-        ]:
-            raise ValueError(f"{outside[0]!r} lies outside of audio/")
+        for name in (row["filename"] for row in rows):
+            if Path(name).name != name or name == "..":
+                raise ValueError(f"{name!r} lies outside of audio/")
         return [
             Clip(
                 folder / row["filename"],
