@@ -100,7 +100,7 @@ def _run(command: str, overrides: list[str]) -> int:
         return 0
     _check_groups(overrides)
     _check_extras(overrides)
-    trusted, typed = _trusted(overrides)
+    trusted, typed = _without_trust(overrides)
     overrides = _in_folder(command, _with_resumed(command, typed))
     register()
     # argparse takes positional arguments in one run only, so flags go last.
@@ -113,7 +113,7 @@ def _run(command: str, overrides: list[str]) -> int:
     return 0
 
 
-def _trusted(overrides: list[str]) -> tuple[list[str], list[str]]:
+def _without_trust(overrides: list[str]) -> tuple[list[str], list[str]]:
     """What ``trust=`` names, which counts nowhere else than on the command line, and the other overrides."""
     given = [o.partition("=")[2].strip("[]\"'").split(",") for o in overrides if _key(o) == "trust"]
     names = [name.strip() for part in given for name in part]
@@ -122,13 +122,17 @@ def _trusted(overrides: list[str]) -> tuple[list[str], list[str]]:
     return names, [o for o in overrides if _key(o) != "trust"]
 
 
+_trusted: list[str] = []  # what the command line named by trust=, in whatever process the run is
+
+
 def _task(command: str, trusted: Sequence[str], config: DictConfig) -> dict[str, Any] | None:
     """One run; in a sweep also in a process of a launcher, and then its row."""
+    _trusted[:] = trusted
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if sweep and HydraConfig.get().runtime.choices["hydra/launcher"] != ONE_BY_ONE:
-            return _side_by_side(command, trusted, config)
-        return _in_sweep(command, trusted, config) if sweep else _ACTIONS[command](command, trusted, config)
+            return _side_by_side(command, config)
+        return _in_sweep(command, config) if sweep else _ACTIONS[command](command, config)
     except LwdcError as error:
         raise Refused(error) from error
 
@@ -194,7 +198,7 @@ def _report(error: LwdcError) -> int:
     return 128 + error.signal_number if isinstance(error, Interrupted) else 2
 
 
-def _in_sweep(command: str, trusted: Sequence[str], config: DictConfig) -> dict[str, Any]:
+def _in_sweep(command: str, config: DictConfig) -> dict[str, Any]:
     """One run of a sweep: its row is written whatever becomes of it, and the others go on.
 
     In the folder of an earlier sweep what is done is kept, and what was interrupted goes on.
@@ -203,7 +207,7 @@ def _in_sweep(command: str, trusted: Sequence[str], config: DictConfig) -> dict[
     add = functools.partial(add_row, Path(hydra_config.sweep.dir) / "results.csv")
     row = _bare_row(config)
     try:
-        row = filled_row(row, "done", _ACTIONS[command](command, trusted, config))
+        row = filled_row(row, "done", _ACTIONS[command](command, config))
     except Interrupted as error:
         add(filled_row(row, "interrupted"))
         raise Interrupted(
@@ -231,7 +235,7 @@ def _bare_row(config: DictConfig) -> dict[str, Any]:
 _stopped_by: list[int] = []  # signals that came between the runs of a process that a launcher has for several
 
 
-def _side_by_side(command: str, trusted: Sequence[str], config: DictConfig) -> dict[str, Any]:
+def _side_by_side(command: str, config: DictConfig) -> dict[str, Any]:
     """One run of a sweep in a process of a launcher: what is raised there is not heard, so an interrupt is answered.
 
     joblib's processes share one terminal, where their progress would be torn: what they say goes into a file.
@@ -247,7 +251,7 @@ def _side_by_side(command: str, trusted: Sequence[str], config: DictConfig) -> d
                 log = (Path(row["folder"]) / "output.log").open("a", buffering=1)
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(log)))
                 stack.enter_context(contextlib.redirect_stderr(log))
-            row = _in_sweep(command, trusted, config)
+            row = _in_sweep(command, config)
     except Interrupted as error:
         _stopped_by.append(error.signal_number)
         row |= {"status": "interrupted", "signal": error.signal_number}
@@ -258,8 +262,8 @@ def _side_by_side(command: str, trusted: Sequence[str], config: DictConfig) -> d
     return row
 
 
-def _compress(command: str, trusted: Sequence[str], config: DictConfig) -> Any:
-    settings = make_settings(config, trusted)
+def _compress(command: str, config: DictConfig) -> Any:
+    settings = make_settings(config, _trusted)
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = [o for o in HydraConfig.get().overrides.task if _key(o) not in ("resume", "run")]
     data = {**_plain(config), "overrides": overrides}
@@ -291,25 +295,25 @@ def _sweep_as_group(config: DictConfig) -> dict[str, str]:
     return {"group": Path(HydraConfig.get().sweep.dir).resolve().name}
 
 
-def _inspect(command: str, trusted: Sequence[str], config: DictConfig) -> None:
+def _inspect(command: str, config: DictConfig) -> None:
     del command
     size = config.inspect.input_size
     given = None if size is None else (tuple(size), config.inspect.num_classes or 1000)
-    print_plan(make_settings(config, trusted), Console(), given)
+    print_plan(make_settings(config, _trusted), Console(), given)
 
 
-def _evaluate(command: str, trusted: Sequence[str], config: DictConfig) -> None:
+def _evaluate(command: str, config: DictConfig) -> None:
     del command
     folder = _named_run(config)
-    figures = evaluate_run(folder, make_settings(_saved(folder, config), trusted))
+    figures = evaluate_run(folder, make_settings(_saved(folder, config), _trusted))
     for name, value in figures.items():
         print(f"{name}: {value}")
 
 
-def _export(command: str, trusted: Sequence[str], config: DictConfig) -> None:
+def _export(command: str, config: DictConfig) -> None:
     del command
     folder = _named_run(config)
-    exports, int8 = export_run(folder, make_settings(_saved(folder, config), trusted))
+    exports, int8 = export_run(folder, make_settings(_saved(folder, config), _trusted))
     for record in exports:
         print(f"{folder / record.file}: {record.bytes:,} bytes, differs by at most {record.max_difference:.1e}")
     if int8 is not None:
@@ -317,7 +321,7 @@ def _export(command: str, trusted: Sequence[str], config: DictConfig) -> None:
         print(f"{folder / found.file}: {found.bytes:,} bytes, test accuracy {found.test:.1%} ({int8.float32.test:.1%})")
 
 
-_ACTIONS: dict[str, Callable[[str, Sequence[str], DictConfig], Any]] = {
+_ACTIONS: dict[str, Callable[[str, DictConfig], Any]] = {
     "compress": _compress,
     "train": _compress,
     "search": _compress,
