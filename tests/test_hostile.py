@@ -414,7 +414,7 @@ def test_a_table_of_clips_names_no_files_elsewhere(tmp_path: Path, name: str) ->
     assert not read("clips", tmp_path)
 
 
-@pytest.mark.parametrize("rate", [0, 1, 2**31 - 1, 2**32 - 1])
+@pytest.mark.parametrize("rate", [0, 1, 532_263, 2**31 - 1, 2**32 - 1])
 def test_a_rate_that_no_recording_has_is_refused(tmp_path: Path, rate: int) -> None:
     seed = LOADERS["wav"].seed
     put("wav", tmp_path, seed[:24] + rate.to_bytes(4, "little") + seed[28:])
