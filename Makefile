@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo demo-seeds test test-long check peers cifar10 clean
+.PHONY: help .venv demo demo-seeds test test-long check fuzz peers cifar10 clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -38,12 +38,16 @@ check: $(READY) ## lint, format, types, import direction
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+fuzz: $(READY) ## a million damaged files through every loader (tens of minutes); ARGS="--scale 0.01 wav" for less
+	sh experiments/fuzz/setup.sh
+	.venv-fuzz/bin/python experiments/fuzz/fuzz.py $(ARGS)
+
 peers: $(READY) ## .venv-peers: the tools that lwdc is compared with, beside .venv
 	sh experiments/cifar10/peers.sh
 
 cifar10: $(READY) ## the comparison on CIFAR-10, with what `make peers` made; ARGS="run lwdc --point 4 ..." redoes a row
 	.venv-peers/bin/python experiments/cifar10/contend.py $(ARGS)
 
-clean: ## remove .venv, .venv-peers, caches and build files; outputs/ stays
-	rm -rf .venv .venv-peers build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove .venv, .venv-peers, .venv-fuzz, caches and build files; outputs/ stays
+	rm -rf .venv .venv-peers .venv-fuzz build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find lwdc conf tests experiments -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,7 +1,6 @@
 """Architectures: the operator chosen at every site, as plain data that can be replayed on the network."""
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any
 
 from lwdc.candidates import check, label
 from lwdc.errors import ArchitectureError
-from lwdc.files import write_json
+from lwdc.files import read_json, write_json
+
+_MOST = 8 << 20  # bytes of a file; some 50,000 sites
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Architecture:
     def load(cls, path: Path) -> "Architecture":
         """Read a json file. Raises ``ArchitectureError`` if it is missing or holds something else."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = read_json(Path(path), _MOST)
         except (OSError, ValueError) as error:
             raise ArchitectureError(f"no architecture can be read from {path}: {error}") from error
         return cls.from_dict(data)

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 import lwdc
+from lwdc.composing import checked
 from lwdc.errors import CheckpointError, LwdcError, Refused, unknown_name
 from lwdc.export import gather, push
 from lwdc.help import COMMANDS, config_groups, help_of, overview
@@ -43,6 +44,7 @@ from lwdc.pipeline.run import CHECKPOINT
 from lwdc.pipeline.sweep import add_row, check_searched, filled_row, shared_baseline, shared_search
 from lwdc.sweepers import register
 from lwdc.sweepers.jobs import ONE_BY_ONE, SIGNALS
+from lwdc.targets import check_targets
 from lwdc.tracking import Sink, TerminalSink
 from lwdc.training import Recipe
 
@@ -98,20 +100,34 @@ def _run(command: str, overrides: list[str]) -> int:
         return 0
     _check_groups(overrides)
     _check_extras(overrides)
-    overrides = _in_folder(command, _with_resumed(command, overrides))
+    trusted, typed = _without_trust(overrides)
+    overrides = _in_folder(command, _with_resumed(command, typed))
     register()
     # argparse takes positional arguments in one run only, so flags go last.
     settings = [o for o in overrides if "=" in o and not o.startswith("-")]
     flags = [o for o in overrides if o not in settings]
     sys.argv = ["lwdc", *settings, f"hydra.job.name={command}", *flags]
-    hydra.main(version_base="1.3", config_path="pkg://lwdc.conf", config_name="config")(
-        functools.partial(_task, command)
-    )()
+    task = functools.partial(_task, command, trusted)
+    with checked(typed, trusted):
+        hydra.main(version_base="1.3", config_path="pkg://lwdc.conf", config_name="config")(task)()
     return 0
 
 
-def _task(command: str, config: DictConfig) -> dict[str, Any] | None:
+def _without_trust(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """What ``trust=`` names, which counts nowhere else than on the command line, and the other overrides."""
+    given = [o.partition("=")[2].strip("[]\"'").split(",") for o in overrides if _key(o) == "trust"]
+    names = [name.strip() for part in given for name in part]
+    if wrong := [name for name in names if not re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", name)]:
+        raise LwdcError(f"trust={wrong[0]} names no package, class or function; write trust=my_package.MyData.")
+    return names, [o for o in overrides if _key(o) != "trust"]
+
+
+_trusted: list[str] = []  # what the command line named by trust=, in whatever process the run is
+
+
+def _task(command: str, trusted: Sequence[str], config: DictConfig) -> dict[str, Any] | None:
     """One run; in a sweep also in a process of a launcher, and then its row."""
+    _trusted[:] = trusted
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if sweep and HydraConfig.get().runtime.choices["hydra/launcher"] != ONE_BY_ONE:
@@ -177,7 +193,8 @@ OmegaConf.register_new_resolver("unless", _unless, replace=True)  # for whoever 
 def _report(error: LwdcError) -> int:
     if os.environ.get("LWDC_DEBUG") == "1":
         raise error
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    said = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))  # of names in a stranger's file
+    print(f"error: {said}", file=sys.stderr)
     return 128 + error.signal_number if isinstance(error, Interrupted) else 2
 
 
@@ -246,6 +263,7 @@ def _side_by_side(command: str, config: DictConfig) -> dict[str, Any]:
 
 
 def _compress(command: str, config: DictConfig) -> Any:
+    settings = make_settings(config, _trusted)
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = [o for o in HydraConfig.get().overrides.task if _key(o) not in ("resume", "run")]
     data = {**_plain(config), "overrides": overrides}
@@ -259,7 +277,6 @@ def _compress(command: str, config: DictConfig) -> Any:
     sweep_goes_on = HydraConfig.get().mode == RunMode.MULTIRUN and (folder / CHECKPOINT).exists()
     resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)
     ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
-    settings = make_settings(config)
     if settings.searched is not None:
         if not resume:
             check_searched(settings.searched, data)
@@ -282,13 +299,13 @@ def _inspect(command: str, config: DictConfig) -> None:
     del command
     size = config.inspect.input_size
     given = None if size is None else (tuple(size), config.inspect.num_classes or 1000)
-    print_plan(make_settings(config), Console(), given)
+    print_plan(make_settings(config, _trusted), Console(), given)
 
 
 def _evaluate(command: str, config: DictConfig) -> None:
     del command
     folder = _named_run(config)
-    figures = evaluate_run(folder, make_settings(_saved(folder, config)))
+    figures = evaluate_run(folder, make_settings(_saved(folder, config), _trusted))
     for name, value in figures.items():
         print(f"{name}: {value}")
 
@@ -296,7 +313,7 @@ def _evaluate(command: str, config: DictConfig) -> None:
 def _export(command: str, config: DictConfig) -> None:
     del command
     folder = _named_run(config)
-    exports, int8 = export_run(folder, make_settings(_saved(folder, config)))
+    exports, int8 = export_run(folder, make_settings(_saved(folder, config), _trusted))
     for record in exports:
         print(f"{folder / record.file}: {record.bytes:,} bytes, differs by at most {record.max_difference:.1e}")
     if int8 is not None:
@@ -315,8 +332,9 @@ _ACTIONS: dict[str, Callable[[str, DictConfig], Any]] = {
 }
 
 
-def make_settings(config: DictConfig) -> Settings:
-    """The objects that a configuration describes."""
+def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
+    """The objects that a configuration describes. What it may have built is said by ``check_targets``."""
+    check_targets(_plain(config), trusted)
     return Settings(
         backbone=_checked(BackboneSettings, "backbone", **_plain(config.backbone)),
         data=_build(config.data, "data"),
@@ -426,6 +444,7 @@ def _saved(folder: Path, config: DictConfig) -> DictConfig:
     """The configuration that the run was started with, under what is given now."""
     saved = OmegaConf.create(settings_of(folder))
     assert isinstance(saved, DictConfig)
+    saved.pop("overrides", None)
     for key in config:  # settings that came after the run was made
         if key not in saved:
             saved[key] = config[key]
@@ -445,9 +464,20 @@ def _with_resumed(command: str, overrides: list[str]) -> list[str]:
         return overrides
     now = {_key(o) for o in overrides}
     # From the checkpoint: `.hydra` is written anew before a resumed run can be refused.
-    before = [o for o in settings_of(Path(folder)).get("overrides", []) if _key(o) not in now]
+    kept = settings_of(Path(folder)).get("overrides", [])
+    for override in kept if isinstance(kept, list) else [kept]:
+        sound = isinstance(override, str) and _KEPT.fullmatch(override)
+        if not sound or _key(override).startswith(("hydra", "trust")):
+            raise CheckpointError(
+                f"the run in {folder} says that it was started with {override!r:.200}, which lwdc never keeps: "
+                "do not trust it."
+            )
+    before = [o for o in kept if _key(o) not in now]
     quoted = folder.replace("'", "\\'")
     return [*before, *overrides, f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"]
+
+
+_KEPT = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=.*)?", re.DOTALL)  # an override; not a flag
 
 
 def _in_folder(command: str, overrides: list[str]) -> list[str]:

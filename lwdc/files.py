@@ -1,13 +1,18 @@
-"""Files that are whole or absent: written under a temporary name, synced, then renamed."""
+"""Files: written whole or not at all, and read as far as a file that a stranger sent may go."""
 
 import contextlib
 import fcntl
 import json
+import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+MOST = 64 << 20  # bytes of a file of text that lwdc reads
+MOST_JSON = 16 << 20  # bytes of json at once: several times what the largest networks give; parsed within seconds
 
 
 @contextlib.contextmanager
@@ -51,3 +56,69 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write json-ready ``data`` to ``path``, whole or not at all."""
     write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def check_regular(path: Path) -> int:
+    """The bytes of the file at ``path``. Raises ``OSError`` unless it is a regular one: a pipe would never end."""
+    found = Path(path).stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(f"{path} is no file, but a {_KINDS.get(stat.S_IFMT(found.st_mode), 'device')}")
+    return found.st_size
+
+
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+
+
+def read_bytes(path: Path, most: int = MOST) -> bytes:
+    """The content of a regular file. Raises ``OSError``, and ``ValueError`` for one of more than ``most`` bytes."""
+    if (size := check_regular(path)) > most:
+        raise ValueError(f"it has {size:,} bytes, and {most:,} at most are read")
+    with Path(path).open("rb") as file:
+        return file.read(most)
+
+
+def read_text(path: Path, most: int = MOST, *, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """The same as text; what is not in ``encoding`` is a ``ValueError``, unless ``errors`` says otherwise."""
+    return read_bytes(path, most).decode(encoding, errors)
+
+
+def read_json(path: Path, most: int = MOST_JSON, *, finite: bool = True) -> Any:
+    """What a file of json holds. Raises ``OSError``, and ``ValueError`` as ``parse_json`` does."""
+    return parse_json(read_bytes(path, most), finite=finite)
+
+
+def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
+    """What ``text`` holds, if two readers cannot take it for different things.
+
+    Raises ``ValueError`` for what is no json or too long, for a key given twice, whole numbers beyond 64 bits, nesting
+    that is too deep, and, if ``finite``, for numbers that are not.
+    """
+
+    def number(given: str) -> float:
+        if finite and not math.isfinite(float(given)):
+            raise ValueError(f"{given} is no finite number")
+        return float(given)
+
+    if len(text) > MOST_JSON:
+        raise ValueError(f"it has {len(text):,} characters, and {MOST_JSON:,} at most are read")
+    try:
+        return json.loads(
+            text, object_pairs_hook=_once, parse_int=_whole, parse_float=number, parse_constant=number
+        )  # fmt: skip
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:80]!r} is given twice")
+    return found
+
+
+def _whole(given: str) -> int:
+    if len(given) > 19 or abs(int(given)) >= 2**63:
+        raise ValueError(f"{given[:30]} is a number beyond 64 bits")
+    return int(given)

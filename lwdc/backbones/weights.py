@@ -1,16 +1,14 @@
 """Loading the weights of a file into a network: all of them, or none."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from lwdc.errors import BackboneError
+from lwdc.tensors import load_torch
 
 # Where training scripts keep the state dict in a checkpoint; averaged weights first, being meant for use.
 CONTAINERS = (
@@ -62,17 +60,19 @@ def load_weights(model: nn.Module, path: Path | str) -> list[str]:
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise BackboneError(f"no weights at {path}; give a safetensors or torch file.")
+    if path.suffix != ".safetensors":
+        try:
+            return load_torch(path)
+        except (OSError, ValueError) as error:
+            raise BackboneError(
+                f"{path} is not a plain file of tensors ({error}): it is damaged, or a pickle, which may run code when "
+                "loaded and is refused. Convert it to safetensors where it came from, with "
+                "safetensors.torch.save_file(model.state_dict(), FILE)."
+            ) from error
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BackboneError(
-            f"{path} is not a plain file of tensors: it is damaged, or a pickle, which may run code when "
-            "loaded and is refused. Convert it to safetensors where it came from, with "
-            "safetensors.torch.save_file(model.state_dict(), FILE)."
-        ) from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        return safetensors.torch.load_file(path)
+    # safetensors raises whatever a header that lies makes it stumble over.
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(f"{path} cannot be read ({reason}); it may be truncated: fetch it again.") from error
 

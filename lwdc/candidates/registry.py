@@ -46,7 +46,7 @@ def origin(name: str) -> str:
 
 def check(candidate: Candidate) -> None:
     """Raise ``SpaceError`` if the operator is unknown or does not take the options given."""
-    if not isinstance(candidate, Mapping) or "op" not in candidate:
+    if not isinstance(candidate, Mapping) or not isinstance(candidate.get("op"), str):
         raise SpaceError(f"a candidate is written {{op: name, option: value}}, found {candidate!r}.")
     name, options = candidate["op"], _options(candidate)
     if name not in _BUILDERS:

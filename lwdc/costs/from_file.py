@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import nn
 
 from lwdc.costs.table import CostTable, Entry, laid_out
 from lwdc.errors import CostError
+from lwdc.files import parse_json, read_text
 
 _DIGITS = 9  # of the largest cost that are kept
 _MOST = 1e15  # that sums of costs stay exact
@@ -75,12 +75,19 @@ def _checked(path: Path) -> Iterator[tuple[tuple[str, str], float]]:
 
 def _read(path: Path) -> Iterator[tuple[str, str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
         raise CostError(f"cost.model.file: no table of costs can be read from {path}: {error}.") from error
     if path.suffix == ".json":
         yield from _read_json(path, text)
         return
+    try:
+        yield from _read_csv(path, text)
+    except csv.Error as error:
+        raise CostError(f"{path} is no table of costs: {error}.") from error
+
+
+def _read_csv(path: Path, text: str) -> Iterator[tuple[str, str, Any]]:
     rows = csv.DictReader(text.splitlines())
     if set(rows.fieldnames or ()) != {"site", "operator", "cost"}:
         raise CostError(f"{path} has the columns {rows.fieldnames}; a table of costs has site, operator and cost.")
@@ -90,7 +97,7 @@ def _read(path: Path) -> Iterator[tuple[str, str, Any]]:
 
 def _read_json(path: Path, text: str) -> Iterator[tuple[str, str, Any]]:
     try:
-        data = json.loads(text)
+        data = parse_json(text, finite=False)  # what is not finite is refused by name
         yield "", "", data.get("rest", 0.0)
         for site, costs in data["sites"].items():
             for operator, cost in costs.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lwdc.errors import CostError
+from lwdc.files import parse_json, read_text
 
 
 class Measurements:
@@ -76,11 +77,17 @@ class Measurements:
 def _lines(path: Path | None) -> list[dict[str, Any]]:
     if path is None or not path.is_file():
         return []
+    try:
+        text = read_text(path, errors="replace")
+    except (OSError, ValueError) as error:
+        raise CostError(f"cost.cache={path} cannot be read ({error}). Name another file, or delete it.") from error
     found = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for part in text.splitlines():
         try:
-            line = json.loads(text)
+            line = parse_json(part)
             seconds = {str(key): float(value) for key, value in line["seconds"].items()}
+            if min(line["level"], *seconds.values()) <= 0:
+                continue
             found.append({"environment": dict(line["environment"]), "level": float(line["level"]), "seconds": seconds})
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # cut short, or of another version: measured again

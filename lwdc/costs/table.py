@@ -100,9 +100,15 @@ class CostTable:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CostTable":
-        """The inverse of ``to_dict``."""
+        """The inverse of ``to_dict``. Raises ``KeyError``, ``TypeError``, ``ValueError`` on anything else."""
         agreement = data["agreement"]
-        return cls(**{**data, "agreement": None if agreement is None else Agreement(*agreement)})
+        table = cls(**{**data, "agreement": None if agreement is None else Agreement(*agreement)})
+        costs = [*table.original.values(), *(cost for costs in table.sites.values() for cost in costs.values())]
+        if any(type(cost) is not int for cost in (*costs, table.rest, table.per_unit)) or table.per_unit < 1:
+            raise ValueError("costs are whole numbers")
+        if table.sites.keys() != table.groups.keys() or table.total <= 0:
+            raise ValueError("its sites and groups do not belong together, or the original costs nothing")
+        return table
 
     def shares(self, device: torch.device) -> Tensor:
         """All costs of all sites in order, as shares of the original network's: one flat tensor."""

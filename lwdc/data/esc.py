@@ -1,6 +1,7 @@
 """Esc50 and Esc10: environmental sounds in five official folds."""
 
 import csv
+import io
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from lwdc.data.clips import Clips
 from lwdc.data.in_memory import Labelled
 from lwdc.errors import DataError
+from lwdc.files import read_text
 
 FOLDS = (1, 2, 3, 4, 5)
 
@@ -119,8 +121,10 @@ def _read_table(path: Path, class_names: Sequence[str] | None = None) -> list[Cl
     """The table's clips: of these classes, which number them, or all as the table numbers them."""
     folder = (path.parent if path.name == "meta.csv" else path.parents[1]) / "audio"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+        for name in (row["filename"] for row in rows):
+            if Path(name).name != name or name == "..":
+                raise ValueError(f"{name!r} lies outside of audio/")
         return [
             Clip(
                 folder / row["filename"],
@@ -137,7 +141,7 @@ def _read_table(path: Path, class_names: Sequence[str] | None = None) -> list[Cl
             "holds ESC-50-master/ (for ESC-10 alone: ESC-10/ with meta.csv and audio/*.wav)."
         ) from error
     # A short row holds None.
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError, IndexError) as error:
+    except (OSError, csv.Error, KeyError, ValueError, TypeError, IndexError) as error:
         raise DataError(
             f"{path} cannot be read ({type(error).__name__}: {error}); columns filename, fold, target and category "
             "are needed: fetch it again."

@@ -1,5 +1,7 @@
 """ImageFolder: image files in one folder a class, as ImageNet's, read by worker processes through timm."""
 
+import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from lwdc.data.preprocessing import Preprocessing
 from lwdc.data.seeding import derive_seed, generator, seeded
 from lwdc.data.splits import hold_out, keep_at_most
 from lwdc.errors import DataError
+from lwdc.files import check_regular
 
 Sample = tuple[str, int]  # file, label
 
@@ -185,11 +188,19 @@ def _collate(samples: list[tuple[Tensor, int] | DataError]) -> Batch | DataError
     return torch.stack(images), torch.tensor(labels)
 
 
+# By content, whatever a file is called: of Pillow's others some run programs, and some are seldom looked at.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+
+
 def _open(file: str) -> Image.Image:
     try:
-        with Image.open(file) as image:
+        check_regular(Path(file))
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(file, formats=_FORMATS) as image,
+        ):
             return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:  # PIL's PNG reader raises SyntaxError
+    except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
         raise DataError(
             f"{file} cannot be read as an image ({error}); replace it, or remove it from the data."
         ) from error
@@ -202,6 +213,7 @@ def _scan(folder: Path) -> tuple[list[str], list[Sample]]:
             f"no folder {folder}; set data.root to the folder that holds the splits, "
             "or data.train, data.valid and data.test to the names used there."
         )
+    _check_links(folder)
     try:
         reader = create_reader("", root=str(folder))
     except (RuntimeError, OSError) as error:
@@ -211,6 +223,16 @@ def _scan(folder: Path) -> tuple[list[str], list[Sample]]:
     if "" in reader.class_to_idx:
         raise DataError(f"{folder} has images outside class folders; move them into a folder of their class.")
     return list(reader.class_to_idx), reader.samples
+
+
+def _check_links(folder: Path) -> None:
+    """Raises ``DataError`` for folders linked into themselves, which would be walked for ever."""
+    seen: set[tuple[int, int]] = set()
+    for inside, _, _ in os.walk(folder, followlinks=True):
+        found = os.stat(inside)
+        if (found.st_dev, found.st_ino) in seen:
+            raise DataError(f"{inside} is a link to a folder that {folder} holds anyway; remove the link.")
+        seen.add((found.st_dev, found.st_ino))
 
 
 def _renumber(samples: list[Sample], found: list[str], classes: list[str], folder: Path) -> list[Sample]:

@@ -9,6 +9,9 @@ from lwdc.data.augmentation import CropAndFlip
 from lwdc.data.in_memory import InMemory, Labelled
 from lwdc.data.preprocessing import Preprocessing
 from lwdc.errors import DataError
+from lwdc.files import check_regular
+
+_MOST = 1 << 30  # bytes of one file; the largest has 182 million
 
 
 class TorchvisionSet(InMemory):
@@ -58,9 +61,12 @@ class TorchvisionSet(InMemory):
 
     def read(self) -> tuple[Labelled, Labelled]:
         try:
+            for path in (self.root / name for name in self.files):
+                if path.exists() and check_regular(path) > _MOST:
+                    raise ValueError(f"{path.name} has {path.stat().st_size:,} bytes")
             return self.load(True), self.load(False)
         # torchvision's readers raise whatever a short or foreign file makes them stumble over.
-        except (OSError, RuntimeError, ValueError, TypeError, AssertionError, LookupError, EOFError) as error:
+        except Exception as error:
             raise DataError(self._what_is_wrong(error)) from error
 
     def _what_is_wrong(self, error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Wav files: 8- and 16-bit PCM as 16-bit mono samples of a wanted rate and length."""
 
+import io
 import math
 import wave
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from lwdc.errors import DataError
+from lwdc.files import read_bytes
+
+_RATES = range(1_000, 192_001)  # Hz; others would make resampling take any time and memory
 
 
 def read_wav(path: Path, sample_rate: int) -> np.ndarray:
@@ -15,21 +19,24 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray:
     Raises ``DataError``, with the file's name, if it is missing, damaged or of another kind.
     """
     try:
-        with wave.open(str(path), "rb") as file:
+        with wave.open(io.BytesIO(read_bytes(path)), "rb") as file:
             channels, width, rate, count, *_ = file.getparams()
             content = file.readframes(count)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; fetch the data again.") from error
-    except (OSError, EOFError, wave.Error) as error:
+    except Exception as error:  # wave's reader raises whatever a damaged file makes it stumble over
         reason = str(error) or "it ends too soon"
         raise DataError(f"{path} cannot be read as a wav file ({reason}); fetch it again.") from error
-    if width not in _DECODED or rate < 1:
-        raise DataError(f"{path} has {8 * width}-bit samples at {rate} Hz; 8- and 16-bit PCM can be read: convert it.")
+    if width not in _DECODED or rate not in _RATES:
+        raise DataError(
+            f"{path} has {8 * width}-bit samples at {rate} Hz; 8- and 16-bit PCM of {_RATES[0]:,} to {_RATES[-1]:,} Hz "
+            "can be read: convert it."
+        )
     if count == 0 or len(content) < count * channels * width:
         raise DataError(
             f"{path} is truncated: it holds {len(content) // (channels * width)} of {count} samples; fetch it again."
         )
-    samples = _DECODED[width](content).reshape(count, channels)
+    samples = _DECODED[width](content[: count * channels * width]).reshape(count, channels)
     return resample(samples[:, 0] if channels == 1 else _rounded(samples.mean(axis=1)), rate, sample_rate)
 
 

@@ -64,7 +64,7 @@ class Description:
             )
         except ExportError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ExportError(f"it is damaged ({reason}); export the network again.") from error
 

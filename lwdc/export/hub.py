@@ -13,6 +13,7 @@ from lwdc.export.int8 import INT8_FILE
 from lwdc.export.package import DESCRIPTION, WEIGHTS, load, read_description
 from lwdc.export.reason import reason_of
 from lwdc.export.writing import writing
+from lwdc.files import read_text
 
 _EXPORTS = (WEIGHTS, "model.pt2", "model.onnx", INT8_FILE)  # each goes along if the model card names it
 _FROM_HUB = """
@@ -61,13 +62,17 @@ def gather(folder: Path | str, out: Path | str, *, repo: str | None = None) -> l
         raise ExportError(f"{out} holds other things than a package: name a folder that is new, empty or such a one.")
     load(source)
     try:
-        text = (source / CARD).read_text(encoding="utf-8")
-    except OSError as error:
+        if (source / CARD).is_symlink():
+            raise OSError("a link")
+        text = read_text(source / CARD)
+    except (OSError, ValueError) as error:
         raise ExportError(
             f"{source} has no {CARD}: name the folder of a finished run, like outputs/compress/<run>."
         ) from error
     names = [name for name in _EXPORTS if f"`{name}`" in text] + [DESCRIPTION, "architecture.json"]
     for name in names:
+        if (source / name).is_symlink():  # in a run that somebody sent it may lead to any file of this machine
+            raise ExportError(f"{source / name} is a link: put the file itself there, and only if it is meant to go.")
         if not (source / name).is_file():
             raise ExportError(f"{source / name} is missing: export the run again, by lwdc export run={source}.")
         with writing(out / name) as temporary:

@@ -19,11 +19,14 @@ from lwdc.errors import ArchitectureError, BackboneError, ExportError, SpaceErro
 from lwdc.export.description import Description, describe
 from lwdc.export.portable import refuse_supernet
 from lwdc.export.writing import writing
+from lwdc.files import check_regular, read_bytes, read_json
 from lwdc.surgery import rebuild
+from lwdc.tensors import AtMost
 from lwdc.tracing import Shape
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
+_MOST = 16 << 20  # bytes of a description
 
 
 def save(
@@ -79,9 +82,14 @@ def load(folder: Path | str, model: nn.Module | None = None) -> nn.Module:
     data = _read(path)
     description = _parse(path, data)
     state = _read_weights(Path(folder) / WEIGHTS, data.get("weights"))
+    # A description of a few bytes may name a network of any size; one that was compressed is in proportion.
+    memory = (4 << 30) + 64 * sum(tensor.nbytes for tensor in state.values())
     try:
-        network = _rebuild(description, model)
-    except (ArchitectureError, BackboneError, SpaceError) as error:
+        with AtMost(memory):
+            network = _rebuild(description, model)
+    except ExportError:
+        raise
+    except Exception as error:  # a damaged description may fail anywhere
         raise ExportError(f"the network of {folder} cannot be built: {error}") from error
     if problems := _differences(state, network.state_dict()):
         given = "the model given" if model is not None else f"backbone {description.backbone}"
@@ -152,7 +160,7 @@ def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, _MOST)
     except FileNotFoundError as error:
         raise ExportError(
             f"{path} is missing; a package is a folder with {DESCRIPTION} and {WEIGHTS}, from lwdc.save."
@@ -171,9 +179,9 @@ def _parse(path: Path, data: Any) -> Description:
 def _read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
     """The state dict. One read serves digest and tensors, so that no other file slips in between."""
     try:
-        digest, size, tied = expected["sha256"], expected["bytes"], dict(expected["tied"])
-        content = path.read_bytes()
-    except (KeyError, TypeError, ValueError) as error:
+        digest, size, tied = str(expected["sha256"]), int(expected["bytes"]), dict(expected["tied"])
+        content = read_bytes(path, most=size) if check_regular(path) == size else b""
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ExportError(f"{path.with_name(DESCRIPTION)} does not say what its weights are; export again.") from error
     except OSError as error:
         raise ExportError(
@@ -181,13 +189,13 @@ def _read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
         ) from error
     if _digest(content) != digest:
         raise ExportError(
-            f"{path} ({len(content)} bytes) is not the file that {DESCRIPTION} belongs to ({size} bytes, "
+            f"{path} ({path.stat().st_size} bytes) is not the file that {DESCRIPTION} belongs to ({size} bytes, "
             f"sha256 {digest}): one is damaged or from another export. Copy both again, or export again."
         )
     try:
         state = safetensors.torch.load(content)
         return state | {name: state[kept] for name, kept in tied.items()}
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ExportError(f"{path} cannot be read ({error}); export the network again.") from error
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import signal
 import time
 from collections import Counter
@@ -10,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.costs import Agreement, CostTable
 from lwdc.errors import CheckpointError
 from lwdc.export import export_all, write_card
-from lwdc.files import replacing, write_json
+from lwdc.files import read_json, replacing, write_json
 from lwdc.pipeline.choice import chosen_network, settle_norms
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
 from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, prepare, prepare_training
@@ -30,7 +29,7 @@ from lwdc.selection import selection_ops
 from lwdc.strategies import search_fit
 from lwdc.surgery import discretise, rebuild
 from lwdc.tracking import Sink
-from lwdc.training import Fit, Recipe, load_checkpoint, save_checkpoint
+from lwdc.training import Fit, Recipe, load_checkpoint, load_tensors, save_checkpoint
 
 PHASES = ("baseline", "search", "finetune", "export")
 TABLES = "costs.json"
@@ -103,8 +102,8 @@ def _tables(folder: Path) -> list[CostTable] | None:
     if not path.is_file():
         return None
     try:
-        return [CostTable.from_dict(table) for table in json.loads(path.read_text())]
-    except (ValueError, KeyError, TypeError) as error:
+        return [CostTable.from_dict(table) for table in read_json(path, finite=False)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} holds no costs of this version of lwdc: {error!r}.") from error
 
 
@@ -149,7 +148,7 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
     settings, model = prepared.settings, prepared.model
     path = run.folder / "baseline.safetensors"
     if "baseline" in run.done:
-        model.load_state_dict(load_file(path))
+        load_tensors(model, path)
         return prepared.placed(model)
     seconds = 0.0
     if (trained := settings.searched or settings.baseline) is not None:
@@ -168,7 +167,7 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
     if "search" in run.done:
         architecture = Architecture.load(run.folder / "architecture.json")
         network, _ = discretise(supernet, architecture)
-        network.load_state_dict(load_file(run.folder / "discretised.safetensors"))
+        load_tensors(network, run.folder / "discretised.safetensors")
         return network, architecture
     lesson = prepared.lesson(supernet)
     seconds = 0.0
@@ -218,7 +217,7 @@ def _finetune(
     path = run.folder / "finetuned.safetensors"
     network = copy.deepcopy(discretised)
     if "finetune" in run.done:
-        network.load_state_dict(load_file(path))
+        load_tensors(network, path)
         return network
     if settings.from_scratch:
         prepared.seed("scratch")

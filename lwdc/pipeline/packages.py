@@ -1,32 +1,27 @@
 """Finished runs: evaluated and exported again from what they left behind."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
-from lwdc.errors import CheckpointError
 from lwdc.export import export_all, load, write_card
 from lwdc.files import write_json
 from lwdc.pipeline.quantising import LOST, quantise, warning_of
-from lwdc.pipeline.run import CHECKPOINT, RECORDS
+from lwdc.pipeline.run import RECORDS, state_of
 from lwdc.pipeline.settings import Settings
 from lwdc.records import ExportRecord, Int8Result, Result
 from lwdc.surgery import rebuild
 from lwdc.tracking import parse_record, read_records
-from lwdc.training import accuracy, load_checkpoint
+from lwdc.training import accuracy, load_tensors
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
     """The configuration that a run was started with."""
-    config = json.loads(load_checkpoint(folder / CHECKPOINT)["config"])
-    if not isinstance(config, dict):
-        raise CheckpointError(f"the checkpoint in {folder} holds no configuration.")
+    config: dict[str, Any] = state_of(folder)["config"]
     return config
 
 
@@ -73,7 +68,7 @@ def _network(folder: Path, settings: Settings) -> nn.Module:
         return load(folder)
     architecture = Architecture.load(folder / "architecture.json")
     network = rebuild(_backbone(settings).create(), architecture, settings.data.input_size)
-    network.load_state_dict(load_file(weights))
+    load_tensors(network, weights)
     return network.eval()
 
 

@@ -184,7 +184,7 @@ def load_search(supernet: nn.Module, folder: Path) -> None:
     path = _search_file(folder)
     try:
         supernet.load_state_dict(load_checkpoint(path)["state"])
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"searched={folder}: that search was not one of this network, space and strategy: "
             f"{str(error).splitlines()[0]}"

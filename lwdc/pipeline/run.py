@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from lwdc.errors import CheckpointError, LwdcError, TrainingError
-from lwdc.files import locked
+from lwdc.files import locked, parse_json
 from lwdc.records import EpochRecord, Note, Record, Result
 from lwdc.tracking import JsonlSink, ProgressSink, ReplaySink, Sink, parse_record, read_records
 from lwdc.training import Fit, load_checkpoint, save_checkpoint
@@ -189,10 +189,27 @@ def alone(folder: Path, *, resume: bool) -> Iterator[None]:
 
 def resumable(folder: Path, config: dict[str, Any], ignore: Sequence[str]) -> dict[str, Any]:
     """The checkpoint of the run in ``folder``. Raises ``CheckpointError`` if it was started otherwise."""
-    state = load_checkpoint(folder / CHECKPOINT)
+    state = state_of(folder)
     begun = {*state["done"], *([state["fit"]["state"]["phase"]] if state["fit"] else [])}
-    compare_configs(json.loads(state["config"]), config, [key for key in ignore if key not in begun])
+    compare_configs(state["config"], config, [key for key in ignore if key not in begun])
     return state
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """What the checkpoint in ``folder`` says of the run, its configuration as data. Raises ``CheckpointError``."""
+    path = folder / CHECKPOINT
+    state = load_checkpoint(path)
+    try:
+        config = parse_json(state["config"])
+        sound = isinstance(config, dict) and all(isinstance(f, dict) for f in (state["done"], *state["done"].values()))
+        if state["fit"] is not None:
+            sound &= isinstance(state["fit"]["state"]["phase"], str) and isinstance(state["fit"]["seconds"], float)
+        if not sound or not isinstance(state["records"], int) or state["records"] < 0:
+            raise ValueError("it holds other things than the state of a run")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{path} is not that of a run ({reason}). Delete it to start this run anew.") from error
+    return {**state, "config": config}
 
 
 def compare_configs(saved: dict[str, Any], given: dict[str, Any], ignore: Sequence[str] = ()) -> None:

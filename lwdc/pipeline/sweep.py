@@ -2,16 +2,14 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lwdc.errors import CheckpointError
-from lwdc.files import locked, write_text
-from lwdc.pipeline.run import CHECKPOINT, differences
+from lwdc.files import locked, read_text, write_text
+from lwdc.pipeline.run import CHECKPOINT, differences, state_of
 from lwdc.records import Result
-from lwdc.training import load_checkpoint
 
 COLUMNS = (
     "overrides", "seed", "status", "cost", "factor", "budget", "cost_before", "cost_after", "macs_before",
@@ -56,12 +54,20 @@ def add_row(table: Path, row: Mapping[str, Any]) -> None:
     Runs of several processes may do so at once.
     """
     with locked(table):
-        rows = list(csv.DictReader(io.StringIO(table.read_text()))) if table.is_file() else []
+        rows = _rows(table) if table.is_file() else []
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*(old for old in rows if old["folder"] != str(row["folder"])), row])
         write_text(table, text.getvalue())
+
+
+def _rows(table: Path) -> list[dict[str, Any]]:
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(table))))
+    except (OSError, ValueError, csv.Error) as error:
+        raise CheckpointError(f"{table} cannot be read ({error}): move it away, and a new one is begun.") from error
+    return [{column: row.get(column) for column in COLUMNS} for row in rows]
 
 
 def shared_baseline(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path | None:
@@ -81,7 +87,7 @@ def shared_search(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path | N
 
 def check_searched(folder: Path, config: Mapping[str, Any]) -> None:
     """Raises ``CheckpointError`` if the search of the run in ``folder`` is not the one that ``config`` asks for."""
-    known = json.loads(load_checkpoint(folder / CHECKPOINT)["config"])
+    known = state_of(folder)["config"]
     if differing := differences(_searches(known), _searches(config), ["baseline", *_APART]):
         raise CheckpointError(
             f"searched={folder} searched with another configuration: {differing}. "
@@ -107,10 +113,10 @@ def _earlier(sweep: Path, own: Path, phase: str, fits: Callable[[dict[str, Any]]
         if file.parent.resolve() == own.resolve():
             continue
         try:
-            state = load_checkpoint(file)
+            state = state_of(file.parent)
         except CheckpointError:  # another run's damage is not this one's
             continue
-        if phase in state["done"] and fits(json.loads(state["config"])):
+        if phase in state["done"] and fits(state["config"]):
             return file.parent
     return None
 
@@ -123,7 +129,7 @@ def _trains(config: Mapping[str, Any]) -> dict[str, Any]:
 def _found(folder: Path) -> dict[str, Any]:
     """Figures of the phases that are done in a run's folder."""
     try:
-        done = load_checkpoint(folder / CHECKPOINT)["done"]
+        done = state_of(folder)["done"]
     except CheckpointError:  # none yet, or damaged: the run's status says so
         return {}
     wanted = {

@@ -2,10 +2,12 @@
 
 import csv
 import dataclasses
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
 from lwdc.errors import CheckpointError, LwdcError
+from lwdc.files import read_text
 from lwdc.records import EpochRecord, Note, Result
 from lwdc.tracking import parse_record, read_records
 
@@ -66,16 +68,22 @@ def _sweep(folder: Path) -> list[ReadRun]:
 def _rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"overrides", "status", "folder"} <= set(reader.fieldnames or ()):
-            raise LwdcError(f"{path} is no table of a sweep: it lacks one of the columns overrides, status and folder.")
-        return list(reader)
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except (OSError, ValueError, csv.Error) as error:
+        raise LwdcError(f"{path} is no table of a sweep: {error}.") from error
+    if not all(
+        isinstance(row.get(column), str) and "\0" not in row[column]
+        for row in rows
+        for column in ("overrides", "status", "folder")
+    ):
+        raise LwdcError(f"{path} is no table of a sweep: it lacks one of the columns overrides, status and folder.")
+    return rows
 
 
 def _folder_of(row: dict[str, str], sweep: Path) -> Path:
-    """The folder of a row's run, wherever the sweep has been moved to."""
-    parts = Path(row["folder"]).parts
+    """The folder of a row's run, wherever the sweep has been moved to; never one outside of it."""
+    parts = [part for part in Path(row["folder"]).parts if part not in ("..", "/")] or ["unnamed"]
     places = [sweep.joinpath(*parts[-depth:]) for depth in range(min(len(parts), _DEEPEST), 0, -1)]
     return next((place for place in places if place.is_dir()), places[-1])
 

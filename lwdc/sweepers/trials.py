@@ -18,6 +18,7 @@ from lwdc.errors import LwdcError, Refused
 from lwdc.files import locked
 from lwdc.sweepers.jobs import ONE_BY_ONE, WatchedLauncher, failed, launcher_of, refuse_failures
 from lwdc.sweepers.objectives import Objective, check_reached, parse_objectives
+from lwdc.targets import check_targets
 
 if TYPE_CHECKING:
     import optuna
@@ -145,6 +146,7 @@ class OptunaSweeper(Sweeper):
         given: dict[str, Any] = {} if self.seed is None else {"seed": self.seed + already}
         if self.n_jobs > 1 and self.sampler["_target_"] == "optuna.samplers.TPESampler":
             given["constant_liar"] = True  # runs at work count as bad ones, so that those beside them differ
+        check_targets({"hydra.sweeper.sampler": self.sampler}, allowed=("optuna.samplers",))
         try:
             sampler: optuna.samplers.BaseSampler = instantiate({**given, **self.sampler})
         except InstantiationException as error:

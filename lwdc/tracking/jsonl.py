@@ -12,9 +12,10 @@ from typing import Any
 
 from lwdc import records
 from lwdc.errors import CheckpointError
-from lwdc.files import replacing
+from lwdc.files import parse_json, read_bytes, replacing
 from lwdc.records import Record
 
+_MOST = 256 << 20  # bytes of a file; long searches of large networks write tens of millions
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in typing.get_args(Record)}
 
 
@@ -73,25 +74,32 @@ def parse_record(data: Mapping[str, Any]) -> Record:
     Raises:
         CheckpointError: ``data`` names no kind of record, or lacks one of its fields.
     """
-    kind = _KINDS.get(data.get("record", ""))
+    kind = _KINDS.get(str(data.get("record")))
     if kind is None:
         raise CheckpointError(
             f"unknown kind of record {data.get('record')!r}; known: {', '.join(_KINDS)}. "
             "The file is not a run's records.jsonl, or is of another version of lwdc."
         )
-    record: Record = _restore(kind, data)
+    try:
+        record: Record = _restore(kind, data)
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"a {kind.__name__} record is damaged: {error}.") from error
     return record
 
 
 def _whole_lines(path: Path) -> list[bytes]:
     if not path.is_file():
         return []
-    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    try:
+        content = read_bytes(path, _MOST)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from error
+    return [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def _parse_line(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        data = json.loads(line)
+        data = parse_json(line)
     except ValueError as error:
         raise CheckpointError(f"line {number} of {path} is not json: {error}.") from error
     if not isinstance(data, dict):
@@ -121,7 +129,11 @@ def _restore(hint: Any, value: Any) -> Any:
         return tuple(_restore(arguments[0], item) for item in value)
     if origin is dict:
         return {key: _restore(arguments[1], item) for key, item in value.items()}
-    return math.nan if hint is float and value is None else value
+    if hint is float and value is None:
+        return math.nan
+    if hint in (int, float, str, bool) and type(value) not in ((int, float) if hint is float else (hint,)):
+        raise TypeError(f"found {value!r:.80} instead of {hint.__name__}")
+    return value
 
 
 def _restore_fields(kind: type, value: Mapping[str, Any]) -> Any:

@@ -251,7 +251,7 @@ class Fit:
             self.lesson.load_state_dict(state["lesson"])
             self.step, self._finished_epochs = state["step"], state["finished_epochs"]
             self._totals, self._seconds = state["totals"], state["seconds"]
-        except (KeyError, RuntimeError, ValueError, AssertionError) as error:
+        except (KeyError, RuntimeError, ValueError, AssertionError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit phase {self.phase!r} of this run: {str(error).splitlines()[0]}"
             ) from error

@@ -259,7 +259,7 @@ def test_weights_of_another_save_are_refused(compressed: Any, package: Path) -> 
 def test_weights_that_are_no_safetensors_are_refused(package: Path) -> None:
     (package / "model.safetensors").write_bytes(b"not tensors")
     digest = hashlib.sha256(b"not tensors").hexdigest()
-    edit(package, lambda data: data["weights"].update(sha256=digest))
+    edit(package, lambda data: data["weights"].update(sha256=digest, bytes=11))
     with pytest.raises(ExportError, match=r"model\.safetensors cannot be read"):
         load(package)
 

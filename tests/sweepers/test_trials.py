@@ -201,7 +201,7 @@ def test_a_database_keeps_the_search_as_well(lwdc_in: Run, begun: Seen) -> None:
         (["hydra.sweeper.n_jobs=2"], "hydra.sweeper.n_jobs=2 needs a launcher that has runs side by side"),
         (
             ["hydra.sweeper.sampler._target_=optuna.samplers.Tpe"],
-            "hydra.sweeper.sampler: Error loading 'optuna.samplers.Tpe'",
+            "hydra.sweeper.sampler._target_: 'optuna.samplers.Tpe' cannot be found",
         ),
         (["hydra.sweeper.storage=nonsense"], "hydra.sweeper.storage cannot be used"),
         (["cost.factor=3"], "there is nothing to search"),

@@ -1,0 +1,119 @@
+"""Composing: Hydra puts a configuration together, and what a stranger's file may not ask for is refused first.
+
+Hydra builds callbacks, a launcher, a sweeper and handlers of logging from the configuration before a run begins.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+from hydra._internal import hydra as hydra_main
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
+
+from lwdc.errors import LwdcError, Refused
+from lwdc.targets import ALLOWED, check_targets
+
+# Of Hydra's own settings: what runs commands, or changes what programs do. Only the command line may give these.
+_TYPED = (
+    "callbacks",
+    "hydra_logging",
+    "job.env_set",
+    "job_logging",
+    "launcher.additional_parameters",
+    "launcher.setup",
+    "launcher.srun_args",
+    "sweeper.storage",
+)
+_SILENT = {"version", "root", "disable_existing_loggers"}  # of logging: all that `disabled` and `none` have
+
+
+@contextlib.contextmanager
+def checked(typed: Sequence[str], trusted: Sequence[str]) -> Iterator[None]:
+    """Whatever Hydra composes is checked. ``typed`` are the overrides of the command line, which the user has seen."""
+    with mock.patch.object(hydra_main, "ConfigLoaderImpl", lambda **given: _CheckedLoader(typed, trusted, **given)):
+        yield
+
+
+class _CheckedLoader(ConfigLoaderImpl):
+    """Raises ``Refused`` for what may not be. Processes of launchers compose by it, too."""
+
+    def __init__(self, typed: Sequence[str], trusted: Sequence[str], **given: Any) -> None:
+        super().__init__(**given)
+        self._given, self._trusted = tuple(typed), tuple(trusted)
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        limit_resolvers(self._given)
+        config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        try:
+            _check(config, self._given, self._trusted)
+        except LwdcError as error:
+            raise Refused(error) from error
+        return config
+
+
+def limit_resolvers(typed: Sequence[str]) -> None:
+    """Interpolations build no configuration out of text, and read no variable but lwdc's own and those typed.
+
+    What a configuration reads is kept with the run, and may be sent to where runs are tracked.
+    """
+
+    def variable(name: str, *default: Any) -> Any:
+        if not name.startswith("LWDC_") and not any(f"oc.env:{name}" in o.replace(" ", "") for o in typed):
+            raise ValueError(f"the environment variable {name} may be read only if the command line names it")
+        return oc.env(name, *default)
+
+    for name in ("oc.decode", "oc.create"):
+        if OmegaConf.has_resolver(name):
+            OmegaConf.clear_resolver(name)
+    OmegaConf.clear_resolver("oc.env")
+    OmegaConf.register_new_resolver("oc.env", variable)
+
+
+def _check(config: DictConfig, typed: Sequence[str], trusted: Sequence[str]) -> None:
+    if "trust" in config:
+        raise LwdcError("trust stands in a configuration, where it says nothing: give it on the command line.")
+    keys = [override.split("=", 1)[0].lstrip("+~").replace("/", ".").partition("@")[0] for override in typed]
+    for name in _TYPED:
+        found = OmegaConf.select(config.hydra, name)
+        asked = set(found or ()) - _SILENT if name.endswith("_logging") else found
+        if asked and not any(key == f"hydra.{name}" or key.startswith(f"hydra.{name}.") for key in keys):
+            raise LwdcError(
+                f"the configuration sets hydra.{name}, which can run programs: give it on the command line, "
+                f"as hydra.{name}=..., or leave it out."
+            )
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    own = {name: plain["hydra"].get(name) for name in ("callbacks", "launcher", "sweeper")}
+    for key, value in _leaves(own, "hydra"):
+        if isinstance(value, str) and "{" in value.replace("${", ""):
+            raise LwdcError(f"{key} is {value!r:.200}: an interpolation may not make a configuration.")
+    for name in ("launcher", "sweeper"):  # Hydra itself takes only plug-ins that are installed
+        own[name] = {key: value for key, value in (own[name] or {}).items() if key != "_target_"}
+    check_targets(_only_targets({"hydra": own}), trusted, allowed=(*ALLOWED, "optuna.samplers"))
+
+
+def _only_targets(config: Any) -> Any:
+    """Other texts may still hold interpolations here, a ``_target_`` not."""
+    if isinstance(config, dict):
+        return {key: value if key == "_target_" else _only_targets(value) for key, value in config.items()}
+    return [_only_targets(value) for value in config] if isinstance(config, list) else None
+
+
+def _leaves(config: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(config, dict | list):
+        items = config.items() if isinstance(config, dict) else enumerate(config)
+        for name, value in items:
+            yield from _leaves(value, f"{key}.{name}")
+    else:
+        yield key, config

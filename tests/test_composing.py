@@ -1,0 +1,141 @@
+"""Composing: what a stranger's configuration asks of Hydra and of lwdc is refused before any of it is run."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lwdc.training import save_checkpoint
+
+Run = Callable[..., tuple[int, str, str]]  # of the fixture lwdc_in: (*arguments) -> exit code, stdout, stderr
+
+TRAP = "import pathlib\npathlib.Path('imported').touch()\ndef spring(*a, **k): pathlib.Path('sprung').touch()\n"
+SMALL = ["backbone=cifar_resnet8", "inspect.input_size=[1,8,8]"]
+
+
+@pytest.fixture
+def stranger(lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """``stranger(yaml, *arguments)``: the error that a command gives with that file among its configs."""
+    (tmp_path / "trap.py").write_text(TRAP)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run(text: str, *arguments: str) -> str:
+        folder = tmp_path / "theirs" / "shared"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "their.yaml").write_text("# @package _global_\n" + text)
+        given = arguments or ("inspect",)
+        code, _, error = lwdc_in(*given, *SMALL, "+shared=their", f"--config-dir={folder.parent}")
+        assert code == 2, error
+        assert error.startswith("error: ") and error.count("\n") == 1
+        assert {"imported", "sprung", "__pycache__"}.isdisjoint(os.listdir(tmp_path))
+        return error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gate: {_target_: trap.spring}", "gate._target_ names trap.spring"),
+        ("gate: {_target_: os.system, command: touch sprung}", "trust=os.system"),
+        ("gate: {x: [{y: {_target_: trap.spring}}]}", "gate.x[0].y._target_"),
+        ("unused: {_target_: trap.spring}", "unused._target_"),
+        ("data: {_target_: torch.nn.modules.module.functools.partial}", "functools.partial"),
+        ("tracking: {_target_: trap.spring}", "tracking._target_"),
+        ("trust: [trap]\ngate: {_target_: trap.spring}", "trust"),
+        ("hydra: {callbacks: {x: {_target_: trap.spring}}}", "hydra.callbacks"),
+        ("hydra: {job: {env_set: {LD_PRELOAD: evil.so}}}", "hydra.job.env_set"),
+        ("hydra: {hydra_logging: {handlers: {x: {(): trap.spring}}, root: {handlers: [x]}}}", "hydra.hydra_logging"),
+        ("hydra: {job_logging: {formatters: {x: {(): trap.spring}}}}", "hydra.job_logging"),
+        ("hydra: {sweeper: {params: {x: {_target_: trap.spring}}}}", "hydra.sweeper.params.x._target_"),
+        ("hydra: {sweeper: {params: '${oc.select:no,{_target_: trap.spring}}'}}", "hydra.sweeper.params"),
+        ("hydra: {sweeper: {params: '${unless:null,{_target_: trap.spring}}'}}", "hydra.sweeper.params"),
+        ("gate: '${unless:null,{_target_: trap.spring}}'", "gate._target_"),
+        ("gate: {x: '${oc.create:{_target_: trap.spring}}'}", "oc.create"),
+        ("gate: {x: '${oc.decode:\"{_target_: trap.spring}\"}'}", "oc.decode"),
+        ("gate: {x: '\\${unless:null,{_target_: trap.spring}}'}", "interpolation"),
+        ("seed: ${oc.env:A_SECRET}", "A_SECRET may be read only if the command line names it"),
+    ],
+)
+def test_a_strangers_file_runs_nothing(
+    stranger: Callable[..., str], text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_SECRET", "42")
+    error = stranger(text)
+    assert said in error and "42" not in error.replace("A_SECRET", "")
+
+
+def test_nor_does_it_in_a_sweep(stranger: Callable[..., str]) -> None:
+    callback = "hydra: {callbacks: {x: {_target_: trap.spring}}}"
+    assert "hydra.callbacks" in stranger(callback, "train", "-m", "seed=0,1", "hydra.sweep.dir=s")
+
+
+def test_a_cluster_runs_no_commands_of_a_file(stranger: Callable[..., str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    text = "defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {launcher: {setup: [touch sprung]}}"
+    assert "hydra.launcher.setup" in stranger(text, "train", "-m", "seed=0,1", "hydra.sweep.dir=s")
+
+
+def test_the_command_line_may_trust_and_the_trust_ends_with_it(
+    lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gates_of_mine.py").write_text("from lwdc.gates import Softmax\nclass Mine(Softmax): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["inspect", *SMALL, "gate._target_=gates_of_mine.Mine"]
+    for trusted in ("gates_of_mine.Mine", "[other,gates_of_mine]"):
+        code, _, error = lwdc_in(*given, f"trust={trusted}")
+        assert (code, error) == (0, "")
+    code, _, error = lwdc_in(*given)
+    assert code == 2 and "trust=gates_of_mine.Mine" in error
+    code, _, error = lwdc_in(*given, "trust=os;system")
+    assert code == 2 and "trust=my_package.MyData" in error
+
+
+def test_variables_that_the_command_line_names_are_read(lwdc_in: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SEED", "7")
+    assert lwdc_in("inspect", *SMALL, "seed=${oc.env:MY_SEED}")[0] == 0
+
+
+def checkpoint(folder: Path, config: dict[str, Any]) -> None:
+    state = {"config": json.dumps(config), "done": {}, "fit": None, "records": 0, "x": torch.zeros(1)}
+    save_checkpoint(folder / "checkpoint.pt", state)
+    (folder / "records.jsonl").touch()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+hydra.callbacks.x._target_=trap.spring",
+        "hydra/launcher=submitit_slurm",
+        "~hydra.run",
+        "--config-dir=theirs",
+        "-m",
+        "--multirun",
+        "trust=trap",
+        "+trust=[trap]",
+        7,
+        {"a": 1},
+    ],
+)
+def test_a_run_that_was_sent_adds_nothing_to_the_command(lwdc_in: Run, tmp_path: Path, override: Any) -> None:
+    checkpoint(tmp_path / "sent", {"overrides": ["seed=0", override]})
+    for command in (["compress", "resume=sent"], ["finetune", "run=sent"]):
+        code, _, error = lwdc_in(*command)
+        assert code == 2 and "do not trust it" in error
+
+
+@pytest.mark.parametrize("command", ["compress", "finetune", "evaluate", "export"])
+def test_a_run_that_was_sent_builds_nothing_of_its_own(
+    lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "trap.py").write_text(TRAP)
+    monkeypatch.syspath_prepend(tmp_path)
+    overrides = ["gate._target_=trap.spring"]
+    checkpoint(tmp_path / "sent", {"gate": {"_target_": "trap.spring"}, "overrides": overrides, "export": {}})
+    code, _, error = lwdc_in(command, "resume=sent" if command == "compress" else "run=sent")
+    assert code == 2 and "trap.spring" in error, error
+    assert {"imported", "sprung"}.isdisjoint(os.listdir(tmp_path))
