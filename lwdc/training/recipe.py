@@ -60,6 +60,8 @@ class Recipe:
 
     ``schedule`` holds arguments of timm's ``create_scheduler_v2``, in epochs, or makes one of torch's
     schedulers from the optimiser: ``functools.partial(MultiStepLR, milestones=[100, 150])``.
+
+    ``batch_size`` is that of one update: all ranks share it, and ``accumulate`` divides what each of them has.
     """
 
     epochs: int
@@ -68,11 +70,24 @@ class Recipe:
     schedule: Mapping[str, Any] | TorchSchedule = dataclasses.field(default_factory=lambda: {"sched": "cosine"})
     objective: Objective = dataclasses.field(default_factory=CrossEntropy)
     clip_norm: float | None = None  # largest norm of the gradient; None: not clipped
+    accumulate: int = 1  # pieces that a batch is worked through in, one after the other, where memory is short
     starts_optim: OptimiserFactory = dataclasses.field(default=_STARTS)  # of epitomes' starts, in shares of their range
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1:
             raise TrainingError(f"epochs must be >= 0 and batch_size >= 1, found {self.epochs} and {self.batch_size}.")
+        if not isinstance(self.accumulate, int) or self.accumulate < 1:
+            raise TrainingError(f"accumulate is a number of pieces of a batch, 1 or more, found {self.accumulate!r}.")
+        self.check_ranks(1)
+
+    def check_ranks(self, ranks: int) -> None:
+        """Raise ``TrainingError`` if a batch does not have an example for every piece on every rank."""
+        if self.batch_size < ranks * self.accumulate:
+            among = f"{ranks} processes" if ranks > 1 else "one process"
+            raise TrainingError(
+                f"a batch of {self.batch_size} cannot be shared by {among} in {self.accumulate} piece(s) each: "
+                "batch_size is that of all together; make it larger, or use fewer devices or pieces."
+            )
 
     def check(self, steps: int) -> None:
         """Raise ``TrainingError`` if the optimiser or the schedule cannot be built."""
