@@ -32,7 +32,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
     """Accuracy of a run's network on validation and test examples; also written to ``evaluation.json``."""
-    fabric = settings.compute.fabric()
+    fabric = settings.compute.alone().fabric()
     settings.data.prepare(fabric.device)
     network = _network(folder, settings).to(fabric.device)
     figures = {
@@ -46,7 +46,7 @@ def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
 def export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, ...], Int8Result | None]:
     """Write and verify the files of a run's network again, and with them its model card."""
     data, formats = settings.data, settings.formats
-    data.prepare(settings.compute.fabric().device)
+    data.prepare(settings.compute.alone().fabric().device)
     exports = export_all(
         folder, _network(folder, settings), Architecture.load(folder / "architecture.json"), formats=formats,
         backbone=_backbone(settings), preprocessing=data.preprocessing, class_names=data.class_names,
