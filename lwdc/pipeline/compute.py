@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import warnings
 
 import torch
 from lightning_fabric import Fabric
@@ -54,7 +55,11 @@ class Compute:
 
     def needs_launch(self) -> bool:
         """Whether there are several processes, and nobody has started them. Raises ``LwdcError`` like ``fabric``."""
-        return self.processes > 1 and not _started_from_outside(self._fabric())
+        fabric = self._fabric()
+        if self.processes == 1 or _started_from_outside(fabric):
+            return False
+        self._check_launch(fabric)
+        return True
 
     def fabric(self) -> Fabric:
         """A launched Fabric, which has started the other processes if nobody else has.
@@ -66,6 +71,8 @@ class Compute:
         fabric = self._fabric()
         if self.processes > 1:
             self._check_launch(fabric)
+            # DDP keeps gradients of 1x1 convolutions with other strides than the weights, to no measurable loss.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             fabric.launch()
         return fabric
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
@@ -274,3 +276,46 @@ def test_starts_of_epitomes_train_on_their_own_end_whole_and_go_on_after_any_ste
         going_on.load_state_dict(states[step - 1])
         list(going_on.run())
         assert same(weights(again), weights(network))
+
+
+def half(init_scale: float) -> Fabric:
+    """Half precision with a scaled loss, on the CPU, where a user is refused it because it is slow."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=2)
+    return Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+
+
+def test_half_precision_scales_the_loss_and_goes_on_with_the_scale(fit: MakeFit, network: nn.Module) -> None:
+    full, straight = copy.deepcopy(network), copy.deepcopy(network)
+    list(fit(full).run())
+    expected = list(fit(straight, fabric=half(2.0**10)).run())
+    theirs = dict(full.named_parameters())
+    assert all(torch.allclose(p, theirs[name], atol=1e-2) for name, p in straight.named_parameters())
+
+    model = copy.deepcopy(network)
+    running = fit(model, fabric=half(2.0**10))
+    records = list(itertools.islice(running.run(), 5))
+    state = saved(running)
+    assert state["precision"]["scale"] == 2.0**12  # twice two steps in range
+    model = copy.deepcopy(network)
+    running = fit(model, fabric=half(2.0))
+    running.load_state_dict(state)
+    records += running.run()
+    assert same(weights(straight), weights(model))
+    assert figures(records) == figures(expected)
+
+
+def test_a_step_that_overflows_in_half_precision_is_left_out_and_the_scale_halved(
+    fit: MakeFit, network: nn.Module
+) -> None:
+    before = weights(network)
+    running = fit(network, fabric=half(2.0**40))
+    next(iter(running.run()))
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+    assert saved(running)["precision"]["scale"] == 2.0**39
+
+
+def test_all_optimisers_of_a_step_are_scaled_alike(fit: MakeFit, network: nn.Module) -> None:
+    """The scale grows between steps, never between the weights' and the lesson's optimiser."""
+    diary = Diary()
+    list(fit(network, lesson=diary, fabric=half(2.0**8)).run())
+    assert float(diary.extra.detach()) == pytest.approx(1 - 6 * 0.5)
