@@ -10,10 +10,12 @@ from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from lwdc.candidates.sampling import advance_starts, starts_of
 from lwdc.data import DataModule
+from lwdc.data.seeding import seeded
 from lwdc.errors import CheckpointError, TrainingError
 from lwdc.records import EpochRecord, SearchState
 from lwdc.training.evaluate import accuracy
@@ -126,6 +128,10 @@ class Fit:
         if recipe.objective.needs_teacher and teacher is None:
             raise TrainingError(f"the objective of phase {phase!r} needs a teacher, and there is none.")
         starts = starts_of(model)
+        if recipe.ema is not None and (lesson is not None or starts):
+            why = "epitomes' starts become whole halfway" if starts else "its lesson knows another network"
+            raise TrainingError(f"phase {phase!r} cannot average weights: {why}. Leave ema out.")
+        self._mixup = recipe.mixing(data.num_classes, fabric.world_size)
         self._advances_starts = bool(starts) and lesson is None  # a search does so with its gates
         given = {id(p) for p in starts}
         trained = parameters if parameters is not None else list(model.parameters())
@@ -134,6 +140,7 @@ class Fit:
         self._module = fabric.setup_module(model)
         self._optimisers: list[Any] = [fabric.setup_optimizers(o) for o in (optimiser, *others)]
         self._scheduler = recipe.scheduler(optimiser, self.steps) if recipe.epochs else None
+        self._average = None if recipe.ema is None else ModelEmaV3(model, decay=recipe.ema)
         if teacher is not None:
             teacher.to(fabric.device).eval().requires_grad_(False)
 
@@ -152,6 +159,8 @@ class Fit:
                     continue
                 yield from self._train(epoch, start)
                 yield self._finish(epoch)
+        if self._average is not None:
+            self.model.load_state_dict(self._average.module.state_dict())
 
     def _train(self, epoch: int, start: int) -> Iterator[StepRecord]:
         clock = time.perf_counter()
@@ -179,6 +188,8 @@ class Fit:
         if self.recipe.clip_norm is not None:
             self.fabric.clip_gradients(self._module, self._optimisers[0], max_norm=self.recipe.clip_norm)
         self._update()
+        if self._average is not None:
+            self._average.update(self.model)
         self.step += 1
         if self._scheduler is not None:
             self._scheduler.step_update(self.step)
@@ -189,15 +200,19 @@ class Fit:
     def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Add the gradients of the batch; this rank's part of its mean loss, and how many it has right: ``(2,)``."""
         pieces, ranks = self.recipe.accumulate, self.fabric.world_size
+        targets = labels
+        if self._mixup is not None:
+            with seeded(derive_seed(self.seed, f"{self.phase}/mixup", self.step) % 2**32):
+                images, targets = self._mixup(images.clone(), labels)
         found = []
-        parts = zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True)
-        for piece, (inputs, answers) in enumerate(parts):
+        parts = zip(*(whole.tensor_split(pieces) for whole in (images, labels, targets)), strict=True)
+        for piece, (inputs, answers, goals) in enumerate(parts):
             share, last = len(answers) / self.recipe.batch_size, piece == pieces - 1
             with self._apart(piece), contextlib.ExitStack() as stack:
                 if ranks > 1 and not last:
                     stack.enter_context(self.fabric.no_backward_sync(self._module))
                 logits = self._module(inputs)
-                loss = self.recipe.objective(logits, answers, self._taught(inputs))
+                loss = self.recipe.objective(logits, goals, self._taught(inputs))
                 scale = share * ranks  # as the ranks' gradients are averaged
                 objective = loss if scale == 1 else loss * scale
                 extra = self.lesson.extra_loss() if last else None
@@ -249,7 +264,10 @@ class Fit:
         clock = time.perf_counter()
         loss, right = (total(self._totals, self.fabric) / self.steps).tolist()
         check_gates(self.model, self.fabric, f"after epoch {epoch + 1} of phase {self.phase!r}")
+        kept = self.model if self._average is None else self._average.module
         share_buffers(self.model, self.fabric)
+        if self._average is not None:
+            share_buffers(kept, self.fabric)
         record = EpochRecord(
             phase=self.phase,
             epoch=epoch + 1,
@@ -258,7 +276,7 @@ class Fit:
             loss=loss,
             train_accuracy=right / self.recipe.batch_size,
             valid_accuracy=accuracy(
-                self.model, self.data.batches("valid", self.recipe.batch_size, shard_of(self.fabric)), self.fabric
+                kept, self.data.batches("valid", self.recipe.batch_size, shard_of(self.fabric)), self.fabric
             ),
             learning_rate=self._optimisers[0].param_groups[0]["lr"],
             seconds=self._seconds + time.perf_counter() - clock,
@@ -287,6 +305,7 @@ class Fit:
             "totals": totals.cpu(),
             "seconds": self._seconds,
             "model": self.model.state_dict(),
+            "average": {} if self._average is None else self._average.module.state_dict(),
             "optimisers": [o.state_dict() for o in self._optimisers],
             "scheduler": self._scheduler.state_dict() if self._scheduler is not None else {},
             "precision": self.fabric.strategy.precision.state_dict(),
@@ -298,6 +317,8 @@ class Fit:
         try:
             assert state["phase"] == self.phase, f"it is of phase {state['phase']!r}"
             self.model.load_state_dict(state["model"])
+            if self._average is not None:
+                self._average.module.load_state_dict(state["average"])
             for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(saved)
             if self._scheduler is not None:

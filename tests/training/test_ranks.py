@@ -136,7 +136,13 @@ def figures(record: EpochRecord) -> list[float]:
     return [record.loss, record.train_accuracy, record.valid_accuracy, record.learning_rate]
 
 
-@pytest.mark.parametrize(("gate", "dial"), [(gate, False) for gate in GATES] + [("softmax", True), ("gumbel", True)])
+QUICK = [("softmax", False), ("gumbel_hard", False), ("gumbel", True)]
+OTHERS = [(gate, False) for gate in GATES] + [("softmax", True)]
+
+
+@pytest.mark.parametrize(
+    ("gate", "dial"), [*QUICK, *(pytest.param(*pair, marks=pytest.mark.long) for pair in OTHERS if pair not in QUICK)]
+)
 def test_two_ranks_search_as_one_does(gate: str, dial: bool, in_ranks: InRanks) -> None:
     """32 and 32 examples for 64, over 20 steps: weights, logits, dial and figures."""
     alone, records = trained(search(supernet(gate, dial=dial), 1))
@@ -148,12 +154,9 @@ def test_two_ranks_search_as_one_does(gate: str, dial: bool, in_ranks: InRanks) 
         assert figures(ours) == pytest.approx(figures(theirs), abs=1e-10)
 
 
-@pytest.mark.parametrize("dial", [False, True])
-def test_a_batch_that_cannot_be_halved_is_weighed_by_its_examples(dial: bool, in_ranks: InRanks) -> None:
-    alone, records = trained(search(supernet("gumbel", dial=dial), 1, batch_size=63, clip_norm=0.5))
-    (first, told), _ = in_ranks(
-        2, lambda rank: trained(search(supernet("gumbel", dial=dial), 2, batch_size=63, clip_norm=0.5))
-    )  # fmt: skip
+def test_a_batch_that_cannot_be_halved_is_weighed_by_its_examples(in_ranks: InRanks) -> None:
+    alone, records = trained(search(supernet("gumbel"), 1, batch_size=63, clip_norm=0.5))
+    (first, told), _ = in_ranks(2, lambda rank: trained(search(supernet("gumbel"), 2, batch_size=63, clip_norm=0.5)))
     assert_same(first, alone)
     assert figures(told[-1]) == pytest.approx(figures(records[-1]), abs=1e-10)
 
