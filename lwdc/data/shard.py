@@ -21,9 +21,5 @@ class Shard:
         """Takes the shard out of a batch."""
         return slice(self.index, None, self.count)
 
-    def size(self, batch_size: int) -> int:
-        """How many examples of a batch it takes."""
-        return len(range(batch_size)[self.slice])
-
 
 WHOLE = Shard()
