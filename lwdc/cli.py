@@ -443,7 +443,8 @@ def _recipe(config: DictConfig, group: str) -> Recipe:
         optim=functools.partial(_build(config.optim, "optim"), lr=node.lr),
         schedule=_build(node.lr_scheduler, f"{group}.lr_scheduler") if node.lr_scheduler else _plain(node.schedule),
         objective=_build(node.objective, f"{group}.objective"),
-        clip_norm=node.clip_norm, # Runs of earlier versions, which are evaluated and exported again, know nothing of these.
+        clip_norm=node.clip_norm,
+        # Not in runs of earlier versions, which are evaluated and exported again.
         accumulate=node.get("accumulate", 1), ema=node.get("ema"), mixup=dict(node.get("mixup") or {}),
         **({"starts_optim": _build(node.starts_optim, f"{group}.starts_optim")} if "starts_optim" in node else {}),
     )  # fmt: skip
