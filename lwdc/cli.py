@@ -19,13 +19,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 import lwdc
 from lwdc.composing import checked
-from lwdc.errors import CheckpointError, LwdcError, Refused, unknown_name
+from lwdc.errors import CheckpointError, DataError, LwdcError, Refused, unknown_name
 from lwdc.export import gather, push
 from lwdc.help import COMMANDS, config_groups, help_of, overview
 from lwdc.pipeline import (
@@ -39,13 +41,16 @@ from lwdc.pipeline import (
     compress,
 )
 from lwdc.pipeline.inspection import print_plan
+from lwdc.pipeline.launching import launch
 from lwdc.pipeline.packages import evaluate_run, export_run, settings_of
-from lwdc.pipeline.run import CHECKPOINT
+from lwdc.pipeline.ranks import Elsewhere
+from lwdc.pipeline.run import CHECKPOINT, RECORDS
 from lwdc.pipeline.sweep import add_row, check_searched, filled_row, shared_baseline, shared_search
+from lwdc.records import Result
 from lwdc.sweepers import register
 from lwdc.sweepers.jobs import ONE_BY_ONE, SIGNALS
 from lwdc.targets import check_targets
-from lwdc.tracking import Sink, TerminalSink
+from lwdc.tracking import Sink, TerminalSink, parse_record, read_records
 from lwdc.training import Recipe
 
 _UNTIL = {"compress": "export", "train": "baseline", "search": "search", "finetune": "export"}
@@ -56,6 +61,10 @@ _NOT_COMPARED = (
     "checkpoint",
     "compute.accelerator",
     "compute.threads",
+    "compute.devices",
+    "compute.nodes",
+    "compute.strategy",
+    "compute.timeout_s",
     "cost.cache",
     "cost.strict",
     "cost.model.cache",
@@ -100,6 +109,8 @@ def _run(command: str, overrides: list[str]) -> int:
         return 0
     _check_groups(overrides)
     _check_extras(overrides)
+    if {"-m", "--multirun"} & set(overrides) and TorchElasticEnvironment.detect():
+        raise LwdcError("a sweep starts the processes of its runs itself: call lwdc without torchrun.")
     trusted, typed = _without_trust(overrides)
     overrides = _in_folder(command, _with_resumed(command, typed))
     register()
@@ -193,6 +204,12 @@ OmegaConf.register_new_resolver("unless", _unless, replace=True)  # for whoever 
 def _report(error: LwdcError) -> int:
     if os.environ.get("LWDC_DEBUG") == "1":
         raise error
+    if isinstance(error, Elsewhere):
+        return 0 if _rank() else 2
+    if isinstance(error, _Told):
+        return 128 + error.signal_number
+    if _rank() and not isinstance(error, DataError):  # which may be this machine's: all other errors are every rank's
+        return 0  # the first rank tells of them, and its code is the run's: another's would have it stopped
     said = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))  # of names in a stranger's file
     print(f"error: {said}", file=sys.stderr)
     return 128 + error.signal_number if isinstance(error, Interrupted) else 2
@@ -263,10 +280,20 @@ def _side_by_side(command: str, config: DictConfig) -> dict[str, Any]:
 
 
 def _compress(command: str, config: DictConfig) -> Any:
-    settings = make_settings(config, _trusted)
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = [o for o in HydraConfig.get().overrides.task if _key(o) not in ("resume", "run")]
     data = {**_plain(config), "overrides": overrides}
+    sweep_goes_on = HydraConfig.get().mode == RunMode.MULTIRUN and (folder / CHECKPOINT).exists()
+    resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)
+    settings = _with_shared(make_settings(config, _trusted), folder, data, resume)
+    if settings.compute.needs_launch():
+        return _launched(command, config, settings, folder, resume)
+    sinks = [] if _rank() else _sinks(config, folder, data)
+    ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
+    return compress(settings, folder, data, sinks, until=_UNTIL[command], resume=resume, ignore=ignore)
+
+
+def _sinks(config: DictConfig, folder: Path, data: dict[str, Any]) -> list[Sink]:
     sinks: list[Sink] = [TerminalSink()]
     if config.tracking:
         run_id = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
@@ -274,9 +301,11 @@ def _compress(command: str, config: DictConfig) -> Any:
             run_id = os.environ.get("WANDB_RUN_ID") or run_id
         sink = _build(config.tracking, "tracking")
         sinks.append(sink(directory=folder, config=data, run_id=run_id, **_sweep_as_group(config)))
-    sweep_goes_on = HydraConfig.get().mode == RunMode.MULTIRUN and (folder / CHECKPOINT).exists()
-    resume = bool(config.resume or (command == "finetune" and config.run) or sweep_goes_on)
-    ignore = (*_NOT_COMPARED, *(("finetune",) if command == "finetune" else ()))
+    return sinks
+
+
+def _with_shared(settings: Settings, folder: Path, data: dict[str, Any], resume: bool) -> Settings:
+    """The settings, in a sweep with what an earlier run of it has trained."""
     if settings.searched is not None:
         if not resume:
             check_searched(settings.searched, data)
@@ -285,7 +314,36 @@ def _compress(command: str, config: DictConfig) -> Any:
             settings = dataclasses.replace(settings, searched=shared_search(folder.parent, folder, data))
         if settings.baseline is None and not resume:
             settings = dataclasses.replace(settings, baseline=shared_baseline(folder.parent, folder, data))
-    return compress(settings, folder, data, sinks, until=_UNTIL[command], resume=resume, ignore=ignore)
+    return settings
+
+
+def _launched(command: str, config: DictConfig, settings: Settings, folder: Path, resume: bool) -> Result | None:
+    """One run in as many processes as it asks for, each of which calls this command again."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else DDP warns of what we want it to do
+    own = [o for o in HydraConfig.get().overrides.task if _key(o) not in ("resume", "run", "baseline", "searched")]
+    given = {"hydra.run.dir": folder, "baseline": settings.baseline, "searched": settings.searched}
+    if config.tracking and (group := _sweep_as_group(config)):
+        given["tracking.group"] = Path(group["group"])
+    if resume:
+        given["run" if command == "finetune" else "resume"] = folder
+    own += [f"{key}={_quoted(path)}" for key, path in given.items() if path is not None]
+    own += [f"trust={name}" for name in _trusted]
+    code = launch(settings.compute.devices, "lwdc.cli", [command, *own, "hydra.output_subdir=null"])
+    if code - 128 in SIGNALS:
+        raise _Told(f"stopped; everything is saved. Go on with: resume={folder}", code - 128)
+    if code:
+        raise Elsewhere(f"the processes of this run ended with exit code {code}; what they said stands above.")
+    found = reversed([parse_record(line) for line in read_records(folder / RECORDS)])
+    return next((record for record in found if isinstance(record, Result)), None)
+
+
+class _Told(Interrupted):
+    """An interruption that the processes of the run have told of."""
+
+
+def _rank() -> int:
+    """Of this process among those of its run, as whoever started it says."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def _sweep_as_group(config: DictConfig) -> dict[str, str]:
@@ -405,6 +463,8 @@ def _recipe(config: DictConfig, group: str) -> Recipe:
         schedule=_build(node.lr_scheduler, f"{group}.lr_scheduler") if node.lr_scheduler else _plain(node.schedule),
         objective=_build(node.objective, f"{group}.objective"),
         clip_norm=node.clip_norm,
+        # Not in runs of earlier versions, which are evaluated and exported again.
+        accumulate=node.get("accumulate", 1), ema=node.get("ema"), mixup=dict(node.get("mixup") or {}),
         **({"starts_optim": _build(node.starts_optim, f"{group}.starts_optim")} if "starts_optim" in node else {}),
     )  # fmt: skip
 
@@ -473,8 +533,12 @@ def _with_resumed(command: str, overrides: list[str]) -> list[str]:
                 "do not trust it."
             )
     before = [o for o in kept if _key(o) not in now]
-    quoted = folder.replace("'", "\\'")
-    return [*before, *overrides, f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"]
+    return [*before, *overrides, f"hydra.run.dir={_quoted(folder)}", "hydra.output_subdir=null"]
+
+
+def _quoted(path: Path | str) -> str:
+    quoted = str(path).replace("'", "\\'")
+    return f"'{quoted}'"
 
 
 _KEPT = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=.*)?", re.DOTALL)  # an override; not a flag
@@ -482,8 +546,9 @@ _KEPT = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=.*)?", re.DOTALL)  # an overri
 
 def _in_folder(command: str, overrides: list[str]) -> list[str]:
     """The overrides, once the folder to write to is checked: Hydra would make it without a word of ours."""
-    if command not in _UNTIL:  # leaves nothing behind but in the folder of a run
-        return [*overrides, "hydra.run.dir=.", "hydra.output_subdir=null"]
+    if command not in _UNTIL or _rank():  # leaves nothing behind but in the folder of a run, which is the first rank's
+        own = [o for o in overrides if _key(o) not in ("hydra.run.dir", "hydra.output_subdir")]
+        return [*own, "hydra.run.dir=.", "hydra.output_subdir=null"]
     folder = _given("hydra.run.dir", overrides) or _given("hydra.sweep.dir", overrides) or "outputs"
     check_folder(Path(folder), resume="hydra.output_subdir=null" in overrides)
     return overrides

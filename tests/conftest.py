@@ -1,8 +1,13 @@
 """What every test gets: fixed seeds, repeatable examples, and the folder of real data."""
 
 import dataclasses
+import io
+import multiprocessing
 import os
 import random
+import socket
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +68,65 @@ def lwdc_in(
     yield run
     GlobalHydra.instance().clear()
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def in_ranks() -> Callable[..., list[Any]]:
+    """``in_ranks(count, work)``: what ``work(rank)`` returns in each of forked processes that are ranks of one run.
+
+    What one of them raises is raised here, if ``failing`` does not ask for it as text; None for one that is killed.
+    """
+
+    def run(count: int, work: Callable[[int], Any], *, failing: bool = False, timeout: float = 120) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        context = multiprocessing.get_context("fork")  # spares every process five seconds of imports
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which here do not compute
+            ranks = []
+            for rank in range(count):
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_be_rank, args=(rank, count, port, work, theirs))
+                process.start()
+                theirs.close()
+                ranks.append((process, ours))
+        found: list[Any] = []
+        for process, pipe in ranks:
+            answered = pipe.poll(timeout)
+            try:
+                answer = io.BytesIO(pipe.recv_bytes()) if answered else None
+                value, error = torch.load(answer, weights_only=False) if answer else (None, "no answer in time")
+            except EOFError:  # killed
+                value, error = None, None
+            if not answered:
+                process.kill()
+            process.join(10)
+            found.append(error if failing and error is not None else value)
+            if error is not None and not failing:
+                for other, _ in ranks:
+                    other.kill()
+                raise AssertionError(error)
+        return found
+
+    return run
+
+
+def _be_rank(rank: int, count: int, port: int, work: Callable[[int], Any], pipe: Any) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    random.seed(rank)
+    np.random.seed(rank)
+    torch.manual_seed(rank)  # nothing that counts may hang on it
+    answer = io.BytesIO()
+    try:
+        torch.save((work(rank), None), answer)
+    except BaseException as error:  # noqa: BLE001
+        torch.save((None, f"{type(error).__name__}: {error}\n{traceback.format_exc()}"), answer)
+    pipe.send_bytes(answer.getvalue())
+    pipe.close()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture

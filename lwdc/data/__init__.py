@@ -11,10 +11,12 @@ from lwdc.data.image_folder import ImageFolder
 from lwdc.data.in_memory import InMemory, Labelled
 from lwdc.data.mnist import FashionMnist, Mnist
 from lwdc.data.preprocessing import Preprocessing
+from lwdc.data.shard import WHOLE, Shard
 from lwdc.data.svhn import Svhn
 from lwdc.data.torchvision_set import TorchvisionSet
 
 __all__ = [
+    "WHOLE",
     "Augmentation",
     "Batch",
     "Cifar10",
@@ -32,6 +34,7 @@ __all__ = [
     "Labelled",
     "Mnist",
     "Preprocessing",
+    "Shard",
     "ShiftAndGain",
     "Svhn",
     "TorchvisionSet",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lwdc.data.preprocessing import Preprocessing
+from lwdc.data.shard import WHOLE, Shard
 from lwdc.errors import DataError
 
 Batch = tuple[Tensor, Tensor]  # inputs (B, *input_size) float32 normalised, labels (B,) int64; both on the device
@@ -49,15 +50,21 @@ class DataModule(ABC):
         """Training examples, without those held out for validation."""
 
     @abstractmethod
-    def train(self, *, seed: int, epoch: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
-        """Augmented batches of one epoch, from step ``start`` on.
+    def train(
+        self, *, seed: int, epoch: int, batch_size: int, start: int = 0, shard: Shard = WHOLE
+    ) -> Iterator[Batch]:  # fmt: skip
+        """Augmented batches of one epoch, from step ``start`` on, of each the examples in ``shard``.
 
-        Step ``s`` depends on ``(seed, epoch, s)`` only, whatever ``start`` and the number of workers.
+        Step ``s`` depends on ``(seed, epoch, s)`` only, whatever ``start`` and the number of workers; the shards
+        of a step are together the batch that one process would see.
         """
 
     @abstractmethod
-    def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
-        """All examples of ``"train"``, ``"valid"`` or ``"test"``, in a fixed order, not augmented."""
+    def batches(self, split: str, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
+        """All examples of ``"train"``, ``"valid"`` or ``"test"``, in a fixed order, not augmented.
+
+        Of each batch the examples in ``shard``; a batch without any is left out.
+        """
 
 
 def check_split(split: str) -> None:

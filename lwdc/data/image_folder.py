@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from lwdc.data.base import SPLITS, Batch, DataModule, check_split
 from lwdc.data.preprocessing import Preprocessing
 from lwdc.data.seeding import derive_seed, generator, seeded
+from lwdc.data.shard import WHOLE, Shard
 from lwdc.data.splits import hold_out, keep_at_most
 from lwdc.errors import DataError
 from lwdc.files import check_regular
@@ -93,21 +94,23 @@ class ImageFolder(DataModule):
     def num_train(self) -> int:
         return len(self._split("train"))
 
-    def train(self, *, seed: int, epoch: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
+    def train(
+        self, *, seed: int, epoch: int, batch_size: int, start: int = 0, shard: Shard = WHOLE
+    ) -> Iterator[Batch]:  # fmt: skip
         samples, steps = self._split("train"), self.steps(batch_size)
         order = torch.randperm(len(samples), generator=generator(seed, epoch))
         images = _Images(samples, self.augmentation, (seed, epoch))
-        return self._load(images, order[start * batch_size : steps * batch_size], batch_size)
+        return self._load(images, order[start * batch_size : steps * batch_size], batch_size, shard)
 
-    def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+    def batches(self, split: str, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
         images = _Images(self._split(split), self.transform)
-        return self._load(images, torch.arange(len(images)), batch_size)
+        return self._load(images, torch.arange(len(images)), batch_size, shard)
 
-    def _load(self, images: "_Images", order: Tensor, batch_size: int) -> Iterator[Batch]:
+    def _load(self, images: "_Images", order: Tensor, batch_size: int, shard: Shard) -> Iterator[Batch]:
+        indices = [batch[shard.slice].tolist() for batch in order.split(batch_size)]
         loader = DataLoader(
             images,
-            batch_size,
-            sampler=order.tolist(),
+            batch_sampler=[batch for batch in indices if batch],
             num_workers=self.workers,
             collate_fn=_collate,
             pin_memory=self.device.type == "cuda",

@@ -11,6 +11,7 @@ from lwdc.data.augmentation import Augmentation
 from lwdc.data.base import Batch, DataModule, check_labels, check_split
 from lwdc.data.preprocessing import Preprocessing
 from lwdc.data.seeding import generator
+from lwdc.data.shard import WHOLE, Shard
 from lwdc.data.splits import hold_out, keep_at_most
 from lwdc.errors import DataError
 
@@ -71,23 +72,26 @@ class InMemory(DataModule):
     def num_train(self) -> int:
         return len(self._split("train").labels)
 
-    def train(self, *, seed: int, epoch: int, batch_size: int, start: int = 0) -> Iterator[Batch]:
-        return self._train(generator(seed, epoch), batch_size, range(start, self.steps(batch_size)))
+    def train(
+        self, *, seed: int, epoch: int, batch_size: int, start: int = 0, shard: Shard = WHOLE
+    ) -> Iterator[Batch]:  # fmt: skip
+        return self._train(generator(seed, epoch), batch_size, range(start, self.steps(batch_size)), shard)
 
-    def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+    def batches(self, split: str, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
         data = self._split(split)
         for first in range(0, len(data.labels), batch_size):
-            part = data[slice(first, first + batch_size)]
-            yield self.preprocessing.normalise(part.inputs), part.labels
+            part = data[slice(first, first + batch_size)][shard.slice]
+            if len(part.labels):
+                yield self.preprocessing.normalise(part.inputs), part.labels
 
-    def _train(self, rng: torch.Generator, batch_size: int, steps: range) -> Iterator[Batch]:
+    def _train(self, rng: torch.Generator, batch_size: int, steps: range, shard: Shard) -> Iterator[Batch]:
         data = self._split("train")
         device, count = data.labels.device, len(data.labels)
         # All of the epoch's draws at once, in the order of the epoch: a step only looks its own up.
         order = torch.randperm(count, generator=rng).to(device)
         drawn = [draws.to(device) for draws in self.augmentation.draw(count, rng)]
         for step in steps:
-            now = slice(step * batch_size, (step + 1) * batch_size)
+            now = slice(step * batch_size + shard.index, (step + 1) * batch_size, shard.count)
             batch = data[order[now]]
             inputs = self.augmentation(batch.inputs, *(draws[now] for draws in drawn))
             yield self.preprocessing.normalise(inputs), batch.labels

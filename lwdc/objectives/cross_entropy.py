@@ -20,6 +20,6 @@ class CrossEntropy:
             raise TrainingError(f"label_smoothing must lie in [0, 1), found {self.label_smoothing}.")
 
     def __call__(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
-        """``logits`` ``(B, classes)``, ``labels`` ``(B,)``; a scalar."""
+        """``logits`` ``(B, classes)``, ``labels`` ``(B,)``, or ``(B, classes)`` where images are mixed; a scalar."""
         del teacher  # Only distillation looks at it.
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

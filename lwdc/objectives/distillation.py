@@ -31,7 +31,10 @@ class Distillation:
             )
 
     def __call__(self, logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
-        """``logits`` and ``teacher`` ``(B, classes)``, ``labels`` ``(B,)``; a scalar."""
+        """``logits`` and ``teacher`` ``(B, classes)``, ``labels`` ``(B,)``; a scalar.
+
+        Where images are mixed labels are shares of classes, ``(B, classes)``.
+        """
         if not self.needs_teacher:
             return F.cross_entropy(logits, labels)
         assert teacher is not None, "distillation needs the teacher's logits"

@@ -1,9 +1,10 @@
 """The pipeline: one run from a network to a verified, smaller one."""
 
 from lwdc.pipeline.compress import PHASES, compress
+from lwdc.pipeline.compute import Compute
 from lwdc.pipeline.prepare import Prepared, prepare
 from lwdc.pipeline.run import Interrupted, Run, check_folder, compare_configs
-from lwdc.pipeline.settings import BackboneSettings, Compute, CostSettings, FrontSettings, Settings
+from lwdc.pipeline.settings import BackboneSettings, CostSettings, FrontSettings, Settings
 
 __all__ = [
     "PHASES",

@@ -1,5 +1,6 @@
 """The whole line: baseline, search, discretise, fine-tune, export, measure. Read it from top to bottom."""
 
+import contextlib
 import copy
 import dataclasses
 import signal
@@ -21,15 +22,16 @@ from lwdc.pipeline.choice import chosen_network, settle_norms
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
 from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, prepare, prepare_training
 from lwdc.pipeline.quantising import quantise, warning_of
+from lwdc.pipeline.ranks import Ranks
 from lwdc.pipeline.run import Interrupted, Run, alone, check_folder, resumable
 from lwdc.pipeline.settings import Settings
 from lwdc.pipeline.settling import settle
 from lwdc.records import Accuracies, CostResult, Result, as_dict
 from lwdc.selection import selection_ops
-from lwdc.strategies import search_fit
+from lwdc.strategies import SearchLesson, search_fit
 from lwdc.surgery import discretise, rebuild
 from lwdc.tracking import Sink
-from lwdc.training import Fit, Recipe, load_checkpoint, load_tensors, save_checkpoint
+from lwdc.training import Fit, Recipe, load_checkpoint, put_tensors, read_tensors, save_checkpoint
 
 PHASES = ("baseline", "search", "finetune", "export")
 TABLES = "costs.json"
@@ -49,10 +51,15 @@ def compress(
 
     Up to the baseline nothing is asked of space, gate and cost. ``config`` is what a resumed run must agree
     with, except below the keys in ``ignore``. Returns the result after the last phase, None before it.
+
+    Where ``settings.compute`` asks for several processes, all of them call this; the first one's folder and sinks
+    count, and the others need none.
     """
+    ranks = Ranks(settings.compute)
+    folder = ranks.from_first(lambda: folder)
     if resume:
-        check_folder(folder, resume=True)
-        done = resumable(folder, config, ignore)["done"]  # before its costs are taken for those of these settings
+        # Before its costs are taken for those of these settings.
+        done = ranks.from_first(lambda: _done(folder, config, ignore))
         # What the run has by now it needs from no other.
         settings = dataclasses.replace(
             settings,
@@ -60,12 +67,15 @@ def compress(
             searched=None if "search" in done else settings.searched,
         )
     if until == "baseline":
-        prepared: Trainable = prepare_training(settings)
+        prepared: Trainable = prepare_training(settings, ranks)
     else:
         source = folder if resume else settings.searched
-        prepared = prepare(settings, None if source is None else _tables(source))
+        tables = None if source is None else ranks.from_first(lambda: _tables(source))
+        prepared = prepare(settings, tables, ranks)
     options: dict[str, Any] = {"ignore": ignore, "checkpoint_minutes": settings.checkpoint_minutes}
-    with alone(folder, resume=resume), Run(folder, config, sinks, resume=resume, **options) as run:
+    with contextlib.ExitStack() as stack:
+        ranks.from_first(lambda: stack.enter_context(alone(folder, resume=resume)))
+        run = stack.enter_context(Run(folder, config, sinks, ranks=ranks, resume=resume, **options))
         try:
             return _go(prepared, run, until)
         except KeyboardInterrupt as stop:
@@ -73,6 +83,12 @@ def compress(
                 f"stopped at once; what the last checkpoint holds is safe. Go on with: resume={folder}",
                 run.stopped_by or signal.SIGINT,
             ) from stop
+
+
+def _done(folder: Path, config: dict[str, Any], ignore: Sequence[str]) -> dict[str, Any]:
+    check_folder(folder, resume=True)
+    done: dict[str, Any] = resumable(folder, config, ignore)["done"]
+    return done
 
 
 def _go(prepared: Trainable, run: Run, until: str) -> Result | None:
@@ -84,7 +100,8 @@ def _go(prepared: Trainable, run: Run, until: str) -> Result | None:
         return None
     if "plan" not in run.done:
         _say_what_is_planned(prepared, run)
-        write_json(run.folder / TABLES, [table.to_dict() for table in prepared.tables])
+        if run.ranks.first:
+            write_json(run.folder / TABLES, [table.to_dict() for table in prepared.tables])
         run.finish("plan")
     baseline = _baseline(prepared, run)
     discretised, architecture = _search(prepared, run, baseline)
@@ -93,7 +110,7 @@ def _go(prepared: Trainable, run: Run, until: str) -> Result | None:
     network = _finetune(prepared, run, baseline, discretised, architecture)
     if until == "finetune":
         return None
-    return _export(prepared, run, baseline, discretised, network, architecture)
+    return run.ranks.from_first(lambda: _export(prepared.alone(), run, baseline, discretised, network, architecture))
 
 
 def _tables(folder: Path) -> list[CostTable] | None:
@@ -148,7 +165,7 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
     settings, model = prepared.settings, prepared.model
     path = run.folder / "baseline.safetensors"
     if "baseline" in run.done:
-        load_tensors(model, path)
+        _restore(model, path, run)
         return prepared.placed(model)
     seconds = 0.0
     if (trained := settings.searched or settings.baseline) is not None:
@@ -156,7 +173,8 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
     else:
         seconds = run.train(_fit("baseline", model, settings.train, prepared))
     prepared.placed(model)
-    _save_weights(model, path)
+    if run.ranks.first:
+        _save_weights(model, path)
     run.finish("baseline", seconds=seconds, valid=prepared.accuracy(model, "valid"))
     return model
 
@@ -165,10 +183,7 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
     settings = prepared.settings
     supernet = prepared.placed(prepared.supernet(baseline))
     if "search" in run.done:
-        architecture = Architecture.load(run.folder / "architecture.json")
-        network, _ = discretise(supernet, architecture)
-        load_tensors(network, run.folder / "discretised.safetensors")
-        return network, architecture
+        return _chosen(run, supernet)
     lesson = prepared.lesson(supernet)
     seconds = 0.0
     if settings.searched is not None:
@@ -178,9 +193,19 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
         teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
         fit = search_fit(
             supernet, settings.data, settings.search, lesson,
-            seed=settings.seed, fabric=prepared.fabric, teacher=teacher,
+            seed=settings.seed, fabric=prepared.fabric, teacher=teacher, sync_norms=settings.compute.sync_norms,
         )  # fmt: skip
         seconds = run.train(fit)
+    figures = run.ranks.from_first(lambda: _choose(prepared.alone(), run, baseline, supernet, lesson))
+    seconds += figures.pop("seconds")
+    run.finish("search", seconds=seconds, **figures)
+    return _chosen(run, supernet)
+
+
+def _choose(
+    prepared: Prepared, run: Run, baseline: nn.Module, supernet: nn.Module, lesson: SearchLesson
+) -> dict[str, Any]:  # fmt: skip
+    """Settle on an architecture and write it, with its weights and the supernet's; figures for later phases."""
     clock = time.perf_counter()
     architecture, measured, missed = settle(prepared, lesson, baseline, run.note)
     if prepared.front is not None:
@@ -188,26 +213,37 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
     network, found = chosen_network(prepared, supernet, baseline, architecture, mixes=not lesson.hard)
     said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
     run.note(f"of the validation examples the network chosen has right {said}; the best of it goes on")
-    seconds += time.perf_counter() - clock
+    seconds = time.perf_counter() - clock
     save_checkpoint(run.folder / SUPERNET, {"state": supernet.state_dict()})
     _save_weights(network, run.folder / "discretised.safetensors")
     architecture.save(run.folder / "architecture.json")
     ops = selection_ops(supernet)
     if warning := architecture.verdict():
         run.note(warning, "warning")
-    run.finish(
-        "search",
-        seconds=seconds,
-        valid=max(found.values()),
-        supernet_valid=prepared.accuracy(supernet, "valid"),
-        cost_before=prepared.table.in_unit(prepared.table.total),
-        cost_after=prepared.table.in_unit(prepared.table.of(architecture)),
-        measured=measured,
-        warnings=[missed] if missed else [],
-        probabilities=lesson.decidedness(architecture),
-        errors={n: op.errors for n, op in ops.items()},
-    )
+    return {
+        "seconds": seconds,
+        "valid": max(found.values()),
+        "supernet_valid": prepared.accuracy(supernet, "valid"),
+        "cost_before": prepared.table.in_unit(prepared.table.total),
+        "cost_after": prepared.table.in_unit(prepared.table.of(architecture)),
+        "measured": measured,
+        "warnings": [missed] if missed else [],
+        "probabilities": lesson.decidedness(architecture),
+        "errors": {n: op.errors for n, op in ops.items()},
+    }
+
+
+def _chosen(run: Run, supernet: nn.Module) -> tuple[nn.Module, Architecture]:
+    """What the search has written."""
+    architecture = run.ranks.from_first(lambda: Architecture.load(run.folder / "architecture.json"))
+    network, _ = discretise(supernet, architecture)
+    _restore(network, run.folder / "discretised.safetensors", run)
     return network, architecture
+
+
+def _restore(network: nn.Module, path: Path, run: Run) -> None:
+    """Load the weights that a phase has written, in place."""
+    put_tensors(network, run.ranks.from_first(lambda: read_tensors(path)), path)
 
 
 def _finetune(
@@ -217,7 +253,7 @@ def _finetune(
     path = run.folder / "finetuned.safetensors"
     network = copy.deepcopy(discretised)
     if "finetune" in run.done:
-        load_tensors(network, path)
+        _restore(network, path, run)
         return network
     if settings.from_scratch:
         prepared.seed("scratch")
@@ -225,7 +261,8 @@ def _finetune(
         network = prepared.placed(rebuild(fresh, architecture, settings.data.input_size))
     teacher = copy.deepcopy(baseline) if settings.finetune.objective.needs_teacher else None
     seconds = run.train(_fit("finetune", network, settings.finetune, prepared, teacher))
-    _save_weights(network, path)
+    if run.ranks.first:
+        _save_weights(network, path)
     run.finish("finetune", seconds=seconds, valid=prepared.accuracy(network, "valid"))
     return network
 
@@ -314,8 +351,8 @@ def _agreement(found: Agreement) -> str:
 
 def _fit(phase: str, model: nn.Module, recipe: Recipe, prepared: Trainable, teacher: nn.Module | None = None) -> Fit:
     return Fit(
-        phase, model, prepared.settings.data, recipe,
-        seed=prepared.settings.seed, fabric=prepared.fabric, teacher=teacher,
+        phase, model, prepared.settings.data, recipe, seed=prepared.settings.seed, fabric=prepared.fabric,
+        teacher=teacher, sync_norms=prepared.settings.compute.sync_norms,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
 
     ``given`` is an input shape and a number of classes; without it the data are read.
     """
-    device = settings.compute.fabric().device
+    device = settings.compute.alone().fabric().device
     if given is None:
         settings.data.prepare(device)
         given = settings.data.input_size, settings.data.num_classes

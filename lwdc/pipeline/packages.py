@@ -16,7 +16,7 @@ from lwdc.pipeline.settings import Settings
 from lwdc.records import ExportRecord, Int8Result, Result
 from lwdc.surgery import rebuild
 from lwdc.tracking import parse_record, read_records
-from lwdc.training import accuracy, load_tensors
+from lwdc.training import accuracy, put_tensors, read_tensors
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
     """Accuracy of a run's network on validation and test examples; also written to ``evaluation.json``."""
-    fabric = settings.compute.fabric()
+    fabric = settings.compute.alone().fabric()
     settings.data.prepare(fabric.device)
     network = _network(folder, settings).to(fabric.device)
     figures = {
@@ -41,7 +41,7 @@ def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
 def export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, ...], Int8Result | None]:
     """Write and verify the files of a run's network again, and with them its model card."""
     data, formats = settings.data, settings.formats
-    data.prepare(settings.compute.fabric().device)
+    data.prepare(settings.compute.alone().fabric().device)
     exports = export_all(
         folder, _network(folder, settings), Architecture.load(folder / "architecture.json"), formats=formats,
         backbone=_backbone(settings), preprocessing=data.preprocessing, class_names=data.class_names,
@@ -68,7 +68,7 @@ def _network(folder: Path, settings: Settings) -> nn.Module:
         return load(folder)
     architecture = Architecture.load(folder / "architecture.json")
     network = rebuild(_backbone(settings).create(), architecture, settings.data.input_size)
-    load_tensors(network, weights)
+    put_tensors(network, read_tensors(weights), weights)
     return network.eval()
 
 

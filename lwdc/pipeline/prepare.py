@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from lightning_fabric import Fabric
@@ -11,6 +12,7 @@ from torch import nn
 from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.costs import BudgetController, CostTable, parse_budget, tabulate
 from lwdc.errors import BackboneError, CheckpointError, CostError
+from lwdc.pipeline.ranks import Ranks
 from lwdc.pipeline.settings import FrontSettings, Settings
 from lwdc.selection import selection_ops
 from lwdc.space import Plan, make_plan
@@ -27,6 +29,7 @@ from lwdc.strategies import (
 from lwdc.surgery import begin_with_prior, wrap
 from lwdc.training import accuracy, load_checkpoint
 from lwdc.training.fit import derive_seed
+from lwdc.training.ranks import shard_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +37,19 @@ class Trainable:
     """Data read and network built: what training the baseline needs."""
 
     settings: Settings
-    fabric: Fabric
+    ranks: Ranks
     backbone: Backbone
     model: nn.Module  # with the weights that training starts from
     notes: tuple[str, ...]
+
+    @property
+    def fabric(self) -> Fabric:
+        """Of the ranks."""
+        return self.ranks.fabric
+
+    def alone(self) -> Self:
+        """For what one rank does on its own."""
+        return dataclasses.replace(self, ranks=self.ranks.alone())
 
     def seed(self, what: str) -> None:
         """What is random outside of a ``Fit`` must not depend on how the run came there."""
@@ -49,7 +61,8 @@ class Trainable:
 
     def accuracy(self, model: nn.Module, split: str) -> float:
         """Top-1, in [0, 1], on a split of the data; the model is left in evaluation mode."""
-        return accuracy(model, self.settings.data.batches(split, self.settings.train.batch_size), self.fabric)
+        batches = self.settings.data.batches(split, self.settings.train.batch_size, shard_of(self.fabric))
+        return accuracy(model, batches, self.fabric)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +125,13 @@ class Prepared(Trainable):
         return pressures
 
 
-def prepare_training(settings: Settings) -> Trainable:
+def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainable:
     """Read the data and build the network. Raises the ``LwdcError`` of whatever does not fit."""
-    fabric = settings.compute.fabric()
+    ranks = ranks or Ranks(settings.compute)
     data = settings.data
-    data.prepare(fabric.device)
+    data.prepare(ranks.fabric.device)
     for recipe in (settings.train, settings.search, settings.finetune):
+        recipe.check_ranks(ranks.count)
         recipe.check(data.steps(recipe.batch_size))
     named = settings.backbone
     backbone = Backbone(named.name, data.num_classes, data.input_size[0], dict(named.options))
@@ -127,10 +141,12 @@ def prepare_training(settings: Settings) -> Trainable:
     trained = settings.searched or settings.baseline
     if trained is not None:
         notes += load_weights(model, baseline_file(trained))
-    return Trainable(settings, fabric, backbone, model, tuple(notes))
+    return Trainable(settings, ranks, backbone, model, tuple(notes))
 
 
-def prepare(settings: Settings, tables: Sequence[CostTable] | None = None) -> Prepared:
+def prepare(
+    settings: Settings, tables: Sequence[CostTable] | None = None, ranks: Ranks | None = None
+) -> Prepared:  # fmt: skip
     """Prepare training, lay the space on the network and check the budgets.
 
     ``tables`` are those of the same run before it was interrupted, or of the run whose search is reused: what was
@@ -141,14 +157,16 @@ def prepare(settings: Settings, tables: Sequence[CostTable] | None = None) -> Pr
     costs = settings.cost.all
     for cost in costs:
         check_pressure(cost.model.name, cost.factor, cost.budget)
-    start = prepare_training(settings)
+    start = prepare_training(settings, ranks)
     model = start.model
     plan = make_plan(model, settings.space, settings.data.input_size)
     probe = start.placed(wrap(model, gate=settings.gate, inherit=False, mixing=settings.mixing, plan=plan))
     names = [cost.model.name for cost in costs]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise CostError(f"the cost {twice!r} is asked for twice: give each one factor or budget.")
-    tables = tuple(tabulate(probe, cost.model) for cost in costs) if tables is None else tuple(tables)
+    if tables is None:
+        tables = start.ranks.from_first(lambda: [tabulate(probe, cost.model) for cost in costs])
+    tables = tuple(tables)
     if any(list(table.sites) != list(selection_ops(probe)) for table in tables):
         raise CheckpointError(f"searched={settings.searched}: that search was not one of this network and space.")
     bounds = tuple(
@@ -156,7 +174,7 @@ def prepare(settings: Settings, tables: Sequence[CostTable] | None = None) -> Pr
         for cost, table in zip(costs, tables, strict=True)
     )
     front = None if settings.front is None else _range(settings.front, tables[0], bounds[0])
-    prepared = Prepared(settings, start.fabric, start.backbone, model, start.notes, plan, tables, bounds, front)
+    prepared = Prepared(settings, start.ranks, start.backbone, model, start.notes, plan, tables, bounds, front)
     prepared.add_dial(probe)
     if settings.searched is not None:
         load_search(probe, settings.searched)

@@ -13,6 +13,8 @@ from typing import Any
 
 from lwdc.errors import CheckpointError, LwdcError, TrainingError
 from lwdc.files import locked, parse_json
+from lwdc.pipeline.compute import Compute
+from lwdc.pipeline.ranks import Ranks
 from lwdc.records import EpochRecord, Note, Record, Result
 from lwdc.tracking import JsonlSink, ProgressSink, ReplaySink, Sink, parse_record, read_records
 from lwdc.training import Fit, load_checkpoint, save_checkpoint
@@ -35,6 +37,7 @@ class Run:
 
     ``config`` is what a resumed run must agree with, except below the keys in ``ignore``; of these the one
     that is named like a phase counts once that phase has begun. Use as a context manager: it closes the sinks.
+    Of several ``ranks`` only the first reads and writes, and the others learn from it.
     """
 
     def __init__(
@@ -43,30 +46,33 @@ class Run:
         config: dict[str, Any],
         sinks: Sequence[Sink] = (),
         *,
+        ranks: Ranks | None = None,
         resume: bool = False,
         ignore: Sequence[str] = (),
         checkpoint_minutes: float = 10.0,
     ) -> None:
-        self.folder, self.config = folder, config
-        self.done: dict[str, dict[str, Any]] = {}  # phase -> figures, json-ready
-        self._fit_state: dict[str, Any] | None = None
+        self.folder, self.config, self.ranks = folder, config, ranks or Ranks(Compute("cpu"))
         self._every = checkpoint_minutes * 60
         self.stopped_by: int | None = None  # a signal's number
         self._between_steps = False  # training looks for signals itself
         self._handlers: dict[int, Any] = {}
         self._saved_step = 0
-        check_folder(folder, resume=resume)
-        folder.mkdir(parents=True, exist_ok=True)
-        records = 0
-        if resume:
-            state = resumable(folder, config, ignore)
-            self.done, self._fit_state, records = state["done"], state["fit"], state["records"]
-        self._jsonl = JsonlSink(folder / RECORDS, keep=records)
-        self.sinks: list[Sink] = [self._jsonl, *sinks]
-        self._past = [parse_record(line) for line in read_records(folder / RECORDS)] if records else []
-        for sink in sinks:
-            if isinstance(sink, ReplaySink):
-                sink.replay(self._past)
+        self.sinks: list[Sink] = []
+        self._past: list[Record] = []
+
+        def opened() -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+            check_folder(folder, resume=resume)
+            folder.mkdir(parents=True, exist_ok=True)
+            state = resumable(folder, config, ignore) if resume else {"done": {}, "fit": None, "records": 0}
+            self._jsonl = JsonlSink(folder / RECORDS, keep=state["records"])
+            self.sinks = [self._jsonl, *sinks]
+            self._past = [parse_record(line) for line in read_records(folder / RECORDS)] if state["records"] else []
+            for sink in sinks:
+                if isinstance(sink, ReplaySink):
+                    sink.replay(self._past)
+            return state["done"], state["fit"]
+
+        self.done, self._fit_state = self.ranks.from_first(opened)
         if not resume:
             self._save(None)
 
@@ -106,15 +112,20 @@ class Run:
 
     def show_result(self) -> Result:
         """Hand the result of a finished run to every sink once more, but not to its records."""
-        result = next(record for record in reversed(self._past) if isinstance(record, Result))
-        for sink in self.sinks[1:]:
-            sink.write(result)
-        return result
+
+        def shown() -> Result:
+            result = next(record for record in reversed(self._past) if isinstance(record, Result))
+            for sink in self.sinks[1:]:
+                sink.write(result)
+            return result
+
+        return self.ranks.from_first(shown)
 
     def train(self, fit: Fit) -> float:
         """Run a phase's training to its end, from its checkpoint if there is one; returns its wall time in seconds.
 
-        Raises ``Interrupted`` after a signal, and the fit's own errors; both leave a checkpoint.
+        Raises ``Interrupted`` after a signal, which may be another rank's, and the fit's own errors; both leave a
+        checkpoint.
         """
         seconds = 0.0
         if self._fit_state is not None:
@@ -123,7 +134,7 @@ class Run:
             self.note(f"{fit.phase}: going on at step {fit.step} of {fit.total}")
             self._fit_state = None
         clock, saved, self._saved_step = time.monotonic(), time.monotonic(), fit.step
-        with self._watching_signals(), self._naming_the_checkpoint():
+        with self._watching_signals(), self._naming_the_checkpoint(), self.ranks.noticing_loss():
             for record in fit.run():
                 now = time.monotonic()
                 seconds, clock = seconds + now - clock, now
@@ -132,10 +143,13 @@ class Run:
                 else:
                     self._progress(record)
                 epoch_end = isinstance(record, EpochRecord)
-                if epoch_end or self.stopped_by is not None or now - saved > self._every:
+                stop, due = self.ranks.most(self.stopped_by or 0, now - saved > self._every)
+                if epoch_end or stop or due:
                     self._save({"state": fit.state_dict(), "seconds": seconds})
+                    self.ranks.wait()
                     saved, self._saved_step = time.monotonic(), fit.step
-                if self.stopped_by is not None:
+                if stop:
+                    self.stopped_by = stop
                     raise Interrupted(
                         f"stopped in {fit.phase} after step {fit.step} of {fit.total}; everything is saved. "
                         f"Go on with: resume={self.folder}",
@@ -158,6 +172,8 @@ class Run:
                 sink.progress(record.phase, record.epoch, record.epochs, record.step, record.steps, record.loss)
 
     def _save(self, fit: dict[str, Any] | None) -> None:
+        if not self.ranks.first:
+            return
         state = {
             "config": json.dumps(self.config),
             "done": self.done,

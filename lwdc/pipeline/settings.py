@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from lwdc.costs import CostModel, WholeCostModel, linear
@@ -15,6 +13,7 @@ from lwdc.data import DataModule
 from lwdc.errors import LwdcError
 from lwdc.export import check_formats
 from lwdc.gates import Gate, Softmax
+from lwdc.pipeline.compute import Compute
 from lwdc.selection import Mixing
 from lwdc.space import SearchSpace
 from lwdc.training import OptimiserFactory, Recipe
@@ -63,30 +62,6 @@ class FrontSettings:
             raise LwdcError(f"strategy.front.budgets are the two ends of a range, found {self.budgets}.")
         if not isinstance(self.knots, int) or self.knots < 2:
             raise LwdcError(f"strategy.front.knots is a number from 2 on, found {self.knots!r}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """Where and in what precision to run, through Lightning Fabric."""
-
-    accelerator: str = "auto"
-    precision: str = "32-true"
-    threads: int | None = None  # CPU threads; None: torch's default
-
-    def fabric(self) -> Fabric:
-        """A launched Fabric for one device."""
-        if self.precision == "16-mixed":
-            raise LwdcError("compute.precision='16-mixed' is not supported yet; use bf16-mixed or 32-true.")
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        try:
-            fabric = Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)  # type: ignore[arg-type]
-        except (RuntimeError, ValueError) as error:
-            raise LwdcError(
-                f"compute.accelerator={self.accelerator!r} with precision {self.precision!r} cannot be had here: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-        return fabric
 
 
 @dataclasses.dataclass(frozen=True)

@@ -102,8 +102,9 @@ def _searches(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _APART = (  # of these settings: what the search does not depend on
-    "strategy.refit_images", "strategy.recalibrate_batches", "compute.accelerator", "compute.threads", "cost.cache",
-    "cost.strict", "cost.model.cache", "cost.model.strict",
+    "strategy.refit_images", "strategy.recalibrate_batches", "compute.accelerator", "compute.threads",
+    "compute.devices", "compute.nodes", "compute.strategy", "compute.timeout_s", "cost.cache", "cost.strict",
+    "cost.model.cache", "cost.model.strict",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from scipy.optimize import brentq
@@ -29,7 +30,7 @@ class Dial(nn.Module):
         self.largest, self.smallest, self.knots = largest, smallest, knots
         # Buffers, so that copies and checkpoints carry them.
         self.register_buffer("position", torch.tensor(0.5))
-        self.register_buffer("pressure", torch.tensor(0.0))
+        self.register_buffer("pressure", torch.tensor(0.0, dtype=torch.float64))
         self.lifted: Tensor | None = None  # the pressure as a function of the logits, while a step is under way
 
     @property
@@ -61,7 +62,7 @@ def add_dial(supernet: nn.Module, table: CostTable, largest: float, smallest: fl
     ops = selection_ops(supernet)
     for group, costs in table.group_costs().items():
         shares = torch.tensor(costs, dtype=torch.float64) / table.total
-        parametrize.register_parametrization(ops[group].gate, "logits", _Curve(dial, shares.float()))
+        parametrize.register_parametrization(ops[group].gate, "logits", _Curve(dial, shares))
     return dial
 
 
@@ -82,13 +83,27 @@ def hold(supernet: nn.Module, table: CostTable, *, learning: bool = False) -> No
     with torch.no_grad():
         dial.pressure.fill_(_held_at(excess, float(dial.pressure)))
     if learning:
-        # One step of Newton's method from where it holds changes nothing but the gradient: the implicit function's.
+        curves = [curve for name, curve in supernet.named_parameters() if name.endswith(_CURVE)]
         with torch.enable_grad():
             dial.lifted = dial.pressure.detach().clone().requires_grad_()
-            expected = expected_cost(supernet, table)
-            (slope,) = torch.autograd.grad(expected, dial.lifted, retain_graph=True)
-            steep = float(slope) < -_FLAT
-            dial.lifted = dial.lifted.detach() - (expected - expected.detach()) / slope if steep else None
+            slope, *slopes = torch.autograd.grad(expected_cost(supernet, table), [dial.lifted, *curves])
+        if float(slope) < -_FLAT:
+            dial.lifted = cast(Tensor, _Implicit.apply(dial.pressure, [-s / slope for s in slopes], *curves))
+        else:
+            dial.lifted = None
+
+
+class _Implicit(torch.autograd.Function):
+    """The pressure that holds, with its slope in the logits. Unlike a graph it bears several backward passes."""
+
+    @staticmethod
+    def forward(ctx: Any, pressure: Tensor, slopes: list[Tensor], *curves: Tensor) -> Tensor:
+        ctx.slopes = slopes
+        return pressure.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return None, None, *(gradient * slope for slope in ctx.slopes)
 
 
 def _held_at(excess: Callable[[float], float], guess: float) -> float:
@@ -110,6 +125,7 @@ def _held_at(excess: Callable[[float], float], guess: float) -> float:
 
 _NEAR = 1e-4  # of the original's cost
 _MOST = 2.0**20  # of a pressure: what is not reached by it, is not reached
+_CURVE = "parametrizations.logits.original"
 _FLAT = 1e-6  # where the pressure changes nothing there is no gradient to mend
 
 
@@ -132,7 +148,7 @@ class _Curve(nn.Module):
         weights = self.dial.weights().to(at_knots.dtype)
         logits = (weights[:, None] * at_knots).sum(0)  # no product: autocast would round it
         pressure = self.dial.pressure if self.dial.lifted is None else self.dial.lifted
-        return logits - (pressure * self.shares).to(logits)
+        return logits - pressure.to(logits) * self.shares.to(logits)
 
     def right_inverse(self, logits: Tensor) -> Tensor:
         return logits.repeat(self.dial.knots, 1)

@@ -143,9 +143,10 @@ def search_fit(
     seed: int,
     fabric: Fabric,
     teacher: nn.Module | None = None,
+    sync_norms: bool = False,
 ) -> Fit:
     """One pass over weights and logits, in place, as a ``Fit``; afterwards ``lesson.choice()`` is the architecture."""
     return Fit(
         "search", supernet, data, recipe, seed=seed, fabric=fabric, teacher=teacher, lesson=lesson,
-        parameters=weight_parameters(supernet),
+        parameters=weight_parameters(supernet), sync_norms=sync_norms,
     )  # fmt: skip

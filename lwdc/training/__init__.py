@@ -1,6 +1,6 @@
 """Training: one fit loop, its recipes, evaluation and checkpoints."""
 
-from lwdc.training.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from lwdc.training.checkpoint import load_checkpoint, put_tensors, read_tensors, save_checkpoint
 from lwdc.training.evaluate import accuracy, recalibrate
 from lwdc.training.fit import Fit, Lesson, Plain, StepRecord
 from lwdc.training.recipe import Objective, OptimiserFactory, Recipe
@@ -15,7 +15,8 @@ __all__ = [
     "StepRecord",
     "accuracy",
     "load_checkpoint",
-    "load_tensors",
+    "put_tensors",
+    "read_tensors",
     "recalibrate",
     "save_checkpoint",
 ]

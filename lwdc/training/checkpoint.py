@@ -5,7 +5,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lwdc.errors import CheckpointError
 from lwdc.files import check_regular, replacing
@@ -35,13 +35,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_tensors(module: nn.Module, path: Path) -> None:
-    """Load the weights that a phase of a run left, safetensors, in place. Raises ``CheckpointError``."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The weights that a phase of a run left, safetensors. Raises ``CheckpointError``."""
     try:
         check_regular(path)
-        module.load_state_dict(safetensors.torch.load_file(path))
+        return safetensors.torch.load_file(path)
     except Exception as error:  # damaged bytes may surface as anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(
-            f"{path} does not hold the weights of this run ({reason}): it is damaged or another's."
-        ) from error
+        raise _no_weights_of(path, error) from error
+
+
+def put_tensors(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load weights into their network, in place. Raises ``CheckpointError`` if they are another's."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise _no_weights_of(path, error) from error
+
+
+def _no_weights_of(path: Path, error: Exception) -> CheckpointError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return CheckpointError(f"{path} does not hold the weights of this run ({reason}): it is damaged or another's.")

@@ -9,10 +9,11 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from lwdc.data import Batch
+from lwdc.training.ranks import total
 
 
 def accuracy(model: nn.Module, batches: Iterable[Batch], fabric: Fabric | None = None) -> float:
-    """Top-1 accuracy in [0, 1]; the model is left in evaluation mode."""
+    """Top-1 accuracy in [0, 1], of all ranks' examples; the model is left in evaluation mode."""
     fabric = fabric or _plain()
     model.eval()
     right = torch.zeros((), dtype=torch.int64)
@@ -21,7 +22,8 @@ def accuracy(model: nn.Module, batches: Iterable[Batch], fabric: Fabric | None =
         for images, labels in batches:
             right = right.to(labels.device) + (model(images).argmax(dim=1) == labels).sum()
             seen += len(labels)
-    return float(right) / max(seen, 1)
+    counts = total(torch.stack([right, torch.tensor(seen, device=right.device)]), fabric).tolist()
+    return float(counts[0] / max(counts[1], 1))
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Batch], most: int, fabric: Fabric | None = None) -> None:

@@ -1,5 +1,6 @@
 """The fit loop: one for the baseline, the search and the fine-tuning."""
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -9,13 +10,16 @@ from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from lwdc.candidates.sampling import advance_starts, starts_of
 from lwdc.data import DataModule
+from lwdc.data.seeding import seeded
 from lwdc.errors import CheckpointError, TrainingError
 from lwdc.records import EpochRecord, SearchState
 from lwdc.training.evaluate import accuracy
+from lwdc.training.ranks import check_gates, drawing_apart, shard_of, share_buffers, synced_norms, total
 from lwdc.training.recipe import Recipe
 
 
@@ -92,6 +96,10 @@ class Fit:
 
     Everything random in a step is a function of ``(seed, phase, step)``, so that going on from a saved
     state repeats what would have happened, bit for bit on the same machine.
+
+    Several ranks share every batch, and what they train is what one rank would have trained, but for rounding, and
+    for batch norms, which see the examples of their own rank unless they are synced (``sync_norms``, on GPUs). All
+    ranks call everything together.
     """
 
     def __init__(
@@ -106,10 +114,13 @@ class Fit:
         parameters: list[nn.Parameter] | None = None,
         teacher: nn.Module | None = None,
         lesson: Lesson | None = None,
+        sync_norms: bool = False,
     ) -> None:
         self.phase, self.data, self.recipe, self.seed, self.fabric = phase, data, recipe, seed, fabric
         self.model, self.teacher = model, teacher
         self.lesson: Lesson = lesson or Plain()
+        self.sync_norms = sync_norms and fabric.world_size > 1
+        recipe.check_ranks(fabric.world_size)
         self.steps = data.steps(recipe.batch_size)
         self.step = 0  # optimiser steps done
         self._totals = torch.zeros(2, dtype=torch.float64)  # of this epoch: loss and right answers
@@ -117,6 +128,10 @@ class Fit:
         if recipe.objective.needs_teacher and teacher is None:
             raise TrainingError(f"the objective of phase {phase!r} needs a teacher, and there is none.")
         starts = starts_of(model)
+        if recipe.ema is not None and (lesson is not None or starts):
+            why = "epitomes' starts become whole halfway" if starts else "its lesson knows another network"
+            raise TrainingError(f"phase {phase!r} cannot average weights: {why}. Leave ema out.")
+        self._mixup = recipe.mixing(data.num_classes, fabric.world_size)
         self._advances_starts = bool(starts) and lesson is None  # a search does so with its gates
         given = {id(p) for p in starts}
         trained = parameters if parameters is not None else list(model.parameters())
@@ -125,6 +140,7 @@ class Fit:
         self._module = fabric.setup_module(model)
         self._optimisers: list[Any] = [fabric.setup_optimizers(o) for o in (optimiser, *others)]
         self._scheduler = recipe.scheduler(optimiser, self.steps) if recipe.epochs else None
+        self._average = None if recipe.ema is None else ModelEmaV3(model, decay=recipe.ema)
         if teacher is not None:
             teacher.to(fabric.device).eval().requires_grad_(False)
 
@@ -135,17 +151,22 @@ class Fit:
 
     def run(self) -> Iterator[StepRecord | EpochRecord]:
         """Train from where the state stands to the end."""
-        while self.step < self.total or self._at_unfinished_epoch():
-            epoch, start = divmod(self.step, self.steps)
-            if start == 0 and self._at_unfinished_epoch():  # the last step is done, the validation is not
-                yield self._finish(epoch - 1)
-                continue
-            yield from self._train(epoch, start)
-            yield self._finish(epoch)
+        with synced_norms(self.model) if self.sync_norms else contextlib.nullcontext():
+            while self.step < self.total or self._at_unfinished_epoch():
+                epoch, start = divmod(self.step, self.steps)
+                if start == 0 and self._at_unfinished_epoch():  # the last step is done, the validation is not
+                    yield self._finish(epoch - 1)
+                    continue
+                yield from self._train(epoch, start)
+                yield self._finish(epoch)
+        if self._average is not None:
+            self.model.load_state_dict(self._average.module.state_dict())
 
     def _train(self, epoch: int, start: int) -> Iterator[StepRecord]:
         clock = time.perf_counter()
-        batches = self.data.train(seed=self.seed, epoch=epoch, batch_size=self.recipe.batch_size, start=start)
+        batches = self.data.train(
+            seed=self.seed, epoch=epoch, batch_size=self.recipe.batch_size, start=start, shard=shard_of(self.fabric)
+        )
         self.model.train()
         for index, (images, labels) in enumerate(batches, start=start):
             loss = self._step(images, labels)
@@ -160,35 +181,77 @@ class Fit:
         if self._advances_starts:
             advance_starts(self.model, self.step / self.total)
         self.lesson.begin(self.step / self.total)
-        teacher = None
-        if self.teacher is not None and self.recipe.objective.needs_teacher:
-            with torch.no_grad(), self.fabric.autocast():
-                teacher = self.teacher(images).float()
-        logits = self._module(images)
-        loss = self.recipe.objective(logits, labels, teacher)
-        extra = self.lesson.extra_loss()
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
-        self.fabric.backward(loss if extra is None else loss + extra)
+        found = self._backward(images, labels)
         self.lesson.after_backward()
         if self.recipe.clip_norm is not None:
             self.fabric.clip_gradients(self._module, self._optimisers[0], max_norm=self.recipe.clip_norm)
-        for optimiser in self._optimisers:
-            optimiser.step()
+        self._update()
+        if self._average is not None:
+            self._average.update(self.model)
         self.step += 1
         if self._scheduler is not None:
             self._scheduler.step_update(self.step)
         self.lesson.end(1 / self.total)
-        right = (logits.detach().argmax(dim=1) == labels).sum()
-        self._totals = self._totals.to(loss.device) + torch.stack([loss.detach(), right]).double()
-        return self._look_at_loss(loss)
+        self._totals = self._totals.to(found.device) + found
+        return self._look_at_loss(found[0])
+
+    def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Add the gradients of the batch; this rank's part of its mean loss, and how many it has right: ``(2,)``."""
+        pieces, ranks = self.recipe.accumulate, self.fabric.world_size
+        targets = labels
+        if self._mixup is not None:
+            with seeded(derive_seed(self.seed, f"{self.phase}/mixup", self.step) % 2**32):
+                images, targets = self._mixup(images.clone(), labels)
+        found = []
+        parts = zip(*(whole.tensor_split(pieces) for whole in (images, labels, targets)), strict=True)
+        for piece, (inputs, answers, goals) in enumerate(parts):
+            share, last = len(answers) / self.recipe.batch_size, piece == pieces - 1
+            with self._apart(piece), contextlib.ExitStack() as stack:
+                if ranks > 1 and not last:
+                    stack.enter_context(self.fabric.no_backward_sync(self._module))
+                logits = self._module(inputs)
+                loss = self.recipe.objective(logits, goals, self._taught(inputs))
+                scale = share * ranks  # as the ranks' gradients are averaged
+                objective = loss if scale == 1 else loss * scale
+                extra = self.lesson.extra_loss() if last else None
+                self.fabric.backward(objective if extra is None else objective + extra)
+            right = (logits.detach().argmax(dim=1) == answers).sum()
+            found.append(torch.stack([loss.detach() * share, right]).double())
+        return found[0] if pieces == 1 else torch.stack(found).sum(0)
+
+    def _apart(self, piece: int) -> contextlib.AbstractContextManager[None]:
+        pieces = self.recipe.accumulate
+        place = self.fabric.global_rank * pieces + piece
+        seed = derive_seed(self.seed, f"{self.phase}/{place}", self.step) if place else None
+        return drawing_apart(self.model, seed, self.fabric.device, again=pieces > 1)
+
+    def _taught(self, images: Tensor) -> Tensor | None:
+        if self.teacher is None or not self.recipe.objective.needs_teacher:
+            return None
+        with torch.no_grad(), self.fabric.autocast():
+            taught: Tensor = self.teacher(images).float()
+        return taught
+
+    def _update(self) -> None:
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        if scaler is None:
+            for optimiser in self._optimisers:
+                optimiser.step()
+            return
+        for optimiser in self._optimisers:
+            if any(p.grad is not None for group in optimiser.param_groups for p in group["params"]):
+                scaler.step(optimiser.optimizer)
+        scaler.update()  # once for all of them, whose gradients were scaled alike
 
     def _look_at_loss(self, loss: Tensor) -> float | None:
         # On a GPU reading the loss waits for it: there, not at every step.
         if loss.is_cuda and self.step % _LOOK_EVERY and self.step % self.steps:
             return None
-        self._check_finite(float(loss.detach()) if not loss.is_cuda else float(self._totals[0]))
-        return float(loss.detach())
+        now, summed = total(torch.stack([loss, self._totals[0]]), self.fabric).tolist()
+        self._check_finite(summed if loss.is_cuda else now)
+        return float(now)
 
     def _check_finite(self, value: float) -> None:
         if not math.isfinite(value):
@@ -199,7 +262,12 @@ class Fit:
 
     def _finish(self, epoch: int) -> EpochRecord:
         clock = time.perf_counter()
-        loss, right = (self._totals / self.steps).tolist()
+        loss, right = (total(self._totals, self.fabric) / self.steps).tolist()
+        check_gates(self.model, self.fabric, f"after epoch {epoch + 1} of phase {self.phase!r}")
+        kept = self.model if self._average is None else self._average.module
+        share_buffers(self.model, self.fabric)
+        if self._average is not None:
+            share_buffers(kept, self.fabric)
         record = EpochRecord(
             phase=self.phase,
             epoch=epoch + 1,
@@ -207,7 +275,9 @@ class Fit:
             step=self.step,
             loss=loss,
             train_accuracy=right / self.recipe.batch_size,
-            valid_accuracy=accuracy(self.model, self.data.batches("valid", self.recipe.batch_size), self.fabric),
+            valid_accuracy=accuracy(
+                kept, self.data.batches("valid", self.recipe.batch_size, shard_of(self.fabric)), self.fabric
+            ),
             learning_rate=self._optimisers[0].param_groups[0]["lr"],
             seconds=self._seconds + time.perf_counter() - clock,
             search=self.lesson.state(),
@@ -226,16 +296,19 @@ class Fit:
 
         Raises ``TrainingError`` if a loss since the last look was not finite: no checkpoint shall hold that.
         """
-        self._check_finite(float(self._totals[0]))
+        totals = total(self._totals, self.fabric)
+        self._check_finite(float(totals[0]))
         return {
             "phase": self.phase,
             "step": self.step,
             "finished_epochs": self._finished_epochs,
-            "totals": self._totals.cpu(),
+            "totals": totals.cpu(),
             "seconds": self._seconds,
             "model": self.model.state_dict(),
+            "average": {} if self._average is None else self._average.module.state_dict(),
             "optimisers": [o.state_dict() for o in self._optimisers],
             "scheduler": self._scheduler.state_dict() if self._scheduler is not None else {},
+            "precision": self.fabric.strategy.precision.state_dict(),
             "lesson": self.lesson.state_dict(),
         }
 
@@ -244,13 +317,17 @@ class Fit:
         try:
             assert state["phase"] == self.phase, f"it is of phase {state['phase']!r}"
             self.model.load_state_dict(state["model"])
+            if self._average is not None:
+                self._average.module.load_state_dict(state["average"])
             for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(saved)
             if self._scheduler is not None:
                 self._scheduler.load_state_dict(state["scheduler"])
+            self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
             self.lesson.load_state_dict(state["lesson"])
             self.step, self._finished_epochs = state["step"], state["finished_epochs"]
-            self._totals, self._seconds = state["totals"], state["seconds"]
+            first = self.fabric.global_rank == 0  # the totals are those of all ranks
+            self._totals, self._seconds = state["totals"] * first, state["seconds"]
         except (KeyError, RuntimeError, ValueError, AssertionError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit phase {self.phase!r} of this run: {str(error).splitlines()[0]}"

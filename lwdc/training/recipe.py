@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
+from timm.data import Mixup
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
@@ -60,6 +61,8 @@ class Recipe:
 
     ``schedule`` holds arguments of timm's ``create_scheduler_v2``, in epochs, or makes one of torch's
     schedulers from the optimiser: ``functools.partial(MultiStepLR, milestones=[100, 150])``.
+
+    ``batch_size`` is that of one update: all ranks share it, and ``accumulate`` divides what each of them has.
     """
 
     epochs: int
@@ -68,11 +71,45 @@ class Recipe:
     schedule: Mapping[str, Any] | TorchSchedule = dataclasses.field(default_factory=lambda: {"sched": "cosine"})
     objective: Objective = dataclasses.field(default_factory=CrossEntropy)
     clip_norm: float | None = None  # largest norm of the gradient; None: not clipped
+    accumulate: int = 1  # pieces that a batch is worked through in, one after the other, where memory is short
+    mixup: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # arguments of ``timm.data.Mixup``; {}: none
+    ema: float | None = None  # decay of a moving average of the weights, which is evaluated and kept; None: no average
     starts_optim: OptimiserFactory = dataclasses.field(default=_STARTS)  # of epitomes' starts, in shares of their range
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1:
             raise TrainingError(f"epochs must be >= 0 and batch_size >= 1, found {self.epochs} and {self.batch_size}.")
+        if not isinstance(self.accumulate, int) or self.accumulate < 1:
+            raise TrainingError(f"accumulate is a number of pieces of a batch, 1 or more, found {self.accumulate!r}.")
+        if self.ema is not None and not (isinstance(self.ema, float) and 0 < self.ema < 1):
+            raise TrainingError(f"ema is a decay between 0 and 1, like 0.999, found {self.ema!r}.")
+        self.check_ranks(1)
+
+    def check_ranks(self, ranks: int) -> None:
+        """Raise ``TrainingError`` if a batch does not have an example for every piece on every rank."""
+        if self.batch_size < ranks * self.accumulate:
+            among = f"{ranks} processes" if ranks > 1 else "one process"
+            raise TrainingError(
+                f"a batch of {self.batch_size} cannot be shared by {among} in {self.accumulate} piece(s) each: "
+                "batch_size is that of all together; make it larger, or use fewer devices or pieces."
+            )
+
+    def mixing(self, num_classes: int, ranks: int) -> Mixup | None:
+        """What mixes images and labels of a batch, if anything. Raises ``TrainingError`` if it cannot be built."""
+        if not self.mixup:
+            return None
+        try:
+            # Labels are smoothed by the objective, where that is asked for.
+            mixup = Mixup(**{"label_smoothing": 0.0, **self.mixup}, num_classes=num_classes)
+            assert mixup.mixup_enabled and (mixup.mixup_alpha > 0 or mixup.cutmix_alpha > 0), "no alpha is above 0"
+        except (TypeError, ValueError, AssertionError) as error:
+            raise TrainingError(f"mixup={dict(self.mixup)} is refused by timm.data.Mixup: {error}.") from error
+        if self.batch_size % (2 * ranks):
+            raise TrainingError(
+                f"mixup mixes pairs of images of one device: batch_size={self.batch_size} is not a multiple of "
+                f"{2 * ranks}."
+            )
+        return mixup
 
     def check(self, steps: int) -> None:
         """Raise ``TrainingError`` if the optimiser or the schedule cannot be built."""

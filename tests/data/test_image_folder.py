@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lwdc.data import ImageFolder
+from lwdc.data import ImageFolder, Shard
 from lwdc.errors import DataError
 
 CPU = torch.device("cpu")
@@ -96,6 +96,9 @@ def test_batches_do_not_depend_on_workers_or_start(tree: Path, augment: dict[str
         assert same(iter(whole), data.train(seed=1, epoch=2, batch_size=4))
         assert same(iter(whole[3:]), data.train(seed=1, epoch=2, batch_size=4, start=3))
     assert same(alone.batches("valid", 2), helped.batches("valid", 2))
+    for index in range(3):
+        shard = [(images[index::3], labels[index::3]) for images, labels in whole]
+        assert same(iter(shard), alone.train(seed=1, epoch=2, batch_size=4, shard=Shard(index, 3)))
 
 
 def test_epochs_and_seeds_differ(tree: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lwdc.data import CropAndFlip, Digits, InMemory, Labelled, Preprocessing
+from lwdc.data import CropAndFlip, Digits, InMemory, Labelled, Preprocessing, Shard
 from lwdc.errors import DataError
 
 CPU = torch.device("cpu")
@@ -219,3 +219,19 @@ def test_an_unknown_split_is_refused() -> None:
 def test_data_that_was_not_prepared_says_so() -> None:
     with pytest.raises(DataError, match=r"counted has not been read yet; call prepare\(device\) first"):
         Counted().steps(4)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_of_a_batch_are_together_the_batch(count: int) -> None:
+    data = prepared()
+    for start in (0, 1):
+        whole = list(data.train(seed=1, epoch=2, batch_size=5, start=start))
+        parts = [
+            list(data.train(seed=1, epoch=2, batch_size=5, start=start, shard=Shard(i, count))) for i in range(count)
+        ]
+        for step, (inputs, labels) in enumerate(whole):
+            for index in range(count):
+                ours, answers = parts[index][step]
+                assert torch.equal(ours, inputs[index::count]) and torch.equal(answers, labels[index::count])
+    shown = sorted(value for i in range(count) for value in values(data.batches("valid", 7, Shard(i, count))))
+    assert shown == sorted(values(data.batches("valid", 7)))

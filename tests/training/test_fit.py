@@ -7,17 +7,20 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.candidates.sampling import Starts, starts_of
 from lwdc.data import Digits
 from lwdc.errors import CheckpointError, TrainingError
-from lwdc.objectives import Distillation
+from lwdc.objectives import CrossEntropy, Distillation
 from lwdc.records import EpochRecord
 from lwdc.surgery import rebuild
 from lwdc.training import Fit, Plain, StepRecord, accuracy
@@ -274,3 +277,132 @@ def test_starts_of_epitomes_train_on_their_own_end_whole_and_go_on_after_any_ste
         going_on.load_state_dict(states[step - 1])
         list(going_on.run())
         assert same(weights(again), weights(network))
+
+
+def half(init_scale: float) -> Fabric:
+    """Half precision with a scaled loss, on the CPU, where a user is refused it because it is slow."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=2)
+    return Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+
+
+def test_half_precision_scales_the_loss_and_goes_on_with_the_scale(fit: MakeFit, network: nn.Module) -> None:
+    full, straight = copy.deepcopy(network), copy.deepcopy(network)
+    list(fit(full).run())
+    expected = list(fit(straight, fabric=half(2.0**10)).run())
+    theirs = dict(full.named_parameters())
+    assert all(torch.allclose(p, theirs[name], atol=1e-2) for name, p in straight.named_parameters())
+
+    model = copy.deepcopy(network)
+    running = fit(model, fabric=half(2.0**10))
+    records = list(itertools.islice(running.run(), 5))
+    state = saved(running)
+    assert state["precision"]["scale"] == 2.0**12  # twice two steps in range
+    model = copy.deepcopy(network)
+    running = fit(model, fabric=half(2.0))
+    running.load_state_dict(state)
+    records += running.run()
+    assert same(weights(straight), weights(model))
+    assert figures(records) == figures(expected)
+
+
+def test_a_step_that_overflows_in_half_precision_is_left_out_and_the_scale_halved(
+    fit: MakeFit, network: nn.Module
+) -> None:
+    before = weights(network)
+    running = fit(network, fabric=half(2.0**40))
+    next(iter(running.run()))
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+    assert saved(running)["precision"]["scale"] == 2.0**39
+
+
+def test_all_optimisers_of_a_step_are_scaled_alike(fit: MakeFit, network: nn.Module) -> None:
+    """The scale grows between steps, never between the weights' and the lesson's optimiser."""
+    diary = Diary()
+    list(fit(network, lesson=diary, fabric=half(2.0**8)).run())
+    assert float(diary.extra.detach()) == pytest.approx(1 - 6 * 0.5)
+
+
+def test_an_average_of_the_weights_is_evaluated_and_kept(fit: MakeFit, network: nn.Module, data: Digits) -> None:
+    decay, seen = 0.9, copy.deepcopy(network)
+    average = weights(network)
+    for record in fit(seen).run():
+        if isinstance(record, StepRecord):
+            for name, value in seen.named_parameters():
+                average[name] = decay * average[name] + (1 - decay) * value.detach()
+    running = fit(network, recipe={"ema": decay})
+    records = list(running.run())
+    assert all(torch.allclose(p, average[name], atol=1e-6) for name, p in network.named_parameters())
+    assert records[-1].valid_accuracy == accuracy(network, data.batches("valid", 64))
+
+
+@pytest.mark.parametrize("stop", [2, 4, 8])
+def test_an_average_of_the_weights_goes_on_bit_for_bit(fit: MakeFit, network: nn.Module, stop: int) -> None:
+    straight, model = copy.deepcopy(network), copy.deepcopy(network)
+    expected = list(fit(straight, recipe={"ema": 0.5}).run())
+    running = fit(model, recipe={"ema": 0.5})
+    records = list(itertools.islice(running.run(), stop))
+    state = saved(running)
+    running = fit(network, recipe={"ema": 0.5})
+    running.load_state_dict(state)
+    records += running.run()
+    assert same(weights(network), weights(straight))
+    assert figures(records) == figures(expected)
+
+
+@pytest.mark.parametrize("ema", [0, 1, 1.5, "0.9"])
+def test_a_decay_that_is_none_is_refused(fit: MakeFit, network: nn.Module, ema: Any) -> None:
+    with pytest.raises(TrainingError, match="ema is a decay between 0 and 1"):
+        fit(network, recipe={"ema": ema})
+
+
+def test_an_average_beside_a_lesson_is_refused(fit: MakeFit, network: nn.Module) -> None:
+    with pytest.raises(TrainingError, match="phase 'search' cannot average weights: its lesson knows another network"):
+        fit(network, phase="search", recipe={"ema": 0.9}, lesson=Diary())
+
+
+def test_mixed_images_have_mixed_labels_which_the_step_decides(fit: MakeFit, network: nn.Module) -> None:
+    """Each image once more in the picture of its partner, the last of the batch for the first."""
+    given: list[tuple[Tensor, Tensor]] = []
+
+    def objective(logits: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
+        given.append((images[-1], labels))
+        return CrossEntropy()(logits, labels, teacher)
+
+    objective.needs_teacher = False  # type: ignore[attr-defined]
+    images: list[Tensor] = []
+    network[0].register_forward_pre_hook(lambda module, args: images.append(args[0]))
+    for mixup in ({"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}, {}):
+        next(iter(fit(copy.deepcopy(network), recipe={"mixup": mixup, "objective": objective}).run()))
+    (mixed, soft), (cut, parts), (plain, labels) = given
+    share = float(soft[0, labels[0]])
+    assert 0 < share < 1 and labels[0] != labels[-1]
+    assert torch.allclose(mixed, share * plain + (1 - share) * plain.flip(0), atol=1e-6)
+    assert torch.allclose(parts.sum(1), torch.ones(64))
+    assert ((cut == plain) | (cut == plain.flip(0))).all() and not torch.equal(cut, plain)
+
+    copies = [copy.deepcopy(network) for _ in range(2)]
+    for model in copies:
+        np.random.rand(7)
+        list(fit(model, recipe={"mixup": {"mixup_alpha": 1.0, "cutmix_alpha": 1.0}}).run())
+    assert same(weights(copies[0]), weights(copies[1]))
+
+
+@pytest.mark.parametrize(
+    ("mixup", "size", "message"),
+    [
+        ({"mixup": 0.2}, 64, "is refused by timm.data.Mixup: .*unexpected keyword"),
+        ({"mixup_alpha": 0.0, "cutmix_alpha": 0.0}, 64, "is refused by timm.data.Mixup: no alpha is above 0"),
+        ({"mixup_alpha": 0.2}, 63, "batch_size=63 is not a multiple of 2"),
+    ],
+)
+def test_mixing_that_cannot_be_is_refused(
+    mixup: dict[str, float], size: int, message: str, fit: MakeFit, network: nn.Module
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        fit(network, recipe={"mixup": mixup, "batch_size": size})
+
+
+@pytest.mark.parametrize("pieces", [0, 1.5, 65])
+def test_pieces_that_cannot_be_are_refused(pieces: Any, fit: MakeFit, network: nn.Module) -> None:
+    with pytest.raises(TrainingError, match=r"accumulate is a number of pieces|a batch of 64 cannot be shared by one"):
+        fit(network, recipe={"accumulate": pieces})

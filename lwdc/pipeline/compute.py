@@ -1,0 +1,139 @@
+"""Compute: the devices, processes and precision of a run, through Lightning Fabric."""
+
+import dataclasses
+import datetime
+import warnings
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from lwdc.errors import LwdcError, unknown_name
+
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+_STRATEGIES = ("auto", "ddp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """Where and in what precision to run.
+
+    ``devices`` on each of ``nodes`` machines make as many processes, which share every batch; what comes out depends
+    on their number by rounding only, and through batch norms unless ``sync_norms``.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1  # of each node; on the CPU processes
+    nodes: int = 1
+    strategy: str = "auto"  # or ddp, which is what auto takes for several processes
+    precision: str = "32-true"  # or bf16-mixed, 16-mixed
+    threads: int | None = None  # CPU threads; None: torch's default
+    sync_norms: bool = False  # batch norms see the examples of all devices; GPUs only
+    timeout_s: float = 60.0  # how long a process waits for another one in training before that counts as lost
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "nodes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise LwdcError(f"compute.{name} is a number from 1 on, found {value!r}.")
+        for name, known in (("precision", _PRECISIONS), ("strategy", _STRATEGIES)):
+            if getattr(self, name) not in known:
+                raise LwdcError(f"compute.{name}: " + unknown_name(name, str(getattr(self, name)), known))
+        if not isinstance(self.timeout_s, (int, float)) or not self.timeout_s > 0:
+            raise LwdcError(f"compute.timeout_s is a number of seconds above 0, found {self.timeout_s!r}.")
+
+    @property
+    def processes(self) -> int:
+        """Of all nodes together."""
+        return self.devices * self.nodes
+
+    def alone(self) -> "Compute":
+        """The same on one device."""
+        return dataclasses.replace(self, devices=1, nodes=1, sync_norms=False)
+
+    def needs_launch(self) -> bool:
+        """Whether there are several processes, and nobody has started them. Raises ``LwdcError`` like ``fabric``."""
+        fabric = self._fabric()
+        if self.processes == 1 or _started_from_outside(fabric):
+            return False
+        self._check_launch(fabric)
+        return True
+
+    def fabric(self) -> Fabric:
+        """A launched Fabric, which has started the other processes if nobody else has.
+
+        Raises ``LwdcError`` for what cannot be had here.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        fabric = self._fabric()
+        if self.processes > 1:
+            self._check_launch(fabric)
+            # DDP keeps gradients of 1x1 convolutions with other strides than the weights, to no measurable loss.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            fabric.launch()
+        return fabric
+
+    def _fabric(self) -> Fabric:
+        strategy: str | DDPStrategy = "auto"
+        if self.processes > 1:
+            # Unused are in some steps starts of epitomes, once they are settled, and biases without a kernel.
+            timeout = datetime.timedelta(seconds=self.timeout_s)
+            strategy = DDPStrategy(timeout=timeout, find_unused_parameters=True)
+        try:
+            self._check_device(Fabric(accelerator=self.accelerator, devices=1).device.type)
+            return Fabric(
+                accelerator=self.accelerator, strategy=strategy, devices=self.devices, num_nodes=self.nodes,
+                precision=self.precision,  # type: ignore[arg-type]
+            )  # fmt: skip
+        except LwdcError:
+            raise
+        except (RuntimeError, ValueError, MisconfigurationException) as error:
+            raise LwdcError(
+                f"compute.accelerator={self.accelerator!r} with precision {self.precision!r} and strategy "
+                f"{self.strategy!r} cannot be had here: {' '.join(str(error).split())}"
+            ) from error
+
+    def _check_device(self, kind: str) -> None:
+        found = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, self.devices)
+        if self.devices > found:
+            raise LwdcError(
+                f"compute.devices={self.devices}, and this machine has {found} device(s) of kind {kind}: ask for "
+                "fewer, or for processes on the CPU by compute.accelerator=cpu."
+            )
+        if self.precision == "16-mixed" and kind == "cpu":
+            raise LwdcError(
+                "compute.precision='16-mixed' needs a GPU: on the CPU half precision is not faster and its small "
+                "gradients vanish. Use bf16-mixed or 32-true."
+            )
+        if self.precision == "bf16-mixed" and kind == "cuda" and not torch.cuda.is_bf16_supported():
+            raise LwdcError(
+                "compute.precision='bf16-mixed' is not supported by this GPU; use 16-mixed, which scales the loss, "
+                "or 32-true."
+            )
+        if self.sync_norms and kind != "cuda":
+            raise LwdcError(f"compute.sync_norms=true needs GPUs, and this run is on {kind}: leave it out.")
+        if self.processes > 1 and not torch.distributed.is_available():
+            raise LwdcError("several processes need a PyTorch that is built with distributed; this one is not.")
+
+    def check_started(self) -> None:
+        """Raise ``LwdcError`` if torchrun has started another number of processes than are asked for."""
+        if TorchElasticEnvironment.detect() and (started := TorchElasticEnvironment().world_size()) != self.processes:
+            raise LwdcError(
+                f"torchrun has started {started} process(es), and compute.devices={self.devices} with "
+                f"compute.nodes={self.nodes} asks for {self.processes}: make them the same."
+            )
+
+    def _check_launch(self, fabric: Fabric) -> None:
+        if self.nodes > 1 and not _started_from_outside(fabric):
+            raise LwdcError(
+                f"compute.nodes={self.nodes} needs a launcher that starts the processes on every node: torchrun "
+                f"--nnodes {self.nodes} --nproc-per-node {self.devices} ... -m lwdc.cli, or srun under Slurm."
+            )
+
+
+def _started_from_outside(fabric: Fabric) -> bool:
+    assert isinstance(fabric.strategy, DDPStrategy) and fabric.strategy.cluster_environment is not None
+    return fabric.strategy.cluster_environment.creates_processes_externally

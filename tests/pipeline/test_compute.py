@@ -1,0 +1,93 @@
+"""Compute: what cannot be had here is refused, by name, before anything is done."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from lwdc.errors import LwdcError
+from lwdc.pipeline import Compute
+from lwdc.pipeline.ranks import Ranks
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"devices": 0}, r"compute\.devices is a number from 1 on, found 0"),
+        ({"devices": "two"}, r"compute\.devices is a number from 1 on, found 'two'"),
+        ({"nodes": -1}, r"compute\.nodes is a number from 1 on, found -1"),
+        (
+            {"precision": "16-mix"},
+            r"unknown precision '16-mix'\. Did you mean '16-mixed'.*Known: 16-mixed, 32-true",
+        ),
+        ({"strategy": "fsdp"}, r"unknown strategy 'fsdp'\. .*Known: auto, ddp"),
+        ({"timeout_s": 0}, r"compute\.timeout_s is a number of seconds above 0, found 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(LwdcError, match=message):
+        Compute(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "16-mixed"}, "'16-mixed' needs a GPU: on the CPU half precision is not faster.* Use bf16-mixed"),
+        ({"sync_norms": True}, "sync_norms=true needs GPUs, and this run is on cpu"),
+        ({"nodes": 2}, "nodes=2 needs a launcher that starts the processes on every node: torchrun --nnodes 2"),
+        ({"accelerator": "quantum"}, "accelerator='quantum' with precision '32-true' .* cannot be had here"),
+    ],
+)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_what_the_cpu_lacks_is_refused(settings: dict[str, Any], message: str, devices: int) -> None:
+    compute = Compute(**{"accelerator": "cpu", "devices": devices, **settings})
+    with pytest.raises(LwdcError, match=message):
+        compute.fabric()
+    with pytest.raises(LwdcError, match=message):
+        compute.needs_launch()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(LwdcError, match=r"accelerator='cuda' with precision '32-true' .* cannot be had here"):
+        Compute("cuda", devices=2).fabric()
+
+
+def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(LwdcError, match=r"compute\.devices=4, and this machine has 1 device\(s\) of kind cuda"):
+        Compute(devices=4)._check_device("cuda")
+
+
+def test_a_precision_that_the_gpu_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    with pytest.raises(LwdcError, match="'bf16-mixed' is not supported by this GPU; use 16-mixed"):
+        Compute(precision="bf16-mixed")._check_device("cuda")
+    Compute(precision="16-mixed")._check_device("cuda")
+
+
+def test_several_processes_need_a_pytorch_that_can_do_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    with pytest.raises(LwdcError, match="several processes need a PyTorch that is built with distributed"):
+        Compute("cpu", devices=2).needs_launch()
+
+
+def test_another_number_of_processes_than_torchrun_started_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    for name, value in {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LwdcError, match=r"torchrun has started 4 process\(es\), and compute\.devices=1 .* asks for 1"):
+        Ranks(Compute("cpu"))
+
+
+def test_one_process_needs_no_launch_and_several_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Compute("cpu").needs_launch()
+    assert not Compute("cpu", strategy="ddp").needs_launch()
+    assert Compute("cpu", devices=2).needs_launch()
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not Compute("cpu", devices=2).needs_launch()
+
+
+def test_alone_is_one_device_of_the_same_kind() -> None:
+    assert Compute("cpu", devices=4, nodes=2, precision="bf16-mixed").alone() == Compute("cpu", precision="bf16-mixed")
