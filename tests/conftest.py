@@ -1,8 +1,10 @@
 """What every test gets: fixed seeds, repeatable examples, and the folder of real data."""
 
+import contextlib
 import dataclasses
 import os
 import random
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,22 @@ def lwdc_in(
     yield run
     GlobalHydra.instance().clear()
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """``with full_disk(size):`` no file of this process grows beyond so many bytes: the disk has no room for more."""
+
+    @contextlib.contextmanager
+    def full(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return full
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from lwdc.export.description import Description, describe
 from lwdc.export.onnx import run_onnx, write_onnx
 from lwdc.export.package import load, save
 from lwdc.export.portable import portable
+from lwdc.export.staging import staging
 from lwdc.export.torch_export import run_torch_export, trace, write_program
 from lwdc.export.verify import Run, verify
-from lwdc.export.writing import staging
 from lwdc.progress import tracked
 from lwdc.records import ExportRecord
 from lwdc.tracing import Shape

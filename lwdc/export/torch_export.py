@@ -15,7 +15,7 @@ from lwdc.export.deployment import Deployment, input_name
 from lwdc.export.portable import portable
 from lwdc.export.reason import reason_of
 from lwdc.export.verify import Run
-from lwdc.export.writing import writing
+from lwdc.files import replacing
 from lwdc.tracing import Shape
 
 METADATA = "deployment.json"  # the name under which the file holds it, for torch.export.load(extra_files=...)
@@ -33,8 +33,10 @@ def to_torch_export(
 
 def write_program(program: ExportedProgram, path: Path | str, deployment: Deployment) -> None:
     """Write a program that is traced already."""
-    with writing(Path(path)) as temporary, temporary.open("wb") as file:
-        torch.export.save(program, file, extra_files={METADATA: json.dumps(deployment.to_dict())})
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={METADATA: json.dumps(deployment.to_dict())})
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def run_torch_export(path: Path | str) -> Run:
