@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from lwdc.candidates.sampling import advance_starts, starts_of
 from lwdc.data import DataModule
+from lwdc.data.seeding import seed_all
 from lwdc.errors import CheckpointError, TrainingError
 from lwdc.records import EpochRecord, SearchState
 from lwdc.training.evaluate import accuracy
+from lwdc.training.nonfinite import all_finite, first_not_finite, gradients
 from lwdc.training.recipe import Recipe
 
 
@@ -113,6 +115,7 @@ class Fit:
         self.steps = data.steps(recipe.batch_size)
         self.step = 0  # optimiser steps done
         self._totals = torch.zeros(2, dtype=torch.float64)  # of this epoch: loss and right answers
+        self._skipped = 0  # steps of this epoch whose loss or gradient was not finite
         self._seconds = 0.0  # of this epoch, before an interruption
         if recipe.objective.needs_teacher and teacher is None:
             raise TrainingError(f"the objective of phase {phase!r} needs a teacher, and there is none.")
@@ -156,10 +159,12 @@ class Fit:
             clock = time.perf_counter()
 
     def _step(self, images: Tensor, labels: Tensor) -> float | None:
-        torch.manual_seed(derive_seed(self.seed, self.phase, self.step))
+        seed_all(derive_seed(self.seed, self.phase, self.step))
         if self._advances_starts:
             advance_starts(self.model, self.step / self.total)
         self.lesson.begin(self.step / self.total)
+        skips = self.recipe.nonfinite == "skip"
+        before = [buffer.clone() for buffer in self.model.buffers()] if skips else []
         teacher = None
         if self.teacher is not None and self.recipe.objective.needs_teacher:
             with torch.no_grad(), self.fabric.autocast():
@@ -171,17 +176,32 @@ class Fit:
             optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss if extra is None else loss + extra)
         self.lesson.after_backward()
-        if self.recipe.clip_norm is not None:
-            self.fabric.clip_gradients(self._module, self._optimisers[0], max_norm=self.recipe.clip_norm)
-        for optimiser in self._optimisers:
-            optimiser.step()
+        # To skip, the step must wait for the device; else losses are looked at when that costs little.
+        taken = not skips or bool(all_finite([loss.detach(), *gradients(self._optimisers)]))
+        if taken:
+            self._update()
+        else:
+            for buffer, value in zip(self.model.buffers(), before, strict=True):
+                buffer.copy_(value)
+            self._skipped += 1
         self.step += 1
         if self._scheduler is not None:
             self._scheduler.step_update(self.step)
         self.lesson.end(1 / self.total)
+        if not taken:
+            self._check_skipped()
+            return None
         right = (logits.detach().argmax(dim=1) == labels).sum()
         self._totals = self._totals.to(loss.device) + torch.stack([loss.detach(), right]).double()
         return self._look_at_loss(loss)
+
+    def _update(self) -> None:
+        if self.recipe.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self._module, self._optimisers[0], max_norm=self.recipe.clip_norm, error_if_nonfinite=False
+            )
+        for optimiser in self._optimisers:
+            optimiser.step()
 
     def _look_at_loss(self, loss: Tensor) -> float | None:
         # On a GPU reading the loss waits for it: there, not at every step.
@@ -193,13 +213,19 @@ class Fit:
     def _check_finite(self, value: float) -> None:
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss of phase {self.phase!r} is {value} at step {self.step} of {self.total}. "
-                "Lower the learning rate, clip the gradient (clip_norm), or warm up longer."
+                f"the loss of phase {self.phase!r} is {value} at step {self.step} of {self.total}. {_REMEDIES}"
+            )
+
+    def _check_skipped(self) -> None:
+        if self._skipped > self.steps / 2:
+            raise TrainingError(
+                f"at step {self.step} of {self.total} of phase {self.phase!r}, {self._skipped} of the {self.steps} "
+                f"steps of the epoch have been skipped: their loss or gradient was not finite. {_REMEDIES}"
             )
 
     def _finish(self, epoch: int) -> EpochRecord:
         clock = time.perf_counter()
-        loss, right = (self._totals / self.steps).tolist()
+        loss, right = (self._totals / (self.steps - self._skipped)).tolist()
         record = EpochRecord(
             phase=self.phase,
             epoch=epoch + 1,
@@ -211,8 +237,9 @@ class Fit:
             learning_rate=self._optimisers[0].param_groups[0]["lr"],
             seconds=self._seconds + time.perf_counter() - clock,
             search=self.lesson.state(),
+            skipped=self._skipped,
         )
-        self._totals, self._seconds = torch.zeros(2, dtype=torch.float64), 0.0
+        self._totals, self._skipped, self._seconds = torch.zeros(2, dtype=torch.float64), 0, 0.0
         self._finished_epochs = epoch + 1
         return record
 
@@ -224,14 +251,21 @@ class Fit:
     def state_dict(self) -> dict[str, Any]:
         """Everything that going on needs, as tensors and plain data.
 
-        Raises ``TrainingError`` if a loss since the last look was not finite: no checkpoint shall hold that.
+        Raises ``TrainingError`` if a loss since the last look was not finite, or a weight is not: no checkpoint shall
+        hold that.
         """
         self._check_finite(float(self._totals[0]))
+        if (name := first_not_finite(self.model)) is not None:
+            raise TrainingError(
+                f"the weights {name!r} of phase {self.phase!r} are not finite after step {self.step} of {self.total}. "
+                f"{_REMEDIES}"
+            )
         return {
             "phase": self.phase,
             "step": self.step,
             "finished_epochs": self._finished_epochs,
             "totals": self._totals.cpu(),
+            "skipped": self._skipped,
             "seconds": self._seconds,
             "model": self.model.state_dict(),
             "optimisers": [o.state_dict() for o in self._optimisers],
@@ -250,7 +284,7 @@ class Fit:
                 self._scheduler.load_state_dict(state["scheduler"])
             self.lesson.load_state_dict(state["lesson"])
             self.step, self._finished_epochs = state["step"], state["finished_epochs"]
-            self._totals, self._seconds = state["totals"], state["seconds"]
+            self._totals, self._skipped, self._seconds = state["totals"], state["skipped"], state["seconds"]
         except (KeyError, RuntimeError, ValueError, AssertionError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit phase {self.phase!r} of this run: {str(error).splitlines()[0]}"
@@ -258,6 +292,7 @@ class Fit:
 
 
 _LOOK_EVERY = 20
+_REMEDIES = "Lower the learning rate, clip the gradient (clip_norm), or warm up longer."
 
 
 def derive_seed(seed: int, phase: str, step: int) -> int:

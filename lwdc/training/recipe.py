@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from timm.scheduler import create_scheduler_v2
@@ -59,7 +59,8 @@ class Recipe:
     """One phase of training.
 
     ``schedule`` holds arguments of timm's ``create_scheduler_v2``, in epochs, or makes one of torch's
-    schedulers from the optimiser: ``functools.partial(MultiStepLR, milestones=[100, 150])``.
+    schedulers from the optimiser: ``functools.partial(MultiStepLR, milestones=[100, 150])``. A step that is skipped
+    leaves weights and statistics as they were and is counted; with more than half of an epoch's, training stops.
     """
 
     epochs: int
@@ -68,11 +69,16 @@ class Recipe:
     schedule: Mapping[str, Any] | TorchSchedule = dataclasses.field(default_factory=lambda: {"sched": "cosine"})
     objective: Objective = dataclasses.field(default_factory=CrossEntropy)
     clip_norm: float | None = None  # largest norm of the gradient; None: not clipped
+    nonfinite: Literal["stop", "skip"] = "stop"  # at a step whose loss or gradient is not finite
     starts_optim: OptimiserFactory = dataclasses.field(default=_STARTS)  # of epitomes' starts, in shares of their range
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1:
             raise TrainingError(f"epochs must be >= 0 and batch_size >= 1, found {self.epochs} and {self.batch_size}.")
+        if self.nonfinite not in ("stop", "skip"):
+            raise TrainingError(
+                f"nonfinite is {self.nonfinite!r}; at a loss that is not finite training can stop or skip the step."
+            )
 
     def check(self, steps: int) -> None:
         """Raise ``TrainingError`` if the optimiser or the schedule cannot be built."""
