@@ -64,6 +64,13 @@ _NOT_COMPARED = (
     "latency_batches",
     "inspect",
     "overrides",
+    # What happens where a run had stopped, and how its data is read.
+    "data.workers",
+    "data.check_all",
+    "data.unreadable",
+    "train.nonfinite",
+    "strategy.nonfinite",
+    "finetune.nonfinite",
 )
 
 
@@ -342,6 +349,7 @@ def make_settings(config: DictConfig) -> Settings:
         licence=config.export.licence,
         latency_batches=list(config.latency_batches),
         seed=config.seed,
+        deterministic=config.deterministic,
         baseline=None if config.baseline is None else Path(str(config.baseline)),
         searched=None if config.searched is None else Path(str(config.searched)),
         checkpoint_minutes=config.checkpoint.every_minutes,
@@ -387,6 +395,7 @@ def _recipe(config: DictConfig, group: str) -> Recipe:
         schedule=_build(node.lr_scheduler, f"{group}.lr_scheduler") if node.lr_scheduler else _plain(node.schedule),
         objective=_build(node.objective, f"{group}.objective"),
         clip_norm=node.clip_norm,
+        nonfinite=node.get("nonfinite", "stop"),
         **({"starts_optim": _build(node.starts_optim, f"{group}.starts_optim")} if "starts_optim" in node else {}),
     )  # fmt: skip
 
@@ -443,11 +452,24 @@ def _with_resumed(command: str, overrides: list[str]) -> list[str]:
         raise LwdcError("name the run's folder: lwdc finetune run=outputs/search/...")
     if folder is None or command not in _UNTIL:
         return overrides
+    if command != "finetune" and folder == "auto":
+        overrides = [o for o in overrides if _key(o) != key]
+        folder = _given("hydra.run.dir", overrides)
+        if folder is None:
+            raise LwdcError(
+                "resume=auto goes on with the run in hydra.run.dir, if there is one: name that folder, too."
+            )
+        if not (Path(folder) / CHECKPOINT).exists():
+            return overrides
+        overrides = [*overrides, f"resume='{_quoted(folder)}'"]
     now = {_key(o) for o in overrides}
     # From the checkpoint: `.hydra` is written anew before a resumed run can be refused.
     before = [o for o in settings_of(Path(folder)).get("overrides", []) if _key(o) not in now]
-    quoted = folder.replace("'", "\\'")
-    return [*before, *overrides, f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"]
+    return [*before, *overrides, f"hydra.run.dir='{_quoted(folder)}'", "hydra.output_subdir=null"]
+
+
+def _quoted(folder: str) -> str:
+    return folder.replace("'", "\\'")
 
 
 def _in_folder(command: str, overrides: list[str]) -> list[str]:
