@@ -106,6 +106,7 @@ def killed_in_every_phase(
     """One run, killed once in every phase and then left to end; a line of the record for each kill and for the end."""
     folder.mkdir()
     log = folder / "said.log"
+    log.touch()
     lines = []
     for number, phase in enumerate(BEGINS):
         given = SIGNALS[(run + number) % len(SIGNALS)]

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -14,12 +15,14 @@ _CONTEXT.set_forkserver_preload(
 
 def start(arguments: list[str], log: Path) -> BaseProcess:
     """``lwdc`` with these arguments, in one thread; what it says is appended to ``log``."""
-    process = _CONTEXT.Process(target=_run, args=(arguments, log))
+    heard, said = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_run, args=(arguments, log, said))
     process.start()
+    heard.recv()  # before that a signal would meet multiprocessing, and not lwdc
     return process
 
 
-def _run(arguments: list[str], log: Path) -> None:
+def _run(arguments: list[str], log: Path, said: Connection) -> None:
     with log.open("a") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -29,4 +32,5 @@ def _run(arguments: list[str], log: Path) -> None:
 
     torch.set_num_threads(1)
     sys.argv = ["lwdc", *arguments]
+    said.send(None)
     cli.main()

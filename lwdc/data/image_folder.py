@@ -15,7 +15,7 @@ from lwdc.data.base import SPLITS, Batch, DataModule, check_split
 from lwdc.data.preprocessing import Preprocessing
 from lwdc.data.seeding import derive_seed, generator, seeded
 from lwdc.data.splits import hold_out, keep_at_most
-from lwdc.data.workers import loaded
+from lwdc.data.workers import ignore_signals, loaded
 from lwdc.errors import DataError
 
 Sample = tuple[str, int]  # file, label
@@ -119,6 +119,7 @@ class ImageFolder(DataModule):
             sampler=order.tolist(),
             num_workers=self.workers,
             collate_fn=_collate,
+            worker_init_fn=ignore_signals,
             pin_memory=self.device.type == "cuda",
             # A loader draws a number from its generator; without one of its own, from the training's.
             generator=torch.Generator(),

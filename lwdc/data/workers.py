@@ -10,6 +10,13 @@ from torch.utils.data import DataLoader
 from lwdc.errors import DataError
 
 
+def ignore_signals(worker: int) -> None:
+    """In a worker: Ctrl-C and a scheduler tell all processes to end, and only the one that saves shall answer."""
+    del worker
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
     """What ``loader`` gives. Raises ``DataError`` some seconds after a worker died, and only where a batch is due."""
     batches = _iterator(loader)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from lwdc.candidates.sampling import expand
 from lwdc.errors import ExportError
@@ -62,6 +63,15 @@ def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names folders of this machine
     return program
+
+
+def forget_shapes() -> None:
+    """Empty caches of PyTorch's that hold the shapes of every program traced so far, without bound."""
+    for method in vars(ShapeEnv).values():
+        while method is not None:
+            if hasattr(method, "cache_clear"):
+                method.cache_clear()
+            method = getattr(method, "__wrapped__", None)
 
 
 class _OfImages(nn.Module):

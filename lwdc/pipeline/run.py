@@ -107,7 +107,8 @@ class Run:
 
     def name_unreadable(self, data: DataModule) -> str | None:
         """A warning about all files that could not be read, once some are new; handed to every sink."""
-        new = [file for file in data.unreadable_files() if file not in self.unreadable]
+        known = set(self.unreadable)
+        new = [file for file in data.unreadable_files() if file not in known]
         self.unreadable += new
         if not self.unreadable:
             return None

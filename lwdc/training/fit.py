@@ -213,14 +213,15 @@ class Fit:
     def _check_finite(self, value: float) -> None:
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss of phase {self.phase!r} is {value} at step {self.step} of {self.total}. {_REMEDIES}"
+                f"the loss of phase {self.phase!r} is {value} at step {self.step} of {self.total}. "
+                f"{_REMEDIES}, or skip such steps (nonfinite=skip)."
             )
 
     def _check_skipped(self) -> None:
         if self._skipped > self.steps / 2:
             raise TrainingError(
                 f"at step {self.step} of {self.total} of phase {self.phase!r}, {self._skipped} of the {self.steps} "
-                f"steps of the epoch have been skipped: their loss or gradient was not finite. {_REMEDIES}"
+                f"steps of the epoch have been skipped: their loss or gradient was not finite. {_REMEDIES}."
             )
 
     def _finish(self, epoch: int) -> EpochRecord:
@@ -258,7 +259,7 @@ class Fit:
         if (name := first_not_finite(self.model)) is not None:
             raise TrainingError(
                 f"the weights {name!r} of phase {self.phase!r} are not finite after step {self.step} of {self.total}. "
-                f"{_REMEDIES}"
+                f"{_REMEDIES}, or skip such steps (nonfinite=skip)."
             )
         return {
             "phase": self.phase,
@@ -292,7 +293,7 @@ class Fit:
 
 
 _LOOK_EVERY = 20
-_REMEDIES = "Lower the learning rate, clip the gradient (clip_norm), or warm up longer."
+_REMEDIES = "Lower the learning rate, clip the gradient (clip_norm), warm up longer"
 
 
 def derive_seed(seed: int, phase: str, step: int) -> int:

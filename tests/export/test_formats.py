@@ -11,6 +11,7 @@ import pytest
 import torch
 from timm.layers import Conv2dSame, StdConv2d
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
@@ -254,6 +255,15 @@ def test_weights_that_are_not_finite_fail(compressed: Any, tmp_path: Path) -> No
     with pytest.raises(ExportError, match="the network returns values that are not finite"):
         export_all(tmp_path, network, compressed.architecture, formats=["safetensors"], **compressed.facts)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_cache_of_pytorchs_keeps_the_shapes_of_a_trace(compressed: Any, tmp_path: Path) -> None:
+    """They would grow with every export, without bound."""
+    export_all(
+        tmp_path, compressed.network, compressed.architecture, formats=["torch_export"], **compressed.facts
+    )  # fmt: skip
+    caches = [method.cache_info() for method in vars(ShapeEnv).values() if hasattr(method, "cache_info")]
+    assert caches and not any(cache.currsize for cache in caches)
 
 
 def test_records_are_json_ready(exported: tuple[Path, tuple[ExportRecord, ...]]) -> None:

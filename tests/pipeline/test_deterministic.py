@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from lwdc.data import ImageFolder
 from lwdc.errors import DataError, TrainingError
-from lwdc.pipeline import Settings, compress
+from lwdc.pipeline import Interrupted, Settings, compress
 from lwdc.pipeline.determinism import deterministic
 from lwdc.records import EpochRecord, Note, Result
 from lwdc.tracking import parse_record, read_records
@@ -96,6 +96,28 @@ def test_a_run_whose_worker_dies_says_so_and_goes_on_to_the_same_end(
         compress(settings(data=folder_of(photos), deterministic=True), folder, {}, [killer])
     assert killer.killed
     compress(settings(data=folder_of(photos, workers=1), deterministic=True), folder, {}, resume=True)
+    assert_same_end(folder, undisturbed)
+
+
+class Stopper(Killer):
+    """A sink that asks all processes to end, as a scheduler does, once in the search."""
+
+    def progress(self, phase: str, epoch: int, epochs: int, step: int, steps: int, loss: float | None) -> None:
+        if phase == "search" and not self.killed:
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                assert process.pid is not None
+                os.kill(process.pid, signal.SIGTERM)
+                self.killed += 1
+
+
+def test_a_scheduler_that_asks_workers_to_end_as_well_finds_everything_saved(
+    settings: MakeSettings, photos: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder, stopper = tmp_path / "run", Stopper()
+    with pytest.raises(Interrupted, match=r"stopped in search after step 1 of 2; everything is saved"):
+        compress(settings(data=folder_of(photos), deterministic=True), folder, {}, [stopper])
+    assert stopper.killed > 1
+    compress(settings(data=folder_of(photos), deterministic=True), folder, {}, resume=True)
     assert_same_end(folder, undisturbed)
 
 
