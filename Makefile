@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo demo-seeds test test-long check fuzz peers cifar10 clean
+.PHONY: help .venv demo demo-seeds test test-long check fuzz peers cifar10 faults soak clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -47,6 +47,12 @@ peers: $(READY) ## .venv-peers: the tools that lwdc is compared with, beside .ve
 
 cifar10: $(READY) ## the comparison on CIFAR-10, with what `make peers` made; ARGS="run lwdc --point 4 ..." redoes a row
 	.venv-peers/bin/python experiments/cifar10/contend.py $(ARGS)
+
+faults: $(READY) ## kill runs in every phase, 56 times, and compare their ends (minutes); ARGS="--kills 8" for fewer
+	$(BIN)/python experiments/faults/faults.py $(ARGS)
+
+soak: $(READY) ## 200 searches and exports in one process: memory and open files (minutes)
+	$(BIN)/python experiments/soak/soak.py $(ARGS)
 
 clean: ## remove .venv, .venv-peers, .venv-fuzz, caches and build files; outputs/ stays
 	rm -rf .venv .venv-peers .venv-fuzz build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -75,6 +75,13 @@ _NOT_COMPARED = (
     "latency_batches",
     "inspect",
     "overrides",
+    # What happens where a run had stopped, and how its data is read.
+    "data.workers",
+    "data.check_all",
+    "data.unreadable",
+    "train.nonfinite",
+    "strategy.nonfinite",
+    "finetune.nonfinite",
 )
 
 
@@ -418,6 +425,7 @@ def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
         licence=config.export.licence,
         latency_batches=list(config.latency_batches),
         seed=config.seed,
+        deterministic=config.deterministic,
         baseline=None if config.baseline is None else Path(str(config.baseline)),
         searched=None if config.searched is None else Path(str(config.searched)),
         checkpoint_minutes=config.checkpoint.every_minutes,
@@ -465,6 +473,7 @@ def _recipe(config: DictConfig, group: str) -> Recipe:
         clip_norm=node.clip_norm,
         # Not in runs of earlier versions, which are evaluated and exported again.
         accumulate=node.get("accumulate", 1), ema=node.get("ema"), mixup=dict(node.get("mixup") or {}),
+        nonfinite=node.get("nonfinite", "stop"),
         **({"starts_optim": _build(node.starts_optim, f"{group}.starts_optim")} if "starts_optim" in node else {}),
     )  # fmt: skip
 
@@ -522,6 +531,16 @@ def _with_resumed(command: str, overrides: list[str]) -> list[str]:
         raise LwdcError("name the run's folder: lwdc finetune run=outputs/search/...")
     if folder is None or command not in _UNTIL:
         return overrides
+    if command != "finetune" and folder == "auto":
+        overrides = [o for o in overrides if _key(o) != key]
+        folder = _given("hydra.run.dir", overrides)
+        if folder is None:
+            raise LwdcError(
+                "resume=auto goes on with the run in hydra.run.dir, if there is one: name that folder, too."
+            )
+        if not (Path(folder) / CHECKPOINT).exists():
+            return overrides
+        overrides = [*overrides, f"resume={_quoted(folder)}"]
     now = {_key(o) for o in overrides}
     # From the checkpoint: `.hydra` is written anew before a resumed run can be refused.
     kept = settings_of(Path(folder)).get("overrides", [])

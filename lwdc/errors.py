@@ -40,6 +40,10 @@ class ExportError(LwdcError):
     """An artefact that could not be written or does not compute what the network does."""
 
 
+class WriteError(LwdcError):
+    """A file that the file system refuses, as a full disk does."""
+
+
 class Refused(BaseException):
     """Carries one of our errors past a library that would print a traceback, or go on as if nothing had happened."""
 

@@ -5,32 +5,64 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lwdc.errors import WriteError
+
 MOST = 64 << 20  # bytes of a file of text that lwdc reads
 MOST_JSON = 16 << 20  # bytes of json at once: several times what the largest networks give; parsed within seconds
+STAGE = ".export."  # what the names of folders begin with in which files are made
+
+
+@contextlib.contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """What the file system refuses, as a ``WriteError`` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(
+            f"{path} cannot be written ({error.strerror or error}): make room on its disk, or choose a folder in "
+            "which you may write."
+        ) from error
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; what is written there becomes ``path`` if nothing is raised."""
+    """Yield a temporary path beside ``path``; what is written there becomes ``path`` if nothing is raised.
+
+    Raises ``WriteError`` for an ``OSError``. PyTorch and safetensors have errors of their own for a full disk, or end
+    the process: let them write to memory, and the bytes here.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with refusals(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+_TEMPORARY = ".tmp"
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a killed process was writing in ``folder``, where no other is at work now."""
+    for path in Path(folder).glob(f".*{_TEMPORARY}"):
+        path.unlink()
+    for path in Path(folder).glob(f"{STAGE}*"):
+        shutil.rmtree(path)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ class EpochRecord:
     learning_rate: float
     seconds: float
     search: SearchState | None = None
+    skipped: int = 0  # training batches left out because their loss or gradient was not finite
 
 
 @dataclasses.dataclass(frozen=True)

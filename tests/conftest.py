@@ -1,10 +1,12 @@
 """What every test gets: fixed seeds, repeatable examples, and the folder of real data."""
 
+import contextlib
 import dataclasses
 import io
 import multiprocessing
 import os
 import random
+import resource
 import socket
 import traceback
 import warnings
@@ -127,6 +129,21 @@ def _be_rank(rank: int, count: int, port: int, work: Callable[[int], Any], pipe:
     pipe.close()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """``with full_disk(size):`` no file of this process grows beyond so many bytes: the disk has no room for more."""
+
+    @contextlib.contextmanager
+    def full(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return full
 
 
 @pytest.fixture

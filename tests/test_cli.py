@@ -35,6 +35,16 @@ def refused(answer: tuple[int, str, str]) -> str:
     return error
 
 
+def test_settings_for_when_something_goes_wrong_are_checked(lwdc_in: Run) -> None:
+    assert "resume=auto goes on with the run in hydra.run.dir" in refused(lwdc_in("compress", "resume=auto"))
+    assert "deterministic is true or false, found 'yes, please'" in refused(
+        lwdc_in("compress", *TINY, "deterministic='yes, please'")
+    )
+    assert "nonfinite is 'ignore'; at a loss that is not finite training can stop or skip the step" in refused(
+        lwdc_in("compress", *TINY, "strategy.nonfinite=ignore")
+    )
+
+
 def test_help_names_commands_groups_and_choices(lwdc_in: Run) -> None:
     code, out, _ = lwdc_in("--help")
     assert code == 0

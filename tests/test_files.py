@@ -2,11 +2,16 @@
 
 import json
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from lwdc.files import replacing, write_json, write_text
+from lwdc.errors import WriteError
+from lwdc.files import clear_leftovers, replacing, write_json, write_text
+
+FullDisk = Callable[[int], AbstractContextManager[None]]
 
 
 def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
@@ -25,6 +30,31 @@ def test_a_failure_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
         raise RuntimeError
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_the_file_system_refuses_is_one_clear_line(tmp_path: Path, full_disk: FullDisk) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with (
+        full_disk(100),
+        pytest.raises(
+            WriteError, match=r"a\.txt cannot be written \(File too large\): make room on its disk, or choose a folder"
+        ),
+    ):
+        write_text(path, "new" * 100)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = {".hydra", ".checkpoint.pt.lock", "a.txt", "b.tmp"}
+    for name in (*kept - {".hydra"}, ".a.txt.x1.tmp"):
+        (tmp_path / name).touch()
+    for name in (".hydra", ".export.x2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    clear_leftovers(tmp_path)
+    assert set(os.listdir(tmp_path)) == kept
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -1,19 +1,23 @@
 """A killed run, resumed, ends as it would have ended: real processes and real signals."""
 
-import json
+import os
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from lwdc.errors import CheckpointError
+from lwdc.tracking import read_records
 from lwdc.training import load_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments" / "faults"))
+
+from checks import differences, half_written
+from started import start
 
 SETTINGS = [
     "backbone=cifar_resnet8",
@@ -24,33 +28,41 @@ SETTINGS = [
     "strategy.epochs=2",
     "finetune.epochs=2",
     "gate=gumbel",
-    "export.formats=[]",
+    "export.formats=[safetensors,onnx]",
     "latency_batches=[]",
     "checkpoint.every_minutes=0",
 ]
 
 
-def start(folder: Path, *settings: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "lwdc.cli", "compress", *settings, f"hydra.run.dir={folder}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def compress(folder: Path, *settings: str) -> BaseProcess:
+    folder.mkdir(exist_ok=True)
+    return start(["compress", *settings, f"hydra.run.dir={folder}"], folder / "said.log")
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    return out
+def said(folder: Path) -> str:
+    return (folder / "said.log").read_text()
 
 
-def stop_in(process: subprocess.Popen[str], folder: Path, phase: str, number: int) -> tuple[int, str]:
-    """Send a signal once the checkpoint holds some steps of the phase; the step that it holds then, and stderr."""
+def finish(process: BaseProcess, folder: Path) -> None:
+    process.join(200)
+    assert process.exitcode == 0, said(folder)
+
+
+def stop_in(process: BaseProcess, folder: Path, phase: str, number: int) -> int:
+    """Send a signal once the checkpoint holds some steps of the phase; the step that it holds then."""
+    return stop_once(process, folder, number, lambda: checkpointed(folder, phase) >= 3) or checkpointed(folder, phase)
+
+
+def stop_once(process: BaseProcess, folder: Path, number: int, ready: Any) -> None:
     deadline = time.monotonic() + 200
-    while checkpointed(folder, phase) < 3:
-        assert process.poll() is None, process.communicate()[1]
+    while not ready():
+        assert process.is_alive(), said(folder)
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(number)
-    error = process.communicate(timeout=60)[1]
-    return checkpointed(folder, phase), error
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(60)
+    assert half_written(folder) == []
 
 
 def checkpointed(folder: Path, phase: str) -> int:
@@ -62,66 +74,54 @@ def checkpointed(folder: Path, phase: str) -> int:
     return fit["state"]["step"] if fit and fit["state"]["phase"] == phase else 0
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
-
-
-def epochs(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in records(folder) if r["record"] == "EpochRecord"]
-
-
 def going_on(folder: Path) -> list[str]:
-    return [r["text"] for r in records(folder) if r["record"] == "Note" and "going on" in r["text"]]
-
-
-def assert_same_end(folder: Path, undisturbed: Path) -> None:
-    for name in ("baseline", "discretised", "finetuned"):
-        ours, theirs = (load_file(f / f"{name}.safetensors") for f in (folder, undisturbed))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
-    ours, theirs = (load_checkpoint(f / "supernet.pt")["state"] for f in (folder, undisturbed))
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    assert epochs(folder) == epochs(undisturbed)  # neither gaps nor repeats, and the same figures
+    lines = read_records(folder / "records.jsonl")
+    return [r["text"] for r in lines if r["record"] == "Note" and "going on" in r["text"]]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(start(folder, *SETTINGS))
+    finish(compress(folder, *SETTINGS), folder)
     return folder
 
 
 def test_a_run_killed_in_every_phase_ends_with_the_same_weights(undisturbed: Path, tmp_path: Path) -> None:
+    """By one command, which begins the run and goes on with it, as a scheduler gives it again."""
     folder = tmp_path / "run"
+    command = (*SETTINGS, "resume=auto")
     held = {}
-    process = start(folder, *SETTINGS)
     for phase in ("baseline", "search", "finetune"):
-        held[phase], _ = stop_in(process, folder, phase, signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL
-        process = start(folder, f"resume={folder}")
-    finish(process)
-    assert_same_end(folder, undisturbed)
+        process = compress(folder, *command)
+        held[phase] = stop_in(process, folder, phase, signal.SIGKILL)
+        assert process.exitcode == -signal.SIGKILL
+    for file in ("finetuned.safetensors", "model.json"):
+        process = compress(folder, *command)
+        stop_once(process, folder, signal.SIGKILL, (folder / file).exists)
+        assert process.exitcode == -signal.SIGKILL
+    finish(compress(folder, *command), folder)
+    assert differences(folder, undisturbed) == []
     # Only the steps after the checkpoint ran again.
-    assert going_on(folder) == [f"{phase}: going on at step {step} of {2 * 16}" for phase, step in held.items()]
+    assert going_on(folder)[:3] == [f"{phase}: going on at step {step} of {2 * 16}" for phase, step in held.items()]
 
 
 def test_interrupt_and_terminate_save_everything_and_say_how_to_go_on(undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = start(folder, *SETTINGS)
-    held, error = stop_in(process, folder, "baseline", signal.SIGINT)
-    assert process.returncode == 130
-    assert f"resume={folder}" in error
-    assert "Traceback" not in error
+    process = compress(folder, *SETTINGS)
+    held = stop_in(process, folder, "baseline", signal.SIGINT)
+    assert process.exitcode == 130
+    assert f"everything is saved. Go on with: resume={folder}" in said(folder)
 
-    process = start(folder, f"resume={folder}")
+    process = compress(folder, f"resume={folder}")
     stop_in(process, folder, "finetune", signal.SIGTERM)
-    assert process.returncode == 143
+    assert process.exitcode == 143
     assert going_on(folder) == [f"baseline: going on at step {held} of {2 * 16}"]
+    assert "Traceback" not in said(folder)
 
-    process = start(folder, f"resume={folder}", "strategy.lr=0.5")
-    error = process.communicate(timeout=100)[1]
-    assert process.returncode == 2
-    assert "strategy.lr: 0.02 then, 0.5 now" in error
+    process = compress(folder, f"resume={folder}", "strategy.lr=0.5")
+    process.join(100)
+    assert process.exitcode == 2
+    assert "strategy.lr: 0.02 then, 0.5 now" in said(folder)
 
-    finish(start(folder, f"resume={folder}", *SETTINGS))  # the whole command again is as good
-    assert_same_end(folder, undisturbed)
+    finish(compress(folder, f"resume={folder}", *SETTINGS), folder)  # the whole command again is as good
+    assert differences(folder, undisturbed) == []

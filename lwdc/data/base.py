@@ -45,6 +45,10 @@ class DataModule(ABC):
     def prepare(self, device: torch.device) -> None:
         """Reads, splits and checks the data, in place. ``DataError`` for whatever would fail later."""
 
+    def unreadable_files(self) -> tuple[str, ...]:
+        """Files met so far that could not be read and were left out, where data does not stop there."""
+        return ()
+
     @abstractmethod
     def num_train(self) -> int:
         """Training examples, without those held out for validation."""

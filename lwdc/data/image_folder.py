@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -18,10 +18,12 @@ from lwdc.data.preprocessing import Preprocessing
 from lwdc.data.seeding import derive_seed, generator, seeded
 from lwdc.data.shard import WHOLE, Shard
 from lwdc.data.splits import hold_out, keep_at_most
+from lwdc.data.workers import ignore_signals, loaded
 from lwdc.errors import DataError
 from lwdc.files import check_regular
 
 Sample = tuple[str, int]  # file, label
+_Read = tuple[Tensor | None, int, list[str]]  # pixels unless left out, label, files that could not be read
 
 
 class ImageFolder(DataModule):
@@ -31,7 +33,9 @@ class ImageFolder(DataModule):
     that the centre crop of ``image_size`` holds ``crop_pct`` of the shorter side; ``augment`` holds further
     arguments of ``timm.data.create_transform`` for training images (``scale``, ``auto_augment`` ...).
     ``workers`` processes read files, 0 for none; their number changes no batch. ``prepare`` decodes one image
-    a class, or every one if ``check_all``; an unreadable one met later raises a ``DataError`` that names it.
+    a class, or every one if ``check_all``; an unreadable one met there or later raises a ``DataError`` that names it.
+    If ``unreadable`` is ``"skip"`` it is kept in ``unreadable_files``: in training the next readable one in the order
+    of the files stands in for it, elsewhere it is left out.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class ImageFolder(DataModule):
         augment: Mapping[str, Any] | None = None,
         workers: int = 2,
         check_all: bool = False,
+        unreadable: Literal["stop", "skip"] = "stop",
     ) -> None:
         self.root = Path(root)
         self.name = self.root.resolve().name
@@ -81,6 +86,10 @@ class ImageFolder(DataModule):
         self.transform = create_transform(**common, crop_pct=crop_pct)
         self.workers = workers
         self.check_all = check_all
+        if unreadable not in ("stop", "skip"):
+            raise DataError(f"data.unreadable is {unreadable!r}; at such an image a run can stop or skip it.")
+        self.unreadable = unreadable
+        self._unreadable_files: dict[str, None] = {}  # an ordered set
         self.device = torch.device("cpu")
         self._splits: dict[str, list[Sample]] = {}
 
@@ -91,6 +100,9 @@ class ImageFolder(DataModule):
         self._splits = self._list_splits()
         self._check_readable()
 
+    def unreadable_files(self) -> tuple[str, ...]:
+        return tuple(self._unreadable_files)
+
     def num_train(self) -> int:
         return len(self._split("train"))
 
@@ -99,11 +111,11 @@ class ImageFolder(DataModule):
     ) -> Iterator[Batch]:  # fmt: skip
         samples, steps = self._split("train"), self.steps(batch_size)
         order = torch.randperm(len(samples), generator=generator(seed, epoch))
-        images = _Images(samples, self.augmentation, (seed, epoch))
+        images = _Images(samples, self.augmentation, self.unreadable, (seed, epoch))
         return self._load(images, order[start * batch_size : steps * batch_size], batch_size, shard)
 
     def batches(self, split: str, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
-        images = _Images(self._split(split), self.transform)
+        images = _Images(self._split(split), self.transform, self.unreadable)
         return self._load(images, torch.arange(len(images)), batch_size, shard)
 
     def _load(self, images: "_Images", order: Tensor, batch_size: int, shard: Shard) -> Iterator[Batch]:
@@ -113,15 +125,22 @@ class ImageFolder(DataModule):
             batch_sampler=[batch for batch in indices if batch],
             num_workers=self.workers,
             collate_fn=_collate,
+            worker_init_fn=ignore_signals,
             pin_memory=self.device.type == "cuda",
             # A loader draws a number from its generator; without one of its own, from the training's.
             generator=torch.Generator(),
         )
-        for batch in loader:
+        empty = len(order) > 0
+        for batch in loaded(loader):
             if isinstance(batch, DataError):
                 raise batch
-            pixels, labels = batch
-            yield pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            pixels, labels, unreadable = batch
+            self._unreadable_files |= dict.fromkeys(unreadable)
+            if len(labels):
+                empty = False
+                yield pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        if empty:
+            raise DataError(f"none of {len(order)} images can be read, such as {images.samples[0][0]}.")
 
     def _split(self, name: str) -> list[Sample]:
         check_split(name)
@@ -154,41 +173,57 @@ class ImageFolder(DataModule):
                     pass
                 continue
             first_of_class = {label: file for file, label in reversed(self._splits[split])}
-            for file in first_of_class.values():
+            for file in first_of_class.values() if self.unreadable == "stop" else ():
                 _open(file)
 
 
-class _Images(Dataset[tuple[Tensor, int] | DataError]):
+class _Images(Dataset[_Read | DataError]):
     """Images by their place in ``samples``; random transforms are a function of ``seed`` and that place."""
 
-    def __init__(self, samples: list[Sample], transform: Any, seed: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, samples: list[Sample], transform: Any, unreadable: str, seed: tuple[int, ...] | None = None
+    ) -> None:
         self.samples = samples
         self.transform = transform
+        self.unreadable = unreadable
         self.seed = seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
-        file, label = self.samples[index]
-        try:
-            image = _open(file)
-        except DataError as error:
-            return error  # raised by the reader of the batch: a worker would wrap it into its traceback
-        if self.seed is None:
-            return self.transform(image), label
-        with seeded(derive_seed(*self.seed, index)):
-            return self.transform(image), label
+    def __getitem__(self, index: int) -> _Read | DataError:
+        unreadable: list[str] = []
+        stand_ins = 0 if self.seed is None or self.unreadable == "stop" else _MOST_STAND_INS
+        for place in range(index, index + 1 + stand_ins):
+            file, label = self.samples[place % len(self.samples)]
+            try:
+                image = _open(file)
+            except DataError as error:
+                if self.unreadable == "stop" or len(unreadable) == _MOST_STAND_INS:
+                    return error  # raised by the reader of the batch: a worker would wrap it into its traceback
+                unreadable.append(file)
+                continue
+            if self.seed is None:
+                return self.transform(image), label, unreadable
+            with seeded(derive_seed(*self.seed, index)):
+                return self.transform(image), label, unreadable
+        return None, label, unreadable
 
 
-def _collate(samples: list[tuple[Tensor, int] | DataError]) -> Batch | DataError:
-    images, labels = [], []
+_MOST_STAND_INS = 100  # files in a row that cannot be read, before it is the whole folder that cannot
+
+
+def _collate(samples: list[_Read | DataError]) -> tuple[Tensor, Tensor, list[str]] | DataError:
+    images, labels, unreadable = [], [], []
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
-        images.append(sample[0])
-        labels.append(sample[1])
-    return torch.stack(images), torch.tensor(labels)
+        pixels, label, files = sample
+        unreadable += files
+        if pixels is not None:
+            images.append(pixels)
+            labels.append(label)
+    return torch.stack(images) if images else torch.empty(0), torch.tensor(labels), unreadable
 
 
 # By content, whatever a file is called: of Pillow's others some run programs, and some are seldom looked at.
@@ -205,7 +240,8 @@ def _open(file: str) -> Image.Image:
             return image.convert("RGB")
     except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
         raise DataError(
-            f"{file} cannot be read as an image ({error}); replace it, or remove it from the data."
+            f"{file} cannot be read as an image ({error}); replace it, remove it from the data, or let such images be "
+            "left out by data.unreadable=skip."
         ) from error
 
 

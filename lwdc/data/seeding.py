@@ -18,6 +18,13 @@ def generator(*parts: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
+def seed_all(seed: int) -> None:
+    """Python's, numpy's and torch's global generators, of every device, start from ``seed``, from 0 to below 2**64."""
+    random.seed(seed)
+    np.random.seed(derive_seed(seed))
+    torch.manual_seed(seed)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Python's, numpy's and torch's global CPU generators start from ``seed`` and are put back after."""

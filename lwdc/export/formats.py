@@ -17,9 +17,9 @@ from lwdc.export.description import Description, describe
 from lwdc.export.onnx import run_onnx, write_onnx
 from lwdc.export.package import load, save
 from lwdc.export.portable import portable
-from lwdc.export.torch_export import run_torch_export, trace, write_program
+from lwdc.export.staging import staging
+from lwdc.export.torch_export import forget_shapes, run_torch_export, trace, write_program
 from lwdc.export.verify import Run, verify
-from lwdc.export.writing import staging
 from lwdc.progress import tracked
 from lwdc.records import ExportRecord
 from lwdc.tracing import Shape
@@ -61,8 +61,11 @@ def export_all(
         input_size=input_size,
     )
     job = _Job(copy, description, model, seed)
-    with contextlib.closing(tracked(formats, f"exporting and verifying {', '.join(formats)}")) as shown:
-        return tuple(_export(Path(folder), name, job) for name in shown)
+    try:
+        with contextlib.closing(tracked(formats, f"exporting and verifying {', '.join(formats)}")) as shown:
+            return tuple(_export(Path(folder), name, job) for name in shown)
+    finally:
+        forget_shapes()
 
 
 def check_formats(formats: Sequence[str]) -> None:

@@ -12,8 +12,7 @@ from lwdc.export.card import FILE as CARD
 from lwdc.export.int8 import INT8_FILE
 from lwdc.export.package import DESCRIPTION, WEIGHTS, load, read_description
 from lwdc.export.reason import reason_of
-from lwdc.export.writing import writing
-from lwdc.files import read_text
+from lwdc.files import read_text, replacing
 
 _EXPORTS = (WEIGHTS, "model.pt2", "model.onnx", INT8_FILE)  # each goes along if the model card names it
 _FROM_HUB = """
@@ -75,9 +74,9 @@ def gather(folder: Path | str, out: Path | str, *, repo: str | None = None) -> l
             raise ExportError(f"{source / name} is a link: put the file itself there, and only if it is meant to go.")
         if not (source / name).is_file():
             raise ExportError(f"{source / name} is missing: export the run again, by lwdc export run={source}.")
-        with writing(out / name) as temporary:
+        with replacing(out / name) as temporary:
             shutil.copyfile(source / name, temporary)
-    with writing(out / "README.md") as temporary:
+    with replacing(out / "README.md") as temporary:
         temporary.write_text(_readme(text, source, repo), encoding="utf-8")
     return [out / name for name in ("README.md", *names)]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lwdc.errors import ExportError
 from lwdc.export.reason import reason_of
-from lwdc.export.writing import staging, writing
+from lwdc.export.staging import staging
+from lwdc.files import replacing
 
 INT8_FILE = "model.int8.onnx"
 
@@ -29,7 +30,7 @@ def to_int8(source: Path, path: Path, batches: Iterable[Tensor]) -> None:
 
     before = onnx.load(source)
     name = before.graph.input[0].name
-    with staging(path.parent) as stage, writing(path) as temporary:
+    with staging(path.parent) as stage, replacing(path) as temporary:
         try:
             with _quiet():
                 quant_pre_process(str(source), str(stage / "prepared.onnx"))

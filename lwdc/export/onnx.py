@@ -13,7 +13,7 @@ from lwdc.export.deployment import OPSET, Deployment, input_name
 from lwdc.export.reason import reason_of
 from lwdc.export.torch_export import trace
 from lwdc.export.verify import Run
-from lwdc.export.writing import writing
+from lwdc.files import replacing
 from lwdc.tracing import Shape
 
 # onnx and onnxruntime are imported where they are used: `import lwdc` need not wait for them.
@@ -56,7 +56,7 @@ def write_onnx(program: ExportedProgram, path: Path | str, deployment: Deploymen
     _drop_exporter_notes(model)
     _name_batch_axis(model)
     _set_metadata(model, deployment)
-    with writing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary:
         temporary.write_bytes(model.SerializeToString())
 
 

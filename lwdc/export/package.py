@@ -18,8 +18,7 @@ from lwdc.data import Preprocessing
 from lwdc.errors import ArchitectureError, BackboneError, ExportError, SpaceError
 from lwdc.export.description import Description, describe
 from lwdc.export.portable import refuse_supernet
-from lwdc.export.writing import writing
-from lwdc.files import check_regular, read_bytes, read_json
+from lwdc.files import check_regular, read_bytes, read_json, replacing
 from lwdc.surgery import rebuild
 from lwdc.tensors import AtMost
 from lwdc.tracing import Shape
@@ -61,11 +60,11 @@ def save(
         _check_rebuilds(Description.from_dict(data), state)
     kept, tied = _untie(state)
     weights_path, path = Path(folder) / WEIGHTS, Path(folder) / DESCRIPTION
-    with writing(weights_path) as temporary:
-        safetensors.torch.save_file(kept, temporary, metadata={"format": "pt"})
-        content = temporary.read_bytes()
+    content = safetensors.torch.save(kept, metadata={"format": "pt"})
+    with replacing(weights_path) as temporary:
+        temporary.write_bytes(content)
     data["weights"] = {"file": WEIGHTS, "bytes": len(content), "sha256": _digest(content), "tied": tied}
-    with writing(path) as temporary:  # last: it holds the digest of the weights, so no other pair passes for a package
+    with replacing(path) as temporary:  # last: it holds the digest of the weights, so no other pair is a package
         temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     return [weights_path, path]
 

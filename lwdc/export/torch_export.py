@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from lwdc.candidates.sampling import expand
 from lwdc.errors import ExportError
@@ -15,7 +16,7 @@ from lwdc.export.deployment import Deployment, input_name
 from lwdc.export.portable import portable
 from lwdc.export.reason import reason_of
 from lwdc.export.verify import Run
-from lwdc.export.writing import writing
+from lwdc.files import replacing
 from lwdc.tracing import Shape
 
 METADATA = "deployment.json"  # the name under which the file holds it, for torch.export.load(extra_files=...)
@@ -33,8 +34,10 @@ def to_torch_export(
 
 def write_program(program: ExportedProgram, path: Path | str, deployment: Deployment) -> None:
     """Write a program that is traced already."""
-    with writing(Path(path)) as temporary, temporary.open("wb") as file:
-        torch.export.save(program, file, extra_files={METADATA: json.dumps(deployment.to_dict())})
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={METADATA: json.dumps(deployment.to_dict())})
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def run_torch_export(path: Path | str) -> Run:
@@ -60,6 +63,15 @@ def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names folders of this machine
     return program
+
+
+def forget_shapes() -> None:
+    """Empty caches of PyTorch's that hold the shapes of every program traced so far, without bound."""
+    for method in vars(ShapeEnv).values():
+        while method is not None:
+            if hasattr(method, "cache_clear"):
+                method.cache_clear()
+            method = getattr(method, "__wrapped__", None)
 
 
 class _OfImages(nn.Module):

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.costs import Agreement, CostTable
-from lwdc.errors import CheckpointError
+from lwdc.errors import CheckpointError, DataError, WriteError
 from lwdc.export import export_all, write_card
 from lwdc.files import read_json, replacing, write_json
 from lwdc.pipeline.choice import chosen_network, settle_norms
+from lwdc.pipeline.determinism import deterministic
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
 from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, prepare, prepare_training
 from lwdc.pipeline.quantising import quantise, warning_of
@@ -55,6 +56,20 @@ def compress(
     Where ``settings.compute`` asks for several processes, all of them call this; the first one's folder and sinks
     count, and the others need none.
     """
+    with deterministic(settings.seed) if settings.deterministic else contextlib.nullcontext():
+        return _compress(settings, folder, config, sinks, until=until, resume=resume, ignore=ignore)
+
+
+def _compress(
+    settings: Settings,
+    folder: Path,
+    config: dict[str, Any],
+    sinks: Sequence[Sink],
+    *,
+    until: str,
+    resume: bool,
+    ignore: Sequence[str],
+) -> Result | None:
     ranks = Ranks(settings.compute)
     folder = ranks.from_first(lambda: folder)
     if resume:
@@ -83,6 +98,8 @@ def compress(
                 f"stopped at once; what the last checkpoint holds is safe. Go on with: resume={folder}",
                 run.stopped_by or signal.SIGINT,
             ) from stop
+        except (DataError, WriteError) as error:
+            raise type(error)(f"{error} Then go on with: resume={folder}") from error
 
 
 def _done(folder: Path, config: dict[str, Any], ignore: Sequence[str]) -> dict[str, Any]:
@@ -289,7 +306,9 @@ def _export(
     supernet = prepared.placed(prepared.supernet(baseline))
     supernet.load_state_dict(load_checkpoint(run.folder / SUPERNET)["state"])
     four = (baseline, supernet, discretised, network)
+    test = Accuracies(*(prepared.accuracy(model, "test") for model in four))
     warnings = [*search["warnings"], architecture.verdict(), None if int8 is None else warning_of(int8)]
+    warnings.append(run.name_unreadable(data))
     result = Result(
         name=f"{prepared.backbone.name} on {data.name}",
         seed=settings.seed,
@@ -302,7 +321,7 @@ def _export(
             search["valid"],
             run.done["finetune"]["valid"],
         ),
-        test=Accuracies(*(prepared.accuracy(model, "test") for model in four)),
+        test=test,
         sites=sites,
         exports=tuple(exports),
         warnings=tuple(text for text in warnings if text),
@@ -357,5 +376,6 @@ def _fit(phase: str, model: nn.Module, recipe: Recipe, prepared: Trainable, teac
 
 
 def _save_weights(model: nn.Module, path: Path) -> None:
+    content = save({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()})
     with replacing(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}, temporary)
+        temporary.write_bytes(content)

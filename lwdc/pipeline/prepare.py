@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.costs import BudgetController, CostTable, parse_budget, tabulate
+from lwdc.data.seeding import seed_all
 from lwdc.errors import BackboneError, CheckpointError, CostError
 from lwdc.pipeline.ranks import Ranks
 from lwdc.pipeline.settings import FrontSettings, Settings
@@ -53,7 +53,7 @@ class Trainable:
 
     def seed(self, what: str) -> None:
         """What is random outside of a ``Fit`` must not depend on how the run came there."""
-        torch.manual_seed(derive_seed(self.settings.seed, what, 0))
+        seed_all(derive_seed(self.settings.seed, what, 0))
 
     def placed(self, model: nn.Module) -> nn.Module:
         """On the device of the run, in place."""
@@ -135,7 +135,7 @@ def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainabl
         recipe.check(data.steps(recipe.batch_size))
     named = settings.backbone
     backbone = Backbone(named.name, data.num_classes, data.input_size[0], dict(named.options))
-    torch.manual_seed(derive_seed(settings.seed, "init", 0))
+    seed_all(derive_seed(settings.seed, "init", 0))
     model, notes = create(backbone, pretrained=named.pretrained, weights=named.weights)
     check_fits(model, data.input_size, data.num_classes)
     trained = settings.searched or settings.baseline

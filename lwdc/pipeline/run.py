@@ -11,8 +11,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from lwdc.data import DataModule
 from lwdc.errors import CheckpointError, LwdcError, TrainingError
-from lwdc.files import locked, parse_json
+from lwdc.files import clear_leftovers, locked, parse_json
 from lwdc.pipeline.compute import Compute
 from lwdc.pipeline.ranks import Ranks
 from lwdc.records import EpochRecord, Note, Record, Result
@@ -57,22 +58,24 @@ class Run:
         self._between_steps = False  # training looks for signals itself
         self._handlers: dict[int, Any] = {}
         self._saved_step = 0
+        self._between_epochs: dict[str, Any] | None = None  # what to save if an epoch's validation is interrupted
         self.sinks: list[Sink] = []
         self._past: list[Record] = []
 
-        def opened() -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+        def opened() -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None, list[str]]:
             check_folder(folder, resume=resume)
             folder.mkdir(parents=True, exist_ok=True)
-            state = resumable(folder, config, ignore) if resume else {"done": {}, "fit": None, "records": 0}
+            begun: dict[str, Any] = {"done": {}, "fit": None, "records": 0, "unreadable": []}
+            state = resumable(folder, config, ignore) if resume else begun
             self._jsonl = JsonlSink(folder / RECORDS, keep=state["records"])
             self.sinks = [self._jsonl, *sinks]
             self._past = [parse_record(line) for line in read_records(folder / RECORDS)] if state["records"] else []
             for sink in sinks:
                 if isinstance(sink, ReplaySink):
                     sink.replay(self._past)
-            return state["done"], state["fit"]
+            return state["done"], state["fit"], list(state.get("unreadable", []))
 
-        self.done, self._fit_state = self.ranks.from_first(opened)
+        self.done, self._fit_state, self.unreadable = self.ranks.from_first(opened)
         if not resume:
             self._save(None)
 
@@ -88,9 +91,12 @@ class Run:
             sink.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """In training the first SIGINT or SIGTERM ends the step; the second, or one elsewhere, acts at once."""
+        """In training the first SIGINT or SIGTERM ends the step; the second, or one elsewhere, acts at once.
+
+        So it does in validation, which may take longer than a scheduler waits: what was trained is saved then.
+        """
         del frame
-        at_once = self.stopped_by is not None or not self._between_steps
+        at_once = self.stopped_by is not None or not self._between_steps or self._between_epochs is not None
         self.stopped_by = number
         if at_once:
             raise KeyboardInterrupt  # no library takes this for an error of its own
@@ -103,6 +109,22 @@ class Run:
     def note(self, text: str, level: str = "info") -> None:
         """Hand a sentence to every sink."""
         self.write(Note(text, level))
+
+    def name_unreadable(self, data: DataModule) -> str | None:
+        """A warning about all files that could not be read, once some are new; handed to every sink."""
+        known = set(self.unreadable)
+        new = [file for file in data.unreadable_files() if file not in known]
+        self.unreadable += new
+        if not self.unreadable:
+            return None
+        named = ", ".join(self.unreadable[:5]) + (", ..." if len(self.unreadable) > 5 else "")
+        text = (
+            f"{len(self.unreadable)} file(s) could not be read: left out of every accuracy, in training the next "
+            f"one stood in: {named}"
+        )
+        if new:
+            self.note(text, "warning")
+        return text
 
     def finish(self, phase: str, **figures: Any) -> None:
         """Mark a phase as done, with figures for later phases; its files must be written already."""
@@ -134,15 +156,16 @@ class Run:
             self.note(f"{fit.phase}: going on at step {fit.step} of {fit.total}")
             self._fit_state = None
         clock, saved, self._saved_step = time.monotonic(), time.monotonic(), fit.step
-        with self._watching_signals(), self._naming_the_checkpoint(), self.ranks.noticing_loss():
+        with self._watching_signals(fit), self._naming_the_checkpoint(), self.ranks.noticing_loss():
             for record in fit.run():
+                self._between_epochs = None
                 now = time.monotonic()
                 seconds, clock = seconds + now - clock, now
+                epoch_end = isinstance(record, EpochRecord)
                 if isinstance(record, EpochRecord):
-                    self.write(record)
+                    self._write_epoch(record, fit)
                 else:
                     self._progress(record)
-                epoch_end = isinstance(record, EpochRecord)
                 stop, due = self.ranks.most(self.stopped_by or 0, now - saved > self._every)
                 if epoch_end or stop or due:
                     self._save({"state": fit.state_dict(), "seconds": seconds})
@@ -150,12 +173,20 @@ class Run:
                     saved, self._saved_step = time.monotonic(), fit.step
                 if stop:
                     self.stopped_by = stop
-                    raise Interrupted(
-                        f"stopped in {fit.phase} after step {fit.step} of {fit.total}; everything is saved. "
-                        f"Go on with: resume={self.folder}",
-                        self.stopped_by,
-                    )
+                    raise self._interrupted(fit)
+                if isinstance(record, StepRecord) and record.step == record.steps and self.ranks.count == 1:
+                    self._between_epochs = self._state({"state": fit.state_dict(), "seconds": seconds})
         return seconds
+
+    def _write_epoch(self, record: EpochRecord, fit: Fit) -> None:
+        self.write(record)
+        if record.skipped:
+            self.note(
+                f"{record.phase}: {record.skipped} of the {fit.steps} steps of epoch {record.epoch} were skipped, "
+                "because their loss or gradient was not finite",
+                "warning",
+            )
+        self.name_unreadable(fit.data)
 
     @contextlib.contextmanager
     def _naming_the_checkpoint(self) -> Iterator[None]:
@@ -172,23 +203,38 @@ class Run:
                 sink.progress(record.phase, record.epoch, record.epochs, record.step, record.steps, record.loss)
 
     def _save(self, fit: dict[str, Any] | None) -> None:
-        if not self.ranks.first:
-            return
-        state = {
+        if self.ranks.first:
+            save_checkpoint(self.folder / CHECKPOINT, self._state(fit))
+
+    def _state(self, fit: dict[str, Any] | None) -> dict[str, Any]:
+        return {
             "config": json.dumps(self.config),
             "done": self.done,
             "fit": fit,
             "records": self._jsonl.count,
+            "unreadable": list(self.unreadable),
         }
-        save_checkpoint(self.folder / CHECKPOINT, state)
 
     @contextlib.contextmanager
-    def _watching_signals(self) -> Iterator[None]:
+    def _watching_signals(self, fit: Fit) -> Iterator[None]:
         self._between_steps = True
         try:
             yield
+        except KeyboardInterrupt:
+            if self._between_epochs is None:
+                raise
+            save_checkpoint(self.folder / CHECKPOINT, self._between_epochs)
+            raise self._interrupted(fit) from None
         finally:
-            self._between_steps = False
+            self._between_steps, self._between_epochs = False, None
+
+    def _interrupted(self, fit: Fit) -> Interrupted:
+        assert self.stopped_by is not None
+        return Interrupted(
+            f"stopped in {fit.phase} after step {fit.step} of {fit.total}; everything is saved. "
+            f"Go on with: resume={self.folder}",
+            self.stopped_by,
+        )
 
 
 @contextlib.contextmanager
@@ -200,6 +246,7 @@ def alone(folder: Path, *, resume: bool) -> Iterator[None]:
             stack.enter_context(locked(folder / CHECKPOINT, wait=False))
         except BlockingIOError as error:
             raise CheckpointError(f"another process is at work in {folder}: wait until it ends, or stop it.") from error
+        clear_leftovers(folder)
         yield
 
 
@@ -256,6 +303,9 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: data}
 
 
+_LEAST = 1 << 16  # bytes without which nothing begins
+
+
 def check_folder(folder: Path, *, resume: bool) -> None:
     """Raise an ``LwdcError`` if a run cannot be written to ``folder``, or, unless ``resume``, one lies there."""
     if not resume and (folder / CHECKPOINT).exists():
@@ -264,7 +314,8 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         )
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
-        tempfile.TemporaryFile(dir=nearest).close()
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(bytes(_LEAST))
     except OSError as error:
         raise LwdcError(
             f"the output folder {folder} cannot be written: {error.strerror}. Choose another one."

@@ -92,6 +92,7 @@ class Settings:
     licence: str | None = None  # of the network, for its model card
     latency_batches: Sequence[int] = (1, 64)
     seed: int = 0
+    deterministic: bool = False  # only algorithms that give the same bits every time
     baseline: Path | None = None  # folder of a run whose baseline is reused
     searched: Path | None = None  # folder of a run with a front, whose baseline and search are reused
     checkpoint_minutes: float = 10.0
@@ -104,6 +105,8 @@ class Settings:
             raise LwdcError(
                 "export.int8 quantises the ONNX file: add onnx to export.formats, or say export.int8=false."
             )
+        if not isinstance(self.deterministic, bool):
+            raise LwdcError(f"deterministic is true or false, found {self.deterministic!r}.")
         if self.front is not None and (self.cost.also or self.cost.budget is None):
             raise LwdcError(
                 "strategy=joint_front searches under one cost and is read off at a budget: give cost.budget, and "

@@ -12,7 +12,7 @@ from typing import Any
 
 from lwdc import records
 from lwdc.errors import CheckpointError
-from lwdc.files import parse_json, read_bytes, replacing
+from lwdc.files import parse_json, read_bytes, refusals, replacing
 from lwdc.records import Record
 
 _MOST = 256 << 20  # bytes of a file; long searches of large networks write tens of millions
@@ -27,6 +27,7 @@ class JsonlSink:
 
     Raises:
         CheckpointError: the file has fewer than ``keep`` whole lines.
+        WriteError: the disk is full; also from ``write``.
     """
 
     def __init__(self, path: Path, *, keep: int | None = None) -> None:
@@ -39,7 +40,7 @@ class JsonlSink:
         self._count = len(lines) if keep is None else keep
         with replacing(path) as temporary:
             temporary.write_bytes(b"".join(lines[: self._count]))
-        self._file = path.open("ab")
+        self._path, self._file = path, path.open("ab", buffering=0)
 
     @property
     def count(self) -> int:
@@ -48,9 +49,11 @@ class JsonlSink:
 
     def write(self, record: Record) -> None:
         line = json.dumps(_finite(records.as_dict(record)), allow_nan=False, ensure_ascii=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        rest = line.encode() + b"\n"
+        with refusals(self._path):
+            while rest:  # a disk that is nearly full takes a part of it first
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
         self._count += 1
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints: the state of a run in one file that holds data and no code."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,14 @@ FORMAT = "lwdc-checkpoint-1"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` (tensors, numbers, text, lists and dicts of them), whole or not at all."""
+    """Write ``state`` (tensors, numbers, text, lists and dicts of them), whole or not at all.
+
+    It is in memory once more meanwhile. Raises ``WriteError`` if the disk is full.
+    """
+    content = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, content)
     with replacing(path) as temporary:
-        torch.save({"format": FORMAT, **state}, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

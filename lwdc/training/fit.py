@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from lwdc.candidates.sampling import advance_starts, starts_of
 from lwdc.data import DataModule
-from lwdc.data.seeding import seeded
+from lwdc.data.seeding import seed_all, seeded
 from lwdc.errors import CheckpointError, TrainingError
 from lwdc.records import EpochRecord, SearchState
 from lwdc.training.evaluate import accuracy
+from lwdc.training.nonfinite import all_finite, first_not_finite, gradients
 from lwdc.training.ranks import check_gates, drawing_apart, shard_of, share_buffers, synced_norms, total
 from lwdc.training.recipe import Recipe
 
@@ -124,6 +125,7 @@ class Fit:
         self.steps = data.steps(recipe.batch_size)
         self.step = 0  # optimiser steps done
         self._totals = torch.zeros(2, dtype=torch.float64)  # of this epoch: loss and right answers
+        self._skipped = 0  # steps of this epoch whose loss or gradient was not finite
         self._seconds = 0.0  # of this epoch, before an interruption
         if recipe.objective.needs_teacher and teacher is None:
             raise TrainingError(f"the objective of phase {phase!r} needs a teacher, and there is none.")
@@ -131,6 +133,11 @@ class Fit:
         if recipe.ema is not None and (lesson is not None or starts):
             why = "epitomes' starts become whole halfway" if starts else "its lesson knows another network"
             raise TrainingError(f"phase {phase!r} cannot average weights: {why}. Leave ema out.")
+        if recipe.nonfinite == "skip" and getattr(fabric.strategy.precision, "scaler", None) is not None:
+            raise TrainingError(
+                f"phase {phase!r}: with precision 16-mixed steps that overflow are skipped by the scaling of the loss. "
+                "Leave out nonfinite=skip, or use bf16-mixed."
+            )
         self._mixup = recipe.mixing(data.num_classes, fabric.world_size)
         self._advances_starts = bool(starts) and lesson is None  # a search does so with its gates
         given = {id(p) for p in starts}
@@ -177,25 +184,40 @@ class Fit:
             clock = time.perf_counter()
 
     def _step(self, images: Tensor, labels: Tensor) -> float | None:
-        torch.manual_seed(derive_seed(self.seed, self.phase, self.step))
+        seed_all(derive_seed(self.seed, self.phase, self.step))
         if self._advances_starts:
             advance_starts(self.model, self.step / self.total)
         self.lesson.begin(self.step / self.total)
+        skips = self.recipe.nonfinite == "skip"
+        before = [buffer.clone() for buffer in self.model.buffers()] if skips else []
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
         found = self._backward(images, labels)
         self.lesson.after_backward()
-        if self.recipe.clip_norm is not None:
-            self.fabric.clip_gradients(self._module, self._optimisers[0], max_norm=self.recipe.clip_norm)
-        self._update()
-        if self._average is not None:
-            self._average.update(self.model)
+        # To skip, the step must wait for the device; else losses are looked at when that costs little.
+        taken = self.recipe.nonfinite == "stop" or self._is_finite(found[0])
+        if taken:
+            self._update()
+            if self._average is not None:
+                self._average.update(self.model)
+        else:
+            for buffer, value in zip(self.model.buffers(), before, strict=True):
+                buffer.copy_(value)
+            self._skipped += 1
         self.step += 1
         if self._scheduler is not None:
             self._scheduler.step_update(self.step)
         self.lesson.end(1 / self.total)
+        if not taken:
+            self._check_skipped()
+            return None
         self._totals = self._totals.to(found.device) + found
         return self._look_at_loss(found[0])
+
+    def _is_finite(self, loss: Tensor) -> bool:
+        """Whether the loss and all gradients are, on every rank."""
+        spoilt = 1 - all_finite([loss, *gradients(self._optimisers)]).long()
+        return int(total(spoilt, self.fabric)) == 0
 
     def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Add the gradients of the batch; this rank's part of its mean loss, and how many it has right: ``(2,)``."""
@@ -235,6 +257,10 @@ class Fit:
         return taught
 
     def _update(self) -> None:
+        if self.recipe.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self._module, self._optimisers[0], max_norm=self.recipe.clip_norm, error_if_nonfinite=False
+            )
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
         if scaler is None:
             for optimiser in self._optimisers:
@@ -257,12 +283,19 @@ class Fit:
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss of phase {self.phase!r} is {value} at step {self.step} of {self.total}. "
-                "Lower the learning rate, clip the gradient (clip_norm), or warm up longer."
+                f"{_REMEDIES}, or skip such steps (nonfinite=skip)."
+            )
+
+    def _check_skipped(self) -> None:
+        if self._skipped > self.steps / 2:
+            raise TrainingError(
+                f"at step {self.step} of {self.total} of phase {self.phase!r}, {self._skipped} of the {self.steps} "
+                f"steps of the epoch have been skipped: their loss or gradient was not finite. {_REMEDIES}."
             )
 
     def _finish(self, epoch: int) -> EpochRecord:
         clock = time.perf_counter()
-        loss, right = (total(self._totals, self.fabric) / self.steps).tolist()
+        loss, right = (total(self._totals, self.fabric) / (self.steps - self._skipped)).tolist()
         check_gates(self.model, self.fabric, f"after epoch {epoch + 1} of phase {self.phase!r}")
         kept = self.model if self._average is None else self._average.module
         share_buffers(self.model, self.fabric)
@@ -281,8 +314,9 @@ class Fit:
             learning_rate=self._optimisers[0].param_groups[0]["lr"],
             seconds=self._seconds + time.perf_counter() - clock,
             search=self.lesson.state(),
+            skipped=self._skipped,
         )
-        self._totals, self._seconds = torch.zeros(2, dtype=torch.float64), 0.0
+        self._totals, self._skipped, self._seconds = torch.zeros(2, dtype=torch.float64), 0, 0.0
         self._finished_epochs = epoch + 1
         return record
 
@@ -294,15 +328,22 @@ class Fit:
     def state_dict(self) -> dict[str, Any]:
         """Everything that going on needs, as tensors and plain data.
 
-        Raises ``TrainingError`` if a loss since the last look was not finite: no checkpoint shall hold that.
+        Raises ``TrainingError`` if a loss since the last look was not finite, or a weight is not: no checkpoint shall
+        hold that.
         """
         totals = total(self._totals, self.fabric)
         self._check_finite(float(totals[0]))
+        if (name := first_not_finite(self.model)) is not None:
+            raise TrainingError(
+                f"the weights {name!r} of phase {self.phase!r} are not finite after step {self.step} of {self.total}. "
+                f"{_REMEDIES}, or skip such steps (nonfinite=skip)."
+            )
         return {
             "phase": self.phase,
             "step": self.step,
             "finished_epochs": self._finished_epochs,
             "totals": totals.cpu(),
+            "skipped": self._skipped,
             "seconds": self._seconds,
             "model": self.model.state_dict(),
             "average": {} if self._average is None else self._average.module.state_dict(),
@@ -328,6 +369,7 @@ class Fit:
             self.step, self._finished_epochs = state["step"], state["finished_epochs"]
             first = self.fabric.global_rank == 0  # the totals are those of all ranks
             self._totals, self._seconds = state["totals"] * first, state["seconds"]
+            self._skipped = state["skipped"]
         except (KeyError, RuntimeError, ValueError, AssertionError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit phase {self.phase!r} of this run: {str(error).splitlines()[0]}"
@@ -335,6 +377,7 @@ class Fit:
 
 
 _LOOK_EVERY = 20
+_REMEDIES = "Lower the learning rate, clip the gradient (clip_norm), warm up longer"
 
 
 def derive_seed(seed: int, phase: str, step: int) -> int:

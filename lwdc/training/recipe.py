@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from timm.data import Mixup
@@ -60,7 +60,8 @@ class Recipe:
     """One phase of training.
 
     ``schedule`` holds arguments of timm's ``create_scheduler_v2``, in epochs, or makes one of torch's
-    schedulers from the optimiser: ``functools.partial(MultiStepLR, milestones=[100, 150])``.
+    schedulers from the optimiser: ``functools.partial(MultiStepLR, milestones=[100, 150])``. A step that is skipped
+    leaves weights and statistics as they were and is counted; with more than half of an epoch's, training stops.
 
     ``batch_size`` is that of one update: all ranks share it, and ``accumulate`` divides what each of them has.
     """
@@ -74,6 +75,7 @@ class Recipe:
     accumulate: int = 1  # pieces that a batch is worked through in, one after the other, where memory is short
     mixup: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # arguments of ``timm.data.Mixup``; {}: none
     ema: float | None = None  # decay of a moving average of the weights, which is evaluated and kept; None: no average
+    nonfinite: Literal["stop", "skip"] = "stop"  # at a step whose loss or gradient is not finite
     starts_optim: OptimiserFactory = dataclasses.field(default=_STARTS)  # of epitomes' starts, in shares of their range
 
     def __post_init__(self) -> None:
@@ -110,6 +112,10 @@ class Recipe:
                 f"{2 * ranks}."
             )
         return mixup
+        if self.nonfinite not in ("stop", "skip"):
+            raise TrainingError(
+                f"nonfinite is {self.nonfinite!r}; at a loss that is not finite training can stop or skip the step."
+            )
 
     def check(self, steps: int) -> None:
         """Raise ``TrainingError`` if the optimiser or the schedule cannot be built."""

@@ -1,5 +1,7 @@
 """Image folders: listing, reading by workers, and what is refused."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,89 @@ def test_an_unreadable_image_met_while_training_is_named_in_one_line(tmp_path: P
         with pytest.raises(DataError, match=r"emu/1.png cannot be read as an image .*; replace it") as raised:
             list(data.batches("test", 2))
         assert "\n" not in str(raised.value)
+
+
+def broken_tree(root: Path) -> list[str]:
+    """Images of which one in each split, the first of its class, cannot be read; those."""
+    write_tree(root, {"train": 6, "valid": 2, "val": 2})
+    broken = [root / split / "dog" / "0.png" for split in ("train", "valid", "val")]
+    for file in broken:
+        file.write_bytes(b"no image")
+    return [str(file) for file in broken]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_images_are_left_out_of_evaluation_if_asked_and_named(tmp_path: Path, workers: int) -> None:
+    broken = broken_tree(tmp_path)
+    data = prepared(tmp_path, valid="valid", unreadable="skip", workers=workers)
+    assert data.unreadable_files() == ()
+    labels = torch.cat([y for _, y in data.batches("test", 1)])
+    assert labels.bincount().tolist() == [2, 1, 2]
+    assert data.unreadable_files() == (broken[2],)
+    assert prepared(tmp_path, valid="valid", unreadable="skip", check_all=True).unreadable_files() == tuple(broken)
+
+
+def test_in_training_the_next_readable_image_stands_in(tmp_path: Path) -> None:
+    broken = broken_tree(tmp_path)
+    data, other = (prepared(tmp_path, valid="valid", unreadable="skip", workers=w) for w in (0, 2))
+    batches = list(data.train(seed=3, epoch=1, batch_size=4))
+    assert [len(labels) for _, labels in batches] == [4] * 4
+    assert data.unreadable_files() in ((broken[0],), ())
+    for start in (0, 2):  # whatever the workers and wherever it begins
+        assert same(iter(batches[start:]), other.train(seed=3, epoch=1, batch_size=4, start=start))
+    whole = list(prepared(tmp_path, valid="valid", unreadable="skip").train(seed=0, epoch=0, batch_size=18))
+    assert whole[0][1].bincount().tolist() == [6, 6, 6]  # dog/1 stands in for dog/0
+
+
+def test_where_no_image_can_be_read_nothing_stands_in(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 6, "valid": 1, "val": 1})
+    for file in tmp_path.rglob("*.png"):
+        file.write_bytes(b"")
+    data = prepared(tmp_path, valid="valid", unreadable="skip")
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        list(data.train(seed=0, epoch=0, batch_size=4))
+    with pytest.raises(DataError, match=r"none of 3 images can be read, such as .*png"):
+        list(data.batches("valid", 2))
+
+
+def test_what_happens_at_unreadable_images_is_one_of_two_things(tree: Path) -> None:
+    assert "data.unreadable is 'ignore'; at such an image a run can stop or skip it" in refusal(
+        tree, unreadable="ignore"
+    )
+
+
+class Deadly:
+    """A transform that ends the process that it runs in."""
+
+    def __call__(self, image: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_dies_is_one_clear_line(tree: Path) -> None:
+    data = prepared(tree, workers=1)
+    data.transform = Deadly()
+    with pytest.raises(DataError, match=r"a process that reads images has died \(DataLoader worker .*data.workers"):
+        list(data.batches("test", 2))
+
+
+class Faulty:
+    """A transform with an error of its own."""
+
+    def __call__(self, image: Any) -> Any:
+        raise RuntimeError("something else")
+
+
+def test_other_errors_are_not_taken_for_the_death_of_a_worker(tree: Path) -> None:
+    data = prepared(tree, workers=1)
+    data.transform = Faulty()
+    with pytest.raises(RuntimeError, match="something else"):
+        list(data.batches("test", 2))
+
+
+def test_reading_by_workers_leaves_the_signals_of_the_process_alone(tree: Path) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    list(prepared(tree, workers=1).batches("test", 2))
+    assert signal.getsignal(signal.SIGCHLD) is before
 
 
 def test_the_first_image_of_each_class_is_checked_at_once(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lwdc.data.seeding import derive_seed, generator, seeded
+from lwdc.data.seeding import derive_seed, generator, seed_all, seeded
 
 NUMBERS = st.integers(0, 2**32)
 
@@ -30,6 +30,15 @@ def test_generators_of_the_same_numbers_agree() -> None:
 
 def draw() -> tuple[float, float, float]:
     return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def test_everything_that_draws_is_seeded() -> None:
+    seed_all(2**63 + 5)
+    first = draw()
+    seed_all(2**63 + 5)
+    assert draw() == first
+    seed_all(6)
+    assert all(a != b for a, b in zip(draw(), first, strict=True))
 
 
 def test_seeded_repeats_and_leaves_no_trace() -> None:

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ import pytest
 import torch
 from timm.layers import Conv2dSame, StdConv2d
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
 from lwdc.candidates import DoesNotFit, build, candidate_names
-from lwdc.errors import ExportError
+from lwdc.errors import ExportError, WriteError
 from lwdc.export import FORMATS, export_all, formats, load
 from lwdc.records import ExportRecord
 from lwdc.selection import selection_ops
 from lwdc.sites import find_sites
 from lwdc.surgery import discretise, rebuild, wrap
+
+FullDisk = Callable[[int], AbstractContextManager[None]]
 
 # One line for each operator of the registry.
 CANDIDATES: dict[str, dict[str, Any]] = {
@@ -229,8 +233,20 @@ def test_a_file_that_differs_does_not_appear_and_the_one_before_stays(
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(compressed: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ExportError, match=r"file cannot be written .*choose a folder"):
+    with pytest.raises(WriteError, match=r"file cannot be written .*choose a folder"):
         export_all(tmp_path / "file", compressed.network, compressed.architecture, **compressed.facts)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_full_disk_is_one_clear_line_and_the_old_files_stay(
+    exported: tuple[Path, tuple[ExportRecord, ...]], compressed: Any, full_disk: FullDisk, name: str
+) -> None:
+    """PyTorch would end the process where its files meet a full disk, so it writes to memory."""
+    folder, _ = exported
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with full_disk(2000), pytest.raises(WriteError, match=r"model\.\w+ cannot be written .*make room on its disk"):
+        export_all(folder, compressed.network, compressed.architecture, formats=[name], **compressed.facts)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_weights_that_are_not_finite_fail(compressed: Any, tmp_path: Path) -> None:
@@ -239,6 +255,15 @@ def test_weights_that_are_not_finite_fail(compressed: Any, tmp_path: Path) -> No
     with pytest.raises(ExportError, match="the network returns values that are not finite"):
         export_all(tmp_path, network, compressed.architecture, formats=["safetensors"], **compressed.facts)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_cache_of_pytorchs_keeps_the_shapes_of_a_trace(compressed: Any, tmp_path: Path) -> None:
+    """They would grow with every export, without bound."""
+    export_all(
+        tmp_path, compressed.network, compressed.architecture, formats=["torch_export"], **compressed.facts
+    )  # fmt: skip
+    caches = [method.cache_info() for method in vars(ShapeEnv).values() if hasattr(method, "cache_info")]
+    assert caches and not any(cache.currsize for cache in caches)
 
 
 def test_records_are_json_ready(exported: tuple[Path, tuple[ExportRecord, ...]]) -> None:

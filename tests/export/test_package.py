@@ -19,7 +19,7 @@ from lwdc.backbones import Backbone
 from lwdc.candidates import registry
 from lwdc.candidates.grouped import grouped
 from lwdc.data import Preprocessing
-from lwdc.errors import ExportError, LwdcError
+from lwdc.errors import ExportError, LwdcError, WriteError
 from lwdc.export import load, read_description, save
 from lwdc.surgery import rebuild, wrap
 
@@ -180,7 +180,7 @@ def test_a_network_that_does_not_know_its_images_needs_an_input_size(tmp_path: P
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(compressed: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ExportError, match=r"file/model\.safetensors cannot be written"):
+    with pytest.raises(WriteError, match=r"file/model\.safetensors cannot be written"):
         save(tmp_path / "file", compressed.network, compressed.architecture, **compressed.facts)
 
 

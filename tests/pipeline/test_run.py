@@ -4,12 +4,15 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from lwdc.data import Batch, Digits
 from lwdc.errors import CheckpointError, LwdcError
 from lwdc.files import locked
 from lwdc.pipeline import Interrupted, Run, Settings, check_folder, compare_configs, compress
@@ -183,6 +186,34 @@ def test_a_signal_outside_of_training_acts_at_once_and_says_how_to_go_on(
     rest = Ear()
     assert compress(settings(), tmp_path / "run", CONFIG, [rest], resume=True) is not None
     assert rest.steps == []
+
+
+def test_a_signal_in_validation_saves_what_was_trained_at_once(settings: MakeSettings, tmp_path: Path) -> None:
+    """A scheduler grants seconds, and a large validation set takes minutes."""
+
+    class Preempted(Digits):
+        def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+            for batch in super().batches(split, batch_size):
+                yield batch
+                if split == "valid" and ear.steps and not any(isinstance(r, EpochRecord) for r in ear.seen):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    pytest.fail("the signal came too late")
+
+    folder, ear = tmp_path / "run", Ear()
+    options = {"crop_padding": 1, "limit_train": 192, "valid": 100}
+    with pytest.raises(Interrupted, match=r"stopped in baseline after step 3 of 3; everything is saved\. Go on with"):
+        compress(settings(data=Preempted(**options)), folder, CONFIG, [ear], until="baseline")
+    rest = Ear()
+    compress(settings(), folder, CONFIG, [rest], until="baseline", resume=True)
+    assert rest.steps == []
+    compress(settings(), tmp_path / "other", CONFIG, until="baseline")
+    ours, theirs = (load_file(f / "baseline.safetensors") for f in (folder, tmp_path / "other"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    first, second = (
+        [{**r, "seconds": 0} for r in read_records(f / "records.jsonl") if r["record"] == "EpochRecord"]
+        for f in (folder, tmp_path / "other")
+    )
+    assert first == second
 
 
 def test_a_second_interrupt_acts_at_once_and_says_how_to_go_on(settings: MakeSettings, tmp_path: Path) -> None:

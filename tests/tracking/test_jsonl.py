@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lwdc.errors import CheckpointError
+from lwdc.errors import CheckpointError, WriteError
 from lwdc.records import Note, as_dict
 from lwdc.tracking import JsonlSink, parse_record, read_records
 
@@ -52,6 +52,17 @@ def test_a_resumed_run_leaves_neither_gaps_nor_repeats(path, records):
     write(path, records[:5])
     write(path, records[3:], keep=3)
     assert read_records(path) == [json.loads(json.dumps(as_dict(record))) for record in records]
+
+
+def test_a_full_disk_is_named_and_what_was_written_stays(path, records, full_disk):
+    sink = JsonlSink(path)
+    sink.write(records[0])
+    with full_disk(path.stat().st_size + 10), pytest.raises(WriteError, match=r"records\.jsonl cannot be written"):
+        sink.write(records[1])
+    sink.close()
+    assert path.read_bytes()[-1:] != b"\n"  # a part of the line was taken
+    write(path, records[1:], keep=1)
+    assert [parse_record(data) for data in read_records(path)] == records
 
 
 def test_a_half_written_last_line_is_dropped(path, records):

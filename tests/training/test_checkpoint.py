@@ -1,6 +1,8 @@
 """Checkpoints: read back whole, refused when damaged or foreign, and never executed."""
 
 import pickle
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lwdc.errors import CheckpointError
+from lwdc.errors import CheckpointError, WriteError
 from lwdc.training import load_checkpoint, save_checkpoint
 
+FullDisk = Callable[[int], AbstractContextManager[None]]
 STATE: dict[str, Any] = {
     "weights": {"a": torch.arange(6.0)},
     "step": 3,
@@ -47,6 +50,15 @@ def test_a_failed_save_leaves_the_last_checkpoint(saved: Path) -> None:
     before = saved.read_bytes()
     with pytest.raises(Exception, match="pickle"):
         save_checkpoint(saved, {"unsaveable": lambda: None})
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("size", [0, 100, 1000])
+def test_a_full_disk_leaves_the_last_checkpoint(saved: Path, full_disk: FullDisk, size: int) -> None:
+    before = saved.read_bytes()
+    with full_disk(size), pytest.raises(WriteError, match=r"checkpoint\.pt cannot be written .*make room on its disk"):
+        save_checkpoint(saved, {**STATE, "weights": {"a": torch.zeros(1000)}})
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pt"]
 

@@ -168,6 +168,76 @@ def test_a_state_after_a_loss_that_is_not_finite_is_refused_where_no_one_looked_
         running.state_dict()
 
 
+class Spikes(nn.Module):
+    """Training calls, counted from 1, whose logits or whose gradient are not finite; the loss of the latter is."""
+
+    def __init__(self, inner: nn.Module, *, logits: tuple[int, ...] = (), gradient: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.inner, self.calls, self.logits, self.gradient = inner, 0, logits, gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.training
+        if self.training and self.calls in self.logits:
+            x = x * math.nan  # through batch norm, whose statistics it would spoil
+        y = self.inner(x)
+        if self.training and self.calls in self.gradient:
+            y.register_hook(lambda gradient: gradient * math.inf)
+        return y
+
+
+@pytest.mark.parametrize("spikes", [{"logits": (2,)}, {"gradient": (2,)}])
+def test_a_step_that_is_skipped_changes_nothing_and_is_counted(
+    fit: MakeFit, network: nn.Module, spikes: dict[str, tuple[int, ...]]
+) -> None:
+    records, states = [], []
+    model = Spikes(network, **spikes)
+    for record in fit(model, recipe={"nonfinite": "skip", "clip_norm": 1.0}).run():
+        records.append(record)
+        states.append(weights(model))
+    assert same(states[0], states[1]) and not same(states[1], states[2])
+    epochs = [record for record in records if isinstance(record, EpochRecord)]
+    assert [epoch.skipped for epoch in epochs] == [1, 0]
+    losses = [r.loss for r in records[:3]]
+    assert losses[1] is None
+    assert epochs[0].loss == pytest.approx((losses[0] + losses[2]) / 2)
+    assert 0 < epochs[0].train_accuracy <= 1
+
+
+def test_a_fit_goes_on_bit_for_bit_after_a_step_that_was_skipped(fit: MakeFit, network: nn.Module) -> None:
+    twin, again = copy.deepcopy(network), copy.deepcopy(network)
+    expected = list(fit(Spikes(twin, logits=(2,)), recipe={"nonfinite": "skip"}).run())
+    first = fit(Spikes(network, logits=(2,)), recipe={"nonfinite": "skip"})
+    records = list(itertools.islice(first.run(), 2))
+    rest = fit(Spikes(again), recipe={"nonfinite": "skip"})
+    rest.load_state_dict(saved(first))
+    records += rest.run()
+    assert same(weights(twin), weights(again))
+    assert figures(records) == figures(expected)
+    assert [r.skipped for r in records if isinstance(r, EpochRecord)] == [1, 0]
+
+
+def test_an_epoch_that_is_skipped_for_more_than_half_stops(fit: MakeFit, network: nn.Module) -> None:
+    running = fit(Spikes(network, gradient=(1, 3)), recipe={"nonfinite": "skip"})
+    with pytest.raises(
+        TrainingError, match=r"at step 3 of 6 of phase 'baseline', 2 of the 3 steps of the epoch have been skipped"
+    ):
+        list(running.run())
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_no_state_holds_weights_that_are_not_finite(fit: MakeFit, network: nn.Module, clip: float | None) -> None:
+    """The loss tells of a gradient one step later, and a checkpoint may be due before."""
+    running = fit(Spikes(network, gradient=(2,)), recipe={"clip_norm": clip})
+    records = running.run()
+    next(records)
+    running.state_dict()
+    next(records)
+    with pytest.raises(TrainingError, match=r"the weights 'inner.0.weight' of phase 'baseline' are not finite after "):
+        running.state_dict()
+    with pytest.raises(TrainingError, match="the loss of phase 'baseline' is nan at step 3 of 6"):
+        next(records)
+
+
 def test_the_teacher_is_frozen_and_only_listened_to(fit: MakeFit, network: nn.Module) -> None:
     teacher = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Dropout(0.5), nn.Linear(64, 10)).train()
     before = weights(teacher)
