@@ -131,6 +131,7 @@ def _be_rank(rank: int, count: int, port: int, work: Callable[[int], Any], pipe:
         torch.distributed.destroy_process_group()
 
 
+@pytest.fixture(scope="session")
 def full_disk() -> Callable[[int], contextlib.AbstractContextManager[None]]:
     """``with full_disk(size):`` no file of this process grows beyond so many bytes: the disk has no room for more."""
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric.utilities import rank_zero_only
 
 from lwdc.errors import LwdcError
 from lwdc.pipeline import Compute
@@ -86,6 +87,7 @@ def test_one_process_needs_no_launch_and_several_do(monkeypatch: pytest.MonkeyPa
     assert not Compute("cpu", strategy="ddp").needs_launch()
     assert Compute("cpu", devices=2).needs_launch()
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)  # which Fabric sets for the whole process
     assert not Compute("cpu", devices=2).needs_launch()
 
 

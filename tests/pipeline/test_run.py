@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lwdc.data import Batch, Digits
+from lwdc.data import WHOLE, Batch, Digits, Shard
 from lwdc.errors import CheckpointError, LwdcError
 from lwdc.files import locked
 from lwdc.pipeline import Interrupted, Run, Settings, check_folder, compare_configs, compress
@@ -192,8 +192,8 @@ def test_a_signal_in_validation_saves_what_was_trained_at_once(settings: MakeSet
     """A scheduler grants seconds, and a large validation set takes minutes."""
 
     class Preempted(Digits):
-        def batches(self, split: str, batch_size: int) -> Iterator[Batch]:
-            for batch in super().batches(split, batch_size):
+        def batches(self, split: str, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
+            for batch in super().batches(split, batch_size, shard):
                 yield batch
                 if split == "valid" and ear.steps and not any(isinstance(r, EpochRecord) for r in ear.seen):
                     os.kill(os.getpid(), signal.SIGTERM)
