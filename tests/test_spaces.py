@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 
-from lwdc import cli
+from lwdc import configuring
 from lwdc.architecture import Architecture
 from lwdc.counting import count_macs, count_params
 from lwdc.space import LEAN, SearchSpace, make_plan
@@ -79,5 +79,5 @@ def test_the_learning_rate_of_starts_belongs_to_the_phase(phase: str) -> None:
     GlobalHydra.instance().clear()
     with initialize_config_module("lwdc.conf", version_base="1.3"):
         config = compose("config", [f"{phase}.starts_optim.lr=0.5"])
-    (group,) = cli._recipe(config, phase).starts_optim([torch.nn.Parameter(torch.zeros(1))]).param_groups
+    (group,) = configuring._recipe(config, phase).starts_optim([torch.nn.Parameter(torch.zeros(1))]).param_groups
     assert (group["lr"], group["weight_decay"]) == (0.5, 0)

@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from lwdc.backbones import Backbone
-from lwdc.cli import make_settings
+from lwdc.configuring import make_settings
 from lwdc.counting import count_macs
 from lwdc.errors import LwdcError
 from lwdc.pipeline import Settings

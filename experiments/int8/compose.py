@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from lwdc.backbones import Backbone
-from lwdc.cli import make_settings
+from lwdc.configuring import make_settings
 from lwdc.export import Deployment, load, to_onnx
 from lwdc.pipeline.measures import environment
 from lwdc.pipeline.packages import settings_of

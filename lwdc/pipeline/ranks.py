@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities import rank_zero_only
 
 from lwdc.errors import LwdcError, TrainingError
 from lwdc.pipeline.compute import Compute
@@ -103,3 +104,8 @@ class Ranks:
 
 
 _LOST = r"gloo|nccl|process ?group|connection (closed|reset|refused)|timed? ?out|broken pipe|peer"
+
+
+def rank_here() -> int:
+    """Of this process among those of its run, as whoever started it says."""
+    return int(getattr(rank_zero_only, "rank", 0))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lwdc import cli
+from lwdc import overrides
 from lwdc.errors import CheckpointError
 from lwdc.training import load_checkpoint
 
@@ -129,13 +129,13 @@ def test_a_search_by_optuna_can_have_its_runs_side_by_side(tmp_path: Path) -> No
 def test_without_a_launcher_the_error_says_what_to_install(
     lwdc_in: Run, monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:
-    monkeypatch.setattr(cli, "_installed", lambda module: not module.startswith("hydra_plugins"))
+    monkeypatch.setattr(overrides, "_installed", lambda module: not module.startswith("hydra_plugins"))
     code, _, error = lwdc_in("compress", "-m", "seed=0,1", f"hydra/launcher={launcher}")
     assert code == 2 and "pip install 'lwdc[launchers]'" in error
     assert not os.listdir()
 
 
-@pytest.mark.parametrize("choice", sorted(cli._EXTRAS))
+@pytest.mark.parametrize("choice", sorted(overrides._EXTRAS))
 def test_what_is_said_to_be_installable_is_found_once_it_is(lwdc_in: Run, choice: str) -> None:
     code, out, error = lwdc_in("compress", choice, "--cfg", "hydra")
     assert code == 0, error
@@ -143,6 +143,6 @@ def test_what_is_said_to_be_installable_is_found_once_it_is(lwdc_in: Run, choice
 
 
 def test_a_module_of_a_package_that_is_not_there_is_not_installed() -> None:
-    assert not cli._installed("hydra_no_such_package.launcher")
-    assert not cli._installed("no_such_module")
-    assert cli._installed("optuna")
+    assert not overrides._installed("hydra_no_such_package.launcher")
+    assert not overrides._installed("no_such_module")
+    assert overrides._installed("optuna")

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from lwdc import cli
+from lwdc import cli, overrides
 from lwdc.errors import CostError
 from lwdc.files import locked
 from lwdc.pipeline import Interrupted
@@ -218,7 +218,7 @@ def test_a_search_that_makes_no_sense_is_one_line_before_any_run(
 
 
 def test_without_optuna_the_error_says_what_to_install(lwdc_in: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_installed", lambda module: module != "optuna")
+    monkeypatch.setattr(overrides, "_installed", lambda module: module != "optuna")
     code, _, error = lwdc_in(*SEARCH)
     assert code == 2 and "pip install 'lwdc[sweeps]'" in error
 

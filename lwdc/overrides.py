@@ -1,0 +1,116 @@
+"""Overrides: what the command line says, seen before Hydra sees it."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+from lwdc.errors import CheckpointError, LwdcError, unknown_name
+from lwdc.help import config_groups
+from lwdc.pipeline import check_folder
+from lwdc.pipeline.packages import settings_of
+from lwdc.pipeline.ranks import rank_here
+from lwdc.pipeline.run import CHECKPOINT
+
+UNTIL = {"compress": "export", "train": "baseline", "search": "search", "finetune": "export"}
+
+
+def without_trust(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """What ``trust=`` names, which counts nowhere else than on the command line, and the other overrides."""
+    given = [o.partition("=")[2].strip("[]\"'").split(",") for o in overrides if key_of(o) == "trust"]
+    names = [name.strip() for part in given for name in part]
+    if wrong := [name for name in names if not re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", name)]:
+        raise LwdcError(f"trust={wrong[0]} names no package, class or function; write trust=my_package.MyData.")
+    return names, [o for o in overrides if key_of(o) != "trust"]
+
+
+def with_resumed(command: str, overrides: list[str]) -> list[str]:
+    """For resume=FOLDER: the overrides that the run was started with, then those given now, in its folder."""
+    key = "run" if command == "finetune" else "resume"
+    folder = given_in(key, overrides)
+    if command == "finetune" and folder is None:
+        raise LwdcError("name the run's folder: lwdc finetune run=outputs/search/...")
+    if folder is None or command not in UNTIL:
+        return overrides
+    if command != "finetune" and folder == "auto":
+        overrides = [o for o in overrides if key_of(o) != key]
+        folder = given_in("hydra.run.dir", overrides)
+        if folder is None:
+            raise LwdcError(
+                "resume=auto goes on with the run in hydra.run.dir, if there is one: name that folder, too."
+            )
+        if not (Path(folder) / CHECKPOINT).exists():
+            return overrides
+        overrides = [*overrides, f"resume={quoted(folder)}"]
+    now = {key_of(o) for o in overrides}
+    # From the checkpoint: `.hydra` is written anew before a resumed run can be refused.
+    kept = settings_of(Path(folder)).get("overrides", [])
+    for override in kept if isinstance(kept, list) else [kept]:
+        sound = isinstance(override, str) and _KEPT.fullmatch(override)
+        if not sound or key_of(override).startswith(("hydra", "trust")):
+            raise CheckpointError(
+                f"the run in {folder} says that it was started with {override!r:.200}, which lwdc never keeps: "
+                "do not trust it."
+            )
+    before = [o for o in kept if key_of(o) not in now]
+    return [*before, *overrides, f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+
+
+def quoted(path: Path | str) -> str:
+    escaped = str(path).replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+_KEPT = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=.*)?", re.DOTALL)  # an override; not a flag
+
+
+def in_folder(command: str, overrides: list[str]) -> list[str]:
+    """The overrides, once the folder to write to is checked: Hydra would make it without a word of ours."""
+    if command not in UNTIL or rank_here():  # writes nothing, or not first
+        own = [o for o in overrides if key_of(o) not in ("hydra.run.dir", "hydra.output_subdir")]
+        return [*own, "hydra.run.dir=.", "hydra.output_subdir=null"]
+    folder = given_in("hydra.run.dir", overrides) or given_in("hydra.sweep.dir", overrides) or "outputs"
+    check_folder(Path(folder), resume="hydra.output_subdir=null" in overrides)
+    return overrides
+
+
+def given_in(key: str, overrides: list[str]) -> str | None:
+    """The last value of ``key=value``, without quotes; None if it is not there."""
+    values = [o.partition("=")[2].strip("\"'") for o in overrides if key_of(o) == key]
+    return values[-1] if values and values[-1] not in ("", "null") else None
+
+
+def key_of(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+_EXTRAS = {  # choices of Hydra that need more packages -> module, name and extra of ours
+    "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "hydra-joblib-launcher", "launchers"),
+    "hydra/launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher", "launchers"),
+    "hydra/launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher", "launchers"),
+    "hydra/sweeper=optuna": ("optuna", "optuna", "sweeps"),
+}
+
+
+def check_extras(overrides: list[str]) -> None:
+    for choice in set(overrides) & set(_EXTRAS):
+        module, name, extra = _EXTRAS[choice]
+        if not _installed(module):
+            raise LwdcError(f"{choice} needs {name}, which is not installed: pip install 'lwdc[{extra}]'.")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that the module is in
+        return False
+
+
+def check_groups(overrides: list[str]) -> None:
+    """A misspelt choice gets the nearest ones before Hydra sees it."""
+    groups = config_groups()
+    for override in overrides:
+        match = re.fullmatch(r"\+?(\w+)=([\w,.-]+)", override)
+        if match and match[1] in groups:
+            for choice in match[2].split(","):
+                if choice not in groups[match[1]] and choice != "null":
+                    raise LwdcError(unknown_name(match[1], choice, groups[match[1]]))
