@@ -122,7 +122,11 @@ def _run(command: str, overrides: list[str]) -> int:
     settings = [o for o in overrides if "=" in o and not o.startswith("-")]
     flags = [o for o in overrides if o not in settings]
     sys.argv = ["lwdc", *settings, f"hydra.job.name={command}", *flags]
-    task = functools.partial(_task, command, trusted)
+    # A process of its own needs what the overrides that Hydra keeps do not say.
+    elsewhere = [o for o in flags if o not in ("-m", "--multirun")]
+    elsewhere += [o for o in settings if key_of(o) == "hydra.searchpath"]
+    elsewhere += [f"trust={name}" for name in trusted]
+    task = functools.partial(_task, command, trusted, elsewhere)
     with checked(typed, trusted):
         hydra.main(version_base="1.3", config_path="pkg://lwdc.conf", config_name="config")(task)()
     return 0
@@ -131,9 +135,12 @@ def _run(command: str, overrides: list[str]) -> int:
 _trusted: list[str] = []  # what the command line named by trust=, in whatever process the run is
 
 
-def _task(command: str, trusted: Sequence[str], config: DictConfig) -> dict[str, Any] | None:
+_elsewhere: list[str] = []  # what else it said that a process of the same run needs
+
+
+def _task(command: str, trusted: Sequence[str], elsewhere: Sequence[str], config: DictConfig) -> dict[str, Any] | None:
     """One run; in a sweep also in a process of a launcher, and then its row."""
-    _trusted[:] = trusted
+    _trusted[:], _elsewhere[:] = trusted, elsewhere
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         if sweep and HydraConfig.get().runtime.choices["hydra/launcher"] != ONE_BY_ONE:
@@ -315,8 +322,7 @@ def _launched(command: str, config: DictConfig, settings: Settings, folder: Path
     if resume:
         given["run" if command == "finetune" else "resume"] = folder
     own += [f"{key}={quoted(path)}" for key, path in given.items() if path is not None]
-    own += [f"trust={name}" for name in _trusted]
-    code = launch(settings.compute.devices, "lwdc.cli", [command, *own, "hydra.output_subdir=null"])
+    code = launch(settings.compute.devices, "lwdc.cli", [command, *own, *_elsewhere, "hydra.output_subdir=null"])
     if code - 128 in SIGNALS:
         raise _Told(f"stopped; everything is saved. Go on with: resume={folder}", code - 128)
     if code:

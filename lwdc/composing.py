@@ -12,6 +12,7 @@ from hydra._internal import hydra as hydra_main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from lwdc.errors import LwdcError, Refused
@@ -28,6 +29,8 @@ _TYPED = (
     "launcher.srun_args",
     "sweeper.storage",
 )
+_BUILT = ("callbacks", "launcher", "sweeper")  # of these Hydra makes objects
+_SHIPPED = ("${hydra.sweep.dir}/.submitit/%j", "${hydra.job.name}")  # interpolations of the plug-ins' own
 _SILENT = {"version", "root", "disable_existing_loggers"}  # of logging: all that `disabled` and `none` have
 
 
@@ -59,7 +62,22 @@ class _CheckedLoader(ConfigLoaderImpl):
             _check(config, self._given, self._trusted)
         except LwdcError as error:
             raise Refused(error) from error
+        except OmegaConfBaseException as error:
+            said = " ".join(str(error).split())
+            raise Refused(LwdcError(f"the configuration cannot be resolved: {said}")) from error
         return config
+
+    def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list[Any], repo: Any) -> None:
+        loaded = None if config_name is None else repo.load_config(config_path=config_name)
+        found = None if loaded is None else OmegaConf.select(loaded.config, "hydra.searchpath")
+        if any(str(path).startswith("pkg:") for path in found or ()) and "hydra.searchpath" not in _keys(self._given):
+            raise Refused(
+                LwdcError(
+                    "the configuration sets hydra.searchpath to a package, which would be imported: give it on the "
+                    "command line, as hydra.searchpath=[...], or leave it out."
+                )
+            )
+        super()._process_config_searchpath(config_name, parsed_overrides, repo)
 
 
 def limit_resolvers(typed: Sequence[str]) -> None:
@@ -83,24 +101,47 @@ def limit_resolvers(typed: Sequence[str]) -> None:
 def _check(config: DictConfig, typed: Sequence[str], trusted: Sequence[str]) -> None:
     if "trust" in config:
         raise LwdcError("trust stands in a configuration, where it says nothing: give it on the command line.")
-    keys = [override.split("=", 1)[0].lstrip("+~").replace("/", ".").partition("@")[0] for override in typed]
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    own = plain["hydra"]
+    keys = _keys(typed)
+
+    def was_typed(name: str) -> bool:
+        return any(key == f"hydra.{name}" or key.startswith(f"hydra.{name}.") for key in keys)
+
     for name in _TYPED:
-        found = OmegaConf.select(config.hydra, name)
-        asked = set(found or ()) - _SILENT if name.endswith("_logging") else found
-        if asked and not any(key == f"hydra.{name}" or key.startswith(f"hydra.{name}.") for key in keys):
+        found = _leads_elsewhere(own, name) or OmegaConf.select(config.hydra, name)
+        asked = set(found) - _SILENT if found and name.endswith("_logging") and not isinstance(found, str) else found
+        if asked and not was_typed(name):
             raise LwdcError(
                 f"the configuration sets hydra.{name}, which can run programs: give it on the command line, "
                 f"as hydra.{name}=..., or leave it out."
             )
-    plain = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(plain, dict)
-    own = {name: plain["hydra"].get(name) for name in ("callbacks", "launcher", "sweeper")}
-    for key, value in _leaves(own, "hydra"):
-        if isinstance(value, str) and "{" in value.replace("${", ""):
-            raise LwdcError(f"{key} is {value!r:.200}: an interpolation may not make a configuration.")
+    for name in _BUILT:
+        for key, value in _leaves(own.get(name), name):
+            if isinstance(value, str) and "${" in value and value not in _SHIPPED and not was_typed(key):
+                raise LwdcError(f"hydra.{key} is {value!r:.200}: an interpolation may not make a configuration.")
+    written = [*_leaves(own.get("launcher"), "launcher")]
+    written += [(key, OmegaConf.select(config.hydra, key)) for key in ("sweep.dir", "job.name")]
+    for key, value in written:
+        if isinstance(value, str) and not value.isprintable():
+            raise LwdcError(f"hydra.{key} is {value!r:.200}: what becomes part of a job's script is one line of text.")
+    own = {name: own.get(name) for name in _BUILT}
     for name in ("launcher", "sweeper"):  # Hydra itself takes only plug-ins that are installed
         own[name] = {key: value for key, value in (own[name] or {}).items() if key != "_target_"}
     check_targets(_only_targets({"hydra": own}), trusted, allowed=(*ALLOWED, "optuna.samplers"))
+
+
+def _keys(typed: Sequence[str]) -> list[str]:
+    return [override.split("=", 1)[0].lstrip("+~").replace("/", ".").partition("@")[0] for override in typed]
+
+
+def _leads_elsewhere(config: Any, name: str) -> str | None:
+    """An interpolation on the way to ``name`` or below it: what it says may change after it was looked at."""
+    for part in name.split("."):
+        if isinstance(config, dict):
+            config = config.get(part)
+    return next((value for _, value in _leaves(config, name) if isinstance(value, str) and "${" in value), None)
 
 
 def _only_targets(config: Any) -> Any:

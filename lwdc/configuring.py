@@ -28,7 +28,9 @@ OmegaConf.register_new_resolver("unless", _unless, replace=True)  # for whoever 
 
 def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
     """The objects that a configuration describes. What it may have built is said by ``check_targets``."""
-    check_targets(plain(config), trusted)
+    resolved = plain(config)
+    check_targets(resolved, trusted)
+    config = OmegaConf.create(resolved)  # once and for all: what is built is what was checked
     return Settings(
         backbone=_checked(BackboneSettings, "backbone", **plain(config.backbone)),
         data=build(config.data, "data"),

@@ -59,10 +59,12 @@ _TEMPORARY = ".tmp"
 
 def clear_leftovers(folder: Path) -> None:
     """Remove what a killed process was writing in ``folder``, where no other is at work now."""
-    for path in Path(folder).glob(f".*{_TEMPORARY}"):
-        path.unlink()
-    for path in Path(folder).glob(f"{STAGE}*"):
-        shutil.rmtree(path)
+    for path in Path(folder).glob(f".*.????????{_TEMPORARY}"):  # as ``tempfile`` names them
+        if path.is_file():
+            path.unlink()
+    for path in Path(folder).glob(f"{STAGE}????????"):
+        if path.is_dir():
+            shutil.rmtree(path)
 
 
 @contextlib.contextmanager

@@ -107,6 +107,8 @@ def _installed(module: str) -> bool:
 
 def check_groups(overrides: list[str]) -> None:
     """A misspelt choice gets the nearest ones before Hydra sees it."""
+    if any(o.startswith(("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath=")) for o in overrides):
+        return  # there may be others
     groups = config_groups()
     for override in overrides:
         match = re.fullmatch(r"\+?(\w+)=([\w,.-]+)", override)

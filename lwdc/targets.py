@@ -80,7 +80,10 @@ def _resolved(key: str, name: str) -> Any:
                 importlib.import_module(".".join(parts[:count]))
             found = getattr(found, part)
     except Exception as error:  # whatever a module may raise while it is imported
-        raise LwdcError(f"{key}: {name!r} cannot be found ({' '.join(str(error).split())}).") from error
+        raise LwdcError(
+            f"{key}: {name!r} cannot be found ({' '.join(str(error).split())}). A module of your own must be "
+            "installed, or its folder named by PYTHONPATH."
+        ) from error
     return found
 
 

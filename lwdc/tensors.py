@@ -20,6 +20,7 @@ _NAMED = re.compile(
     r"collections (OrderedDict|Counter|defaultdict)|(__builtin__|builtins) (set|dict|list|int|float)|_codecs encode"
     r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)"
     r"|torch (\w+Storage|Size|device|u?int\d+|b?float\w*|double|half|long|short|bool|complex\d+)"
+    r"|torch Tensor|torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Buffer"
     r"|torch\.storage (Typed|Untyped)Storage|torch\.serialization _get_layout|torch\.nn\.parameter Parameter"
 )
 
@@ -32,11 +33,13 @@ def load_torch(path: Path) -> Any:
     """
     try:
         size = check_regular(path)
-        if zipfile.is_zipfile(path):
-            _check_archive(path, size)
-        else:
-            with path.open("rb") as file:
+        with path.open("rb") as file:  # told apart as torch does, by the first bytes
+            archived = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            if not archived:
                 _check_pickles(file)
+        if archived:
+            _check_archive(path, size)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
@@ -50,13 +53,14 @@ def _check_archive(path: Path, size: int) -> None:
         # PyTorch never compresses, so that no entry is more than its part of the file.
         if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
             raise ValueError("it is compressed or encrypted, as torch never writes")
-        if len({entry.filename for entry in entries}) < len(entries) or sum(e.file_size for e in entries) > size:
+        names = {entry.filename.lower() for entry in entries}
+        if len(names) < len(entries) or sum(entry.file_size for entry in entries) > size:
             raise ValueError("its entries overlap")
         # PyTorch writes checksums but does not look at them: damaged weights would pass.
         if (damaged := archive.testzip()) is not None:
-            raise ValueError(f"wrong checksum of {damaged}")
+            raise ValueError(f"wrong checksum of {damaged}, or it was written without checksums")
         for entry in entries:
-            if entry.filename.endswith(".pkl"):
+            if entry.filename.lower().endswith(".pkl"):  # torch finds them whatever their case
                 if entry.file_size > _MOST_PICKLED:
                     raise ValueError(
                         f"{entry.filename} has {entry.file_size:,} bytes, {_MOST_PICKLED:,} at most are read"

@@ -37,6 +37,10 @@ torch.set_warn_always(True)
 # The tensors are small: threads would only wait for each other, four times as long on two busy cores.
 torch.set_num_threads(1)
 
+# At its first backward pass PyTorch decides whether processes that are forked later may have one, too. What some tests
+# import would let it say no.
+torch.zeros(1, requires_grad=True).sum().backward()
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:

@@ -54,6 +54,13 @@ def stranger(lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         ("hydra: {sweeper: {params: {x: {_target_: trap.spring}}}}", "hydra.sweeper.params.x._target_"),
         ("hydra: {sweeper: {params: '${oc.select:no,{_target_: trap.spring}}'}}", "hydra.sweeper.params"),
         ("hydra: {sweeper: {params: '${unless:null,{_target_: trap.spring}}'}}", "hydra.sweeper.params"),
+        ("evil: {x: {_target_: trap.spring}}\nhydra: {sweeper: {params: '${evil}'}}", "hydra.sweeper.params"),
+        ("hydra: {job_logging: '${sel[${oc.select:hydra.runtime.output_dir,quiet}]}'}", "hydra.job_logging"),
+        (
+            "a: lwdc.costs.\nb: Macs\ncost: {also: {latency: {a: trap., b: spring, budget: 50%, "
+            "model: {_target_: '${a}${b}'}}}}",
+            "cost.also.latency.model",
+        ),
         ("gate: '${unless:null,{_target_: trap.spring}}'", "gate._target_"),
         ("gate: {x: '${oc.create:{_target_: trap.spring}}'}", "oc.create"),
         ("gate: {x: '${oc.decode:\"{_target_: trap.spring}\"}'}", "oc.decode"),
@@ -72,6 +79,30 @@ def test_a_strangers_file_runs_nothing(
 def test_nor_does_it_in_a_sweep(stranger: Callable[..., str]) -> None:
     callback = "hydra: {callbacks: {x: {_target_: trap.spring}}}"
     assert "hydra.callbacks" in stranger(callback, "train", "-m", "seed=0,1", "hydra.sweep.dir=s")
+
+
+def test_no_package_is_searched_for_configurations_that_the_command_line_did_not_name(
+    lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trap.py").write_text(TRAP)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.yaml").write_text("defaults: [config, _self_]\nhydra: {searchpath: ['pkg://trap']}")
+    code, _, error = lwdc_in("inspect", *SMALL, "--config-dir=own", "--config-name=mine")
+    assert code == 2 and "hydra.searchpath" in error
+    assert "imported" not in os.listdir(tmp_path)
+
+
+def test_a_group_may_have_choices_of_a_folder_that_is_named(lwdc_in: Run, tmp_path: Path) -> None:
+    (tmp_path / "own" / "gate").mkdir(parents=True)
+    (tmp_path / "own" / "gate" / "mine.yaml").write_text("_target_: lwdc.gates.OneHot\n_partial_: true")
+    assert lwdc_in("inspect", *SMALL, "gate=mine", "--config-dir=own")[0] == 0
+
+
+def test_a_line_of_a_clusters_script_stays_one(stranger: Callable[..., str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    text = 'defaults: [{override /hydra/launcher: submitit_slurm}]\nhydra: {launcher: {comment: "a\\ntouch sprung"}}'
+    assert "hydra.launcher.comment" in stranger(text, "train", "-m", "seed=0,1", "hydra.sweep.dir=s")
 
 
 def test_a_cluster_runs_no_commands_of_a_file(stranger: Callable[..., str]) -> None:

@@ -47,10 +47,11 @@ def test_what_the_file_system_refuses_is_one_clear_line(tmp_path: Path, full_dis
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    kept = {".hydra", ".checkpoint.pt.lock", "a.txt", "b.tmp"}
-    for name in (*kept - {".hydra"}, ".a.txt.x1.tmp"):
+    folders = {".hydra", ".a.abcdefgh.tmp"}
+    kept = {*folders, ".checkpoint.pt.lock", "a.txt", "b.tmp", ".notes.tmp", ".export.abcdefgi"}
+    for name in (*kept - folders, ".a.txt.x1_4kabc.tmp"):
         (tmp_path / name).touch()
-    for name in (".hydra", ".export.x2"):
+    for name in (*folders, ".export.x2_4kabc"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     clear_leftovers(tmp_path)

@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 import tarfile
+import wave
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ import lwdc
 from lwdc.backbones import Backbone, load_weights
 from lwdc.data import Cifar10, Mnist
 from lwdc.data.image_folder import ImageFolder
+from lwdc.data.wav import read_wav
 from lwdc.errors import DataError, ExportError, LwdcError
 from lwdc.export import gather
 from lwdc.export.package import DESCRIPTION
@@ -232,6 +234,28 @@ def test_a_file_of_bytes_cannot_ask_for_gigabytes(tmp_path: Path) -> None:
     both_refuse(tmp_path / "a.pt", r"builtins\.bytearray, which may be code")
 
 
+@pytest.mark.parametrize("name", ["a/data.PKL", "a/data.Pkl"])
+def test_a_name_in_capitals_hides_nothing(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as made:
+        made.writestr(name, b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R.")
+        made.writestr("a/version", b"3\n")
+    both_refuse(tmp_path / "a.pt", r"builtins\.bytearray, which may be code")
+
+
+def test_a_sound_archive_behind_a_pickle_hides_nothing(tmp_path: Path) -> None:
+    archive(tmp_path / "sound.pt", b"\x80\x02}.")
+    pickled = b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R."
+    (tmp_path / "a.pt").write_bytes(pickled + (tmp_path / "sound.pt").read_bytes())
+    both_refuse(tmp_path / "a.pt", r"builtins\.bytearray, which may be code")
+
+
+def test_buffers_that_torch_saves_are_read(tmp_path: Path) -> None:
+    layer = nn.Linear(1, 1)
+    torch.save({**layer.state_dict(), "bias": nn.Buffer(torch.ones(1))}, tmp_path / "a.pt")
+    load_weights(layer, tmp_path / "a.pt")
+    assert float(layer.bias.detach()) == 1
+
+
 def test_what_is_compressed_is_not_unpacked(tmp_path: Path) -> None:
     archive(tmp_path / "a.pt", b"\x80\x02}.", zipfile.ZIP_DEFLATED, more=b"\x00" * (64 << 20))
     assert (tmp_path / "a.pt").stat().st_size < 100_000
@@ -420,6 +444,15 @@ def test_a_rate_that_no_recording_has_is_refused(tmp_path: Path, rate: int) -> N
     put("wav", tmp_path, seed[:24] + rate.to_bytes(4, "little") + seed[28:])
     with bounded():
         assert not read("wav", tmp_path)
+
+
+def test_a_sound_of_hours_is_not_resampled(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 1, 1_000, 0, "NONE", "NONE"))
+        file.writeframes(bytes(700_000))
+    with bounded(gib=0.5), pytest.raises(DataError, match="700 s; 625 at most"):
+        read_wav(path, 16_000)
 
 
 # Reports.

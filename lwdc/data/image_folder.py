@@ -130,7 +130,7 @@ class ImageFolder(DataModule):
             # A loader draws a number from its generator; without one of its own, from the training's.
             generator=torch.Generator(),
         )
-        empty = len(order) > 0
+        empty = len(order) > 0 and shard == WHOLE  # a share may have none, or only such
         for batch in loaded(loader):
             if isinstance(batch, DataError):
                 raise batch
@@ -240,7 +240,8 @@ def _open(file: str) -> Image.Image:
             return image.convert("RGB")
     except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
         raise DataError(
-            f"{file} cannot be read as an image ({error}); replace it, remove it from the data, or let such images be "
+            f"{file} cannot be read as an image ({error}; {', '.join(_FORMATS)} of up to 89 million "
+            "pixels can); replace it, or let such images be "
             "left out by data.unreadable=skip."
         ) from error
 

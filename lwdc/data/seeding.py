@@ -30,7 +30,7 @@ def seeded(seed: int) -> Iterator[None]:
     """Python's, numpy's and torch's global CPU generators start from ``seed`` and are put back after."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)
     # Not torch.manual_seed, which would reach into the accelerators' generators as well.
     torch.default_generator.manual_seed(seed)
     try:

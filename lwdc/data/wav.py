@@ -10,6 +10,7 @@ import numpy as np
 from lwdc.errors import DataError
 from lwdc.files import read_bytes
 
+_MOST_SAMPLES = 10_000_000  # after resampling: ten minutes at 16 kHz
 _RATES = range(1_000, 192_001)  # Hz; others would make resampling take any time and memory
 
 
@@ -35,6 +36,10 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray:
     if count == 0 or len(content) < count * channels * width:
         raise DataError(
             f"{path} is truncated: it holds {len(content) // (channels * width)} of {count} samples; fetch it again."
+        )
+    if count * sample_rate > _MOST_SAMPLES * rate:
+        raise DataError(
+            f"{path} has {count / rate:.0f} s; {_MOST_SAMPLES / sample_rate:.0f} at most are read: cut it into pieces."
         )
     samples = _DECODED[width](content[: count * channels * width]).reshape(count, channels)
     return resample(samples[:, 0] if channels == 1 else _rounded(samples.mean(axis=1)), rate, sample_rate)

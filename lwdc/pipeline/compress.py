@@ -308,7 +308,7 @@ def _export(
     four = (baseline, supernet, discretised, network)
     test = Accuracies(*(prepared.accuracy(model, "test") for model in four))
     warnings = [*search["warnings"], architecture.verdict(), None if int8 is None else warning_of(int8)]
-    warnings.append(run.name_unreadable(data))
+    warnings.append(run.name_unreadable(data.unreadable_files()))
     result = Result(
         name=f"{prepared.backbone.name} on {data.name}",
         seed=settings.seed,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import math
 import warnings
 
 import torch
@@ -41,7 +42,7 @@ class Compute:
         for name, known in (("precision", _PRECISIONS), ("strategy", _STRATEGIES)):
             if getattr(self, name) not in known:
                 raise LwdcError(f"compute.{name}: " + unknown_name(name, str(getattr(self, name)), known))
-        if not isinstance(self.timeout_s, (int, float)) or not self.timeout_s > 0:
+        if not isinstance(self.timeout_s, (int, float)) or not 0 < self.timeout_s < math.inf:
             raise LwdcError(f"compute.timeout_s is a number of seconds above 0, found {self.timeout_s!r}.")
 
     @property

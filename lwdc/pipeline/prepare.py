@@ -9,9 +9,10 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from lwdc.backbones import Backbone, check_fits, create, load_weights
+from lwdc.candidates.sampling import starts_of
 from lwdc.costs import BudgetController, CostTable, parse_budget, tabulate
 from lwdc.data.seeding import seed_all
-from lwdc.errors import BackboneError, CheckpointError, CostError
+from lwdc.errors import BackboneError, CheckpointError, CostError, TrainingError
 from lwdc.pipeline.ranks import Ranks
 from lwdc.pipeline.settings import FrontSettings, Settings
 from lwdc.selection import selection_ops
@@ -62,7 +63,8 @@ class Trainable:
     def accuracy(self, model: nn.Module, split: str) -> float:
         """Top-1, in [0, 1], on a split of the data; the model is left in evaluation mode."""
         batches = self.settings.data.batches(split, self.settings.train.batch_size, shard_of(self.fabric))
-        return accuracy(model, batches, self.fabric)
+        with self.ranks.noticing_loss():
+            return accuracy(model, batches, self.fabric)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,14 @@ def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainabl
     for recipe in (settings.train, settings.search, settings.finetune):
         recipe.check_ranks(ranks.count)
         recipe.check(data.steps(recipe.batch_size))
+        recipe.mixing(data.num_classes, ranks.count)
+        if recipe.nonfinite == "skip" and settings.compute.precision == "16-mixed":
+            raise TrainingError(
+                "with compute.precision=16-mixed steps that overflow are skipped by the scaling of the loss. Leave out "
+                "nonfinite=skip, or use bf16-mixed."
+            )
+    if settings.search.ema is not None:
+        raise TrainingError("strategy.ema: a search cannot average weights; fine-tuning can, by finetune.ema.")
     named = settings.backbone
     backbone = Backbone(named.name, data.num_classes, data.input_size[0], dict(named.options))
     seed_all(derive_seed(settings.seed, "init", 0))
@@ -161,6 +171,8 @@ def prepare(
     model = start.model
     plan = make_plan(model, settings.space, settings.data.input_size)
     probe = start.placed(wrap(model, gate=settings.gate, inherit=False, mixing=settings.mixing, plan=plan))
+    if settings.finetune.ema is not None and starts_of(probe):
+        raise TrainingError("finetune.ema cannot average the starts of epitomes, which become whole: leave it out.")
     names = [cost.model.name for cost in costs]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise CostError(f"the cost {twice!r} is asked for twice: give each one factor or budget.")

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import datetime
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -83,6 +83,14 @@ class Ranks:
         values = torch.tensor(numbers)
         torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, group=self._quick)
         return [int(value) for value in values]
+
+    def gather(self, found: Iterable[T]) -> list[T]:
+        """What all ranks have found, in their order, on each of them."""
+        if self.count == 1:
+            return list(found)
+        lists: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(lists, list(found), group=self._patient)
+        return [item for of_rank in lists for item in of_rank]
 
     def wait(self) -> None:
         """Until all ranks have come here, however long it takes."""

@@ -6,12 +6,11 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lwdc.data import DataModule
 from lwdc.errors import CheckpointError, LwdcError, TrainingError
 from lwdc.files import clear_leftovers, locked, parse_json
 from lwdc.pipeline.compute import Compute
@@ -93,7 +92,8 @@ class Run:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """In training the first SIGINT or SIGTERM ends the step; the second, or one elsewhere, acts at once.
 
-        So it does in validation, which may take longer than a scheduler waits: what was trained is saved then.
+        So it does in validation, which may take longer than a scheduler waits: what was trained is saved then. Several
+        ranks save before they validate, and end after it.
         """
         del frame
         at_once = self.stopped_by is not None or not self._between_steps or self._between_epochs is not None
@@ -110,10 +110,9 @@ class Run:
         """Hand a sentence to every sink."""
         self.write(Note(text, level))
 
-    def name_unreadable(self, data: DataModule) -> str | None:
+    def name_unreadable(self, files: Iterable[str]) -> str | None:
         """A warning about all files that could not be read, once some are new; handed to every sink."""
-        known = set(self.unreadable)
-        new = [file for file in data.unreadable_files() if file not in known]
+        new = [file for file in dict.fromkeys(files) if file not in set(self.unreadable)]
         self.unreadable += new
         if not self.unreadable:
             return None
@@ -167,15 +166,19 @@ class Run:
                 else:
                     self._progress(record)
                 stop, due = self.ranks.most(self.stopped_by or 0, now - saved > self._every)
-                if epoch_end or stop or due:
+                last = isinstance(record, StepRecord) and record.step == record.steps
+                # Several ranks cannot save while they validate, so they do before.
+                if epoch_end or stop or due or (last and self.ranks.count > 1):
                     self._save({"state": fit.state_dict(), "seconds": seconds})
                     self.ranks.wait()
                     saved, self._saved_step = time.monotonic(), fit.step
                 if stop:
                     self.stopped_by = stop
                     raise self._interrupted(fit)
-                if isinstance(record, StepRecord) and record.step == record.steps and self.ranks.count == 1:
+                if last and self.ranks.count == 1:
                     self._between_epochs = self._state({"state": fit.state_dict(), "seconds": seconds})
+                    if self.stopped_by is not None:  # by a signal that came since it was looked at
+                        raise KeyboardInterrupt
         return seconds
 
     def _write_epoch(self, record: EpochRecord, fit: Fit) -> None:
@@ -186,7 +189,7 @@ class Run:
                 "because their loss or gradient was not finite",
                 "warning",
             )
-        self.name_unreadable(fit.data)
+        self.name_unreadable(self.ranks.gather(fit.data.unreadable_files()))
 
     @contextlib.contextmanager
     def _naming_the_checkpoint(self) -> Iterator[None]:
@@ -263,7 +266,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     path = folder / CHECKPOINT
     state = load_checkpoint(path)
     try:
-        config = parse_json(state["config"])
+        config = parse_json(state["config"], finite=False)
         sound = isinstance(config, dict) and all(isinstance(f, dict) for f in (state["done"], *state["done"].values()))
         if state["fit"] is not None:
             sound &= isinstance(state["fit"]["state"]["phase"], str) and isinstance(state["fit"]["seconds"], float)

@@ -104,7 +104,7 @@ def _searches(config: Mapping[str, Any]) -> dict[str, Any]:
 _APART = (  # of these settings: what the search does not depend on
     "strategy.refit_images", "strategy.recalibrate_batches", "compute.accelerator", "compute.threads",
     "compute.devices", "compute.nodes", "compute.strategy", "compute.timeout_s", "cost.cache", "cost.strict",
-    "cost.model.cache", "cost.model.strict",
+    "cost.model.cache", "cost.model.strict", "data.workers", "data.check_all",
 )  # fmt: skip
 
 
@@ -124,7 +124,10 @@ def _earlier(sweep: Path, own: Path, phase: str, fits: Callable[[dict[str, Any]]
 
 def _trains(config: Mapping[str, Any]) -> dict[str, Any]:
     """All of a configuration that a baseline depends on."""
-    return {key: config.get(key) for key in ("backbone", "data", "train", "optim", "seed", "compute", "baseline")}
+    return {
+        key: config.get(key)
+        for key in ("backbone", "data", "train", "optim", "seed", "compute", "deterministic", "baseline")
+    }
 
 
 def _found(folder: Path) -> dict[str, Any]:

@@ -33,6 +33,9 @@ class Dial(nn.Module):
         self.register_buffer("pressure", torch.tensor(0.0, dtype=torch.float64))
         self.lifted: Tensor | None = None  # the pressure as a function of the logits, while a step is under way
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lifted": None}  # of a step: a copy begins between steps
+
     @property
     def share(self) -> float:
         """The budget that the position stands for, as a share of the original's cost."""
@@ -70,7 +73,8 @@ def hold(supernet: nn.Module, table: CostTable, *, learning: bool = False) -> No
     """Set the dial's pressure, in place, to where the gates expect the cost of its budget, whatever their logits say.
 
     Logits that fall in proportion to costs give, of all mixtures with that (summed) cost, the one nearest to the one
-    before, in relative entropy. While gates are uniform nothing can be held, and the pressure stays. With ``learning``,
+    before, in relative entropy. Gates whose expectation is one-hot come as near as one more or one less change of an
+    operator brings them. While gates are uniform nothing can be held, and the pressure stays. With ``learning``,
     and until it is called again, the gradients of the logits keep to what leaves the expected cost as it is. Ours.
     """
     dial = dial_of(supernet)

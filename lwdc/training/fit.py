@@ -98,9 +98,9 @@ class Fit:
     Everything random in a step is a function of ``(seed, phase, step)``, so that going on from a saved
     state repeats what would have happened, bit for bit on the same machine.
 
-    Several ranks share every batch, and what they train is what one rank would have trained, but for rounding, and
-    for batch norms, which see the examples of their own rank unless they are synced (``sync_norms``, on GPUs). All
-    ranks call everything together.
+    Several ranks share every batch, and what they train is what one rank would have trained, but for rounding,
+    for what is drawn for each example (dropout, mixup), and for batch norms, which see the examples of their own rank
+    unless they are synced (``sync_norms``, on GPUs). All ranks call everything together.
     """
 
     def __init__(
@@ -369,7 +369,7 @@ class Fit:
             self.step, self._finished_epochs = state["step"], state["finished_epochs"]
             first = self.fabric.global_rank == 0  # the totals are those of all ranks
             self._totals, self._seconds = state["totals"] * first, state["seconds"]
-            self._skipped = state["skipped"]
+            self._skipped = state.get("skipped", 0)
         except (KeyError, RuntimeError, ValueError, AssertionError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"the checkpoint does not fit phase {self.phase!r} of this run: {str(error).splitlines()[0]}"

@@ -34,7 +34,9 @@ def share_buffers(model: nn.Module, fabric: Fabric) -> None:
     if fabric.world_size == 1:
         return
     for buffer in model.buffers():
-        buffer.copy_(fabric.broadcast(buffer))
+        shared = buffer.contiguous() if buffer.dtype != torch.bool else buffer.byte()
+        torch.distributed.broadcast(shared, 0)
+        buffer.copy_(shared)
 
 
 def check_gates(supernet: nn.Module, fabric: Fabric, when: str) -> None:

@@ -85,6 +85,10 @@ class Recipe:
             raise TrainingError(f"accumulate is a number of pieces of a batch, 1 or more, found {self.accumulate!r}.")
         if self.ema is not None and not (isinstance(self.ema, float) and 0 < self.ema < 1):
             raise TrainingError(f"ema is a decay between 0 and 1, like 0.999, found {self.ema!r}.")
+        if self.nonfinite not in ("stop", "skip"):
+            raise TrainingError(
+                f"nonfinite is {self.nonfinite!r}; at a loss that is not finite training can stop or skip the step."
+            )
         self.check_ranks(1)
 
     def check_ranks(self, ranks: int) -> None:
@@ -112,10 +116,6 @@ class Recipe:
                 f"{2 * ranks}."
             )
         return mixup
-        if self.nonfinite not in ("stop", "skip"):
-            raise TrainingError(
-                f"nonfinite is {self.nonfinite!r}; at a loss that is not finite training can stop or skip the step."
-            )
 
     def check(self, steps: int) -> None:
         """Raise ``TrainingError`` if the optimiser or the schedule cannot be built."""

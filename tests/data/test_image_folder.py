@@ -227,6 +227,12 @@ def test_where_no_image_can_be_read_nothing_stands_in(tmp_path: Path) -> None:
         list(data.batches("valid", 2))
 
 
+def test_a_share_without_examples_is_no_error(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 6, "valid": 1, "val": 1})
+    data = prepared(tmp_path, valid="valid")
+    assert [len(list(data.batches("valid", 4, Shard(index, 8)))) for index in (0, 7)] == [1, 0]
+
+
 def test_what_happens_at_unreadable_images_is_one_of_two_things(tree: Path) -> None:
     assert "data.unreadable is 'ignore'; at such an image a run can stop or skip it" in refusal(
         tree, unreadable="ignore"

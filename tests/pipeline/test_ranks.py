@@ -182,3 +182,10 @@ def test_what_one_rank_does_alone_is_on_one_device(in_ranks: InRanks) -> None:
         return alone.count, alone.fabric.world_size
 
     assert in_ranks(2, work) == [(1, 1)] * 2
+
+
+def test_what_all_ranks_have_found_is_known_to_each(in_ranks: InRanks) -> None:
+    def work(rank: int) -> list[str]:
+        return Ranks(TWO).gather([f"image of {rank}"] * rank)
+
+    assert in_ranks(2, work) == [["image of 1"]] * 2
