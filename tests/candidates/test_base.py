@@ -36,7 +36,7 @@ def _gradients(y: Tensor, x: Tensor, weights: list[nn.Parameter]) -> list[Tensor
 
 
 @given(data=st.data())
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_kernel_branch_and_released_module_agree(
     data: st.DataObject, places: Any, operators_at: Any, released: Any, close: Callable[[Tensor, Tensor], bool]
 ) -> None:
@@ -70,7 +70,7 @@ def test_kernel_branch_and_released_module_agree(
 
 
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_every_operator_keeps_shape_and_reports_its_error(
     data: st.DataObject, places: Any, operators_at: Any, released: Any, close: Callable[[Tensor, Tensor], bool]
 ) -> None:

@@ -106,7 +106,7 @@ def every_operator(kinds: Kinds, size: tuple[int, ...]) -> tuple[SideBySide, Arc
 @pytest.mark.parametrize(
     ("kinds", "size"),
     [
-        pytest.param(PADDED_AT_RUN_TIME, (8, 12, 11), id="padded"),
+        pytest.param(PADDED_AT_RUN_TIME, (8, 12, 11), id="padded", marks=pytest.mark.long),
         pytest.param(LINES, (8, 20), id="1-D"),
         pytest.param(WITHOUT_TAPS, (8, 20), id="linear"),
         *(

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 from torch import nn
@@ -107,6 +107,7 @@ def expected(supernet: nn.Module, table: CostTable) -> float:
     return float(expected_cost(supernet, table).detach())
 
 
+@settings(max_examples=40)
 @given(st.floats(0.0, 1.0), st.floats(0.05, 2.0), st.integers(0, 99))
 def test_gates_expect_the_cost_of_the_budget_whatever_their_logits_say(
     position: float, temperature: float, seed: int

@@ -75,7 +75,7 @@ def fit_of(supernet: nn.Module, data: Digits, lesson: FrontLesson, epochs: int =
 def test_one_search_gives_a_choice_within_every_budget(gate: str, data: Digits) -> None:
     supernet, table = begun(gate)
     lesson = lesson_of(supernet, table)
-    records = list(fit_of(supernet, data, lesson, 4).run())
+    records = list(fit_of(supernet, data, lesson, 2).run())
     state = next(r.search for r in reversed(records) if isinstance(r, EpochRecord))
     assert state is not None and state.costs[0].bound == pytest.approx((0.9 * 0.3) ** 0.5, rel=1e-5)
     trained = copy.deepcopy(supernet.state_dict())

@@ -215,7 +215,10 @@ TRAIN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("given", "group"), [([], "budgets"), (["tracking.group=mine"], "mine")])
+@pytest.mark.parametrize(
+    ("given", "group"),
+    [([], "budgets"), pytest.param(["tracking.group=mine"], "mine", marks=pytest.mark.long)],
+)
 def test_the_runs_of_a_sweep_are_one_group_with_their_whole_configuration(tmp_path, given, group):
     folder = tmp_path / "budgets"
     command = [sys.executable, "-m", "lwdc.cli", *TRAIN, *given, f"hydra.sweep.dir={folder}"]
