@@ -56,7 +56,9 @@ def counted_macs(network: nn.Module) -> int:
     return counter.get_total_flops() // 2
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == "densenet121" else name for name in NETWORKS]
+)
 def test_a_timm_network_goes_through_the_whole_line(name: str) -> None:
     options, share = NETWORKS[name]
     model = timm.create_model(name, num_classes=10, **options)

@@ -28,8 +28,9 @@ FILES = [
 _BEGINS = {"checkpoint.pt": 1, "records.jsonl": 1}  # written so often before a run is under way
 
 
+@pytest.mark.parametrize("files", [FILES[::3], pytest.param(FILES, marks=pytest.mark.long)], ids=["some", "all"])
 def test_whatever_file_meets_a_full_disk_the_run_goes_on_to_the_same_end(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: list[str], finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed, settings, _ = finished
     folder, sync = tmp_path / "run", os.fsync
@@ -43,7 +44,7 @@ def test_whatever_file_meets_a_full_disk_the_run_goes_on_to_the_same_end(
         sync(file)
 
     monkeypatch.setattr(os, "fsync", full)
-    for number, name in enumerate(FILES):
+    for number, name in enumerate(files):
         with pytest.raises(WriteError) as raised:
             compress(settings, folder, {"seed": 0}, resume=number > 0)
         message = str(raised.value)
