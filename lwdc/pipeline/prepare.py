@@ -136,11 +136,7 @@ def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainabl
         recipe.check_ranks(ranks.count)
         recipe.check(data.steps(recipe.batch_size))
         recipe.mixing(data.num_classes, ranks.count)
-        if recipe.nonfinite == "skip" and settings.compute.precision == "16-mixed":
-            raise TrainingError(
-                "with compute.precision=16-mixed steps that overflow are skipped by the scaling of the loss. Leave out "
-                "nonfinite=skip, or use bf16-mixed."
-            )
+        recipe.check_precision(scaled=settings.compute.precision == "16-mixed")
     if settings.search.ema is not None:
         raise TrainingError("strategy.ema: a search cannot average weights; fine-tuning can, by finetune.ema.")
     named = settings.backbone

@@ -133,11 +133,7 @@ class Fit:
         if recipe.ema is not None and (lesson is not None or starts):
             why = "epitomes' starts become whole halfway" if starts else "its lesson knows another network"
             raise TrainingError(f"phase {phase!r} cannot average weights: {why}. Leave ema out.")
-        if recipe.nonfinite == "skip" and getattr(fabric.strategy.precision, "scaler", None) is not None:
-            raise TrainingError(
-                f"phase {phase!r}: with precision 16-mixed steps that overflow are skipped by the scaling of the loss. "
-                "Leave out nonfinite=skip, or use bf16-mixed."
-            )
+        recipe.check_precision(scaled=getattr(fabric.strategy.precision, "scaler", None) is not None)
         self._mixup = recipe.mixing(data.num_classes, fabric.world_size)
         self._advances_starts = bool(starts) and lesson is None  # a search does so with its gates
         given = {id(p) for p in starts}

@@ -100,6 +100,14 @@ class Recipe:
                 "batch_size is that of all together; make it larger, or use fewer devices or pieces."
             )
 
+    def check_precision(self, *, scaled: bool) -> None:
+        """Raise ``TrainingError`` if steps shall be skipped where the loss is ``scaled``, which skips by itself."""
+        if self.nonfinite == "skip" and scaled:
+            raise TrainingError(
+                "with precision 16-mixed steps that overflow are skipped by the scaling of the loss. Leave out "
+                "nonfinite=skip, or use bf16-mixed."
+            )
+
     def mixing(self, num_classes: int, ranks: int) -> Mixup | None:
         """What mixes images and labels of a batch, if anything. Raises ``TrainingError`` if it cannot be built."""
         if not self.mixup:

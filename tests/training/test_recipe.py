@@ -106,3 +106,10 @@ def test_a_recipe_can_be_checked_before_anything_is_trained() -> None:
         Recipe(1, 1, functools.partial(torch.optim.SGD, momentun=0.9)).check(10)
     with pytest.raises(TrainingError, match="'cosin'"):
         Recipe(1, 1, SGD, {"sched": "cosin"}).check(10)
+
+
+def test_a_scaled_loss_skips_by_itself() -> None:
+    skipping = Recipe(1, 64, torch.optim.SGD, nonfinite="skip")
+    skipping.check_precision(scaled=False)
+    with pytest.raises(TrainingError, match="Leave out nonfinite=skip, or use bf16-mixed"):
+        skipping.check_precision(scaled=True)
