@@ -50,6 +50,46 @@ class EpochRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvaluationRecord:
+    """One architecture that a search by scores has evaluated."""
+
+    index: int  # counted from 1
+    evaluations: int  # how many there are to be
+    choices: dict[str, str]  # site -> label of its operator
+    accuracy: float | None  # on held-out training images, in [0, 1]; None where the evaluation failed
+    share: float  # the cost, as a share of the original's
+    score: float | None
+    best: float | None  # the largest score so far within the bounds
+    predicted: float | None  # the accuracy that was expected of it; None without a model
+    seconds: float  # of the evaluation
+    ask_seconds: float  # of proposing it: of its batch, divided evenly
+    cached: bool = False  # known from an earlier search
+    error: str | None = None  # why it failed
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingRecord:
+    """What a search has learned of its space, as points in two dimensions."""
+
+    points: tuple[tuple[float, float], ...]  # one an evaluated architecture
+    accuracies: tuple[float, ...]
+    shares: tuple[float, ...]
+    path: tuple[tuple[float, float], ...]  # of the last descent that led to an evaluated architecture; may be empty
+    explained: float  # share of the variance that two dimensions show
+
+
+@dataclasses.dataclass(frozen=True)
+class CorrelationRecord:
+    """The same architectures under several evaluators, from cheap to dear, and how alike these rank them."""
+
+    evaluators: tuple[str, ...]
+    accuracies: tuple[tuple[float, ...], ...]  # (evaluators, architectures)
+    shares: tuple[float, ...]  # (architectures,)
+    rank: tuple[tuple[float, ...], ...]  # Spearman's correlation of every pair: (evaluators, evaluators)
+    seconds: tuple[float, ...]  # of one evaluation, the mean
+
+
+@dataclasses.dataclass(frozen=True)
 class Note:
     """A sentence worth keeping: a phase that begins, a candidate dropped, a warning."""
 
@@ -173,7 +213,7 @@ class Result:
     int8: Int8Result | None = None
 
 
-Record = EpochRecord | Note | Result
+Record = EpochRecord | EvaluationRecord | EmbeddingRecord | CorrelationRecord | Note | Result
 
 
 def as_dict(record: Record) -> dict[str, Any]:
