@@ -1,0 +1,135 @@
+"""Lets every proposer search the enumerated space, and says how far what it finds is from the best there is.
+
+    python experiments/enumerated/regret.py [--proposers random evolution ...] [--seeds 10] [--tasks budget compression]
+    python experiments/enumerated/regret.py --summary
+
+One json line a search. A run that is called again skips the searches that are recorded already.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import lwdc.conf
+import table
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from scipy.stats import wilcoxon
+
+from lwdc.proposers import Proposer, compression, kept
+
+HERE = Path(__file__).parent
+EVALUATIONS, BATCH, BUDGET = 120, 10, 0.4
+SHOWN = (20, 40, 80, 120)  # evaluations after which regret is shown
+TASKS = {"budget": (kept, BUDGET), "compression": (compression, None)}
+PROPOSERS = ("random", "evolution", "local", "nsga2", "latent", "latent_plain", "bayes", "evolve_space")
+COMMIT = subprocess.run(
+    ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
+).stdout.strip()
+
+
+def build(name: str, **arguments: Any) -> Proposer:
+    """The proposer that ``strategy=name`` has, with the settings of its yaml."""
+    folder = Path(next(iter(lwdc.conf.__path__)))
+    found: Proposer = instantiate(OmegaConf.load(folder / "strategy" / f"{name}.yaml").proposer)(**arguments)
+    return found
+
+
+def search(name: str, task: str, seed: int, known: dict[table.Code, dict[str, float]]) -> dict[str, Any]:
+    """One search: what it asked for, with the score of the best so far after every evaluation."""
+    score, budget = TASKS[task]
+    menu = table.menu(budget)
+    reference = known[menu.original]["valid"]
+    truth = {code: score(f["valid"] / reference, menu.share(code)) for code, f in known.items() if menu.keeps(code)}
+    best = max(truth.values())
+    proposer = build(name, menu=menu, score=score, reference=reference, seed=seed)
+    proposer.tell(menu.decode(menu.original), reference, 1.0)
+    regrets: list[float] = []
+    ask, found = 0.0, -1.0
+    while len(regrets) < EVALUATIONS:
+        clock = time.process_time()
+        asked = proposer.ask(min(BATCH, EVALUATIONS - len(regrets)))
+        ask += time.process_time() - clock
+        if not asked:
+            break
+        for architecture in asked:
+            code = menu.encode(architecture)
+            found = max(found, truth[code])
+            regrets.append(best - found)
+            proposer.tell(architecture, known[code]["valid"], menu.share(code))
+    test = known[proposer.history.best()[0].code]["test"]
+    return {
+        "proposer": name, "task": task, "seed": seed, "evaluations": len(regrets), "regrets": regrets,
+        "test": test, "cpu_seconds_asking": round(ask, 2), "commit": COMMIT, "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def summary(records: list[dict[str, Any]]) -> str:
+    """Markdown: a table a task."""
+    lines = []
+    for task in dict.fromkeys(r["task"] for r in records):
+        mine = [r for r in records if r["task"] == task]
+        lines += [f"### {task}", "", "| proposer | " + " | ".join(f"after {n}" for n in SHOWN)]
+        lines[-1] += " | against evolution | CPU s of asking | test accuracy | seeds |"
+        lines.append("|---" * (len(SHOWN) + 5) + "|")
+        names = sorted({r["proposer"] for r in mine}, key=PROPOSERS.index)
+        for name in names:
+            runs = sorted((r for r in mine if r["proposer"] == name), key=lambda r: r["seed"])
+            cells = []
+            for count in SHOWN:
+                found = [r["regrets"][min(count, len(r["regrets"])) - 1] for r in runs]
+                spread = statistics.stdev(found) if len(found) > 1 else 0.0
+                cells.append(f"{100 * statistics.mean(found):.2f} ± {100 * spread:.2f}")
+            seconds = statistics.mean(r["cpu_seconds_asking"] for r in runs)
+            test = statistics.mean(r["test"] for r in runs)
+            lines.append(
+                f"| {name} | {' | '.join(cells)} | {against(runs, mine)} | {seconds:.1f} | {test:.1%} | {len(runs)} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def against(runs: list[dict[str, Any]], all_runs: list[dict[str, Any]]) -> str:
+    """How often the mean regret over the whole search is smaller than that of evolution with the same seed."""
+    theirs = {r["seed"]: statistics.mean(r["regrets"]) for r in all_runs if r["proposer"] == "evolution"}
+    pairs = [(statistics.mean(r["regrets"]), theirs[r["seed"]]) for r in runs if r["seed"] in theirs]
+    if not pairs or runs[0]["proposer"] == "evolution":
+        return "-"
+    wins = sum(a < b for a, b in pairs)
+    p = wilcoxon(*zip(*pairs, strict=True)).pvalue if len(pairs) > 4 and any(a != b for a, b in pairs) else float("nan")
+    return f"{wins} of {len(pairs)} better (p={p:.2g})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--proposers", nargs="*", default=list(PROPOSERS), choices=PROPOSERS)
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=HERE / "regret.jsonl")
+    parser.add_argument("--summary", action="store_true")
+    options = parser.parse_args()
+    records = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    if options.summary:
+        print(summary(records))
+        return
+    torch.set_num_threads(1)
+    known = table.read(HERE / "table.csv")
+    done = {(r["proposer"], r["task"], r["seed"]) for r in records}
+    for seed in range(options.seeds):
+        for task in options.tasks:
+            for name in options.proposers:
+                if (name, task, seed) in done:
+                    continue
+                record = search(name, task, seed, known)
+                with options.out.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                print(f"{name} {task} {seed}: regret {100 * record['regrets'][-1]:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
