@@ -1,6 +1,7 @@
 """Proposers: searches that see nothing of an architecture but what it costs and how well it does."""
 
 from lwdc.proposers.base import Proposer, ProposerFactory
+from lwdc.proposers.bayes import Bayes
 from lwdc.proposers.evolution import Evolution
 from lwdc.proposers.history import History, Trial
 from lwdc.proposers.local_search import LocalSearch
@@ -9,6 +10,7 @@ from lwdc.proposers.random_search import RandomSearch
 from lwdc.proposers.scores import Score, compression, kept
 
 __all__ = [
+    "Bayes",
     "Code",
     "Decision",
     "Evolution",

@@ -1,5 +1,6 @@
 """What every proposer keeps: it stays within bounds, never asks twice, repeats itself, and resumes to the same."""
 
+import functools
 import io
 from collections.abc import Callable
 
@@ -8,13 +9,18 @@ import torch
 
 from lwdc.architecture import Architecture
 from lwdc.errors import ArchitectureError, TrainingError
-from lwdc.proposers import Code, Evolution, LocalSearch, Menu, Proposer, RandomSearch, compression, kept
+from lwdc.proposers import Bayes, Code, Evolution, LocalSearch, Menu, Proposer, RandomSearch, compression, kept
 
 Build = Callable[..., Proposer]
 MakeMenu = Callable[..., Menu]
 MakeTruth = Callable[..., Callable[[Code], float]]
 
-PROPOSERS: dict[str, Build] = {"random": RandomSearch, "evolution": Evolution, "local": LocalSearch}
+PROPOSERS: dict[str, Build] = {
+    "random": RandomSearch,
+    "evolution": Evolution,
+    "local": LocalSearch,
+    "bayes": functools.partial(Bayes, kernels=2, candidates=40, hidden=8, steps=5, lr=0.01),
+}
 every = pytest.mark.parametrize("name", PROPOSERS)
 
 
