@@ -6,6 +6,7 @@ from lwdc.proposers.evolution import Evolution
 from lwdc.proposers.history import History, Trial
 from lwdc.proposers.local_search import LocalSearch
 from lwdc.proposers.menu import Code, Decision, Menu
+from lwdc.proposers.nsga2 import Nsga2
 from lwdc.proposers.random_search import RandomSearch
 from lwdc.proposers.scores import Score, compression, kept
 
@@ -17,6 +18,7 @@ __all__ = [
     "History",
     "LocalSearch",
     "Menu",
+    "Nsga2",
     "Proposer",
     "ProposerFactory",
     "RandomSearch",

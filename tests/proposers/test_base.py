@@ -9,7 +9,7 @@ import torch
 
 from lwdc.architecture import Architecture
 from lwdc.errors import ArchitectureError, TrainingError
-from lwdc.proposers import Bayes, Code, Evolution, LocalSearch, Menu, Proposer, RandomSearch, compression, kept
+from lwdc.proposers import Bayes, Code, Evolution, LocalSearch, Menu, Nsga2, Proposer, RandomSearch, compression, kept
 
 Build = Callable[..., Proposer]
 MakeMenu = Callable[..., Menu]
@@ -20,6 +20,7 @@ PROPOSERS: dict[str, Build] = {
     "evolution": Evolution,
     "local": LocalSearch,
     "bayes": functools.partial(Bayes, kernels=2, candidates=40, hidden=8, steps=5, lr=0.01),
+    "nsga2": Nsga2,
 }
 every = pytest.mark.parametrize("name", PROPOSERS)
 
@@ -109,7 +110,7 @@ def test_an_architecture_of_another_space_is_refused(name: str, menu: MakeMenu) 
         PROPOSERS[name](space).tell(other, 0.5, 1.0)
 
 
-@pytest.mark.parametrize("name", [name for name in PROPOSERS if name != "random"])
+@pytest.mark.parametrize("name", [name for name in PROPOSERS if name not in ("random", "nsga2")])
 def test_it_finds_better_architectures_than_random_search(name: str, menu: MakeMenu, truth: MakeTruth) -> None:
     space = menu(sites=10, budget=0.5)
     found: dict[str, float] = {}
