@@ -3,6 +3,7 @@
 from lwdc.proposers.base import Proposer, ProposerFactory
 from lwdc.proposers.bayes import Bayes
 from lwdc.proposers.evolution import Evolution
+from lwdc.proposers.evolve_space import EvolveSpace
 from lwdc.proposers.history import History, Trial
 from lwdc.proposers.local_search import LocalSearch
 from lwdc.proposers.menu import Code, Decision, Menu
@@ -15,6 +16,7 @@ __all__ = [
     "Code",
     "Decision",
     "Evolution",
+    "EvolveSpace",
     "History",
     "LocalSearch",
     "Menu",
