@@ -132,7 +132,8 @@ class Bayes:
             half = self.half()
             codes = [trial.code for trial in half]
             generator = torch.Generator().manual_seed(self._rng.getrandbits(63))
-            process = self._process(codes, torch.tensor([trial.accuracy for trial in half]), generator)
+            targets = torch.tensor([trial.accuracy for trial in half], dtype=torch.float64)
+            process = self._process(codes, targets, generator)
             process.fit()
             self._processes.append(process)
             self._halves.append(codes)

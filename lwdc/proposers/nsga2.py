@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class Nsga2:
     """Breeds for accuracy and against every cost of the menu, by Optuna's sampler; the score does not matter to it.
 
-    So what it finds is a front (``history.front``), whose accurate end other searches reach sooner. Deb, Pratap,
-    Agarwal, Meyarivan: A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II, IEEE Transactions on Evolutionary
-    Computation, 2002. Children that exceed the bounds are made cheaper, those that are known are bred anew, and the
-    first generation is drawn as random search draws: ours. Optuna rather than pymoo: its study can be made again from
-    the trials at every question, so that the history is all the state there is.
+    So it is after a front (``history.front``), not after the best within a budget. Deb, Pratap, Agarwal, Meyarivan: A
+    Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II, IEEE Transactions on Evolutionary Computation, 2002.
+    Children that exceed the bounds are made cheaper, those that are known are bred anew, and the first generation is
+    drawn as random search draws: ours. Optuna rather than pymoo: its study can be made again from the trials at every
+    question, so that the history is all the state there is.
     """
 
     def __init__(

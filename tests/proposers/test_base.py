@@ -31,7 +31,7 @@ PROPOSERS: dict[str, Build] = {
     "random": RandomSearch,
     "evolution": Evolution,
     "local": LocalSearch,
-    "bayes": functools.partial(Bayes, kernels=2, candidates=40, hidden=8, steps=5, lr=0.01),
+    "bayes": functools.partial(Bayes, kernels=2, candidates=30, hidden=8, steps=3, lr=0.01),
     "nsga2": Nsga2,
     "evolve_space": EvolveSpace,
 }
