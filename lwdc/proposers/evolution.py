@@ -61,7 +61,7 @@ class Evolution:
         set_random_state(self._rng, state["random"])
 
     def _next(self) -> Code | None:
-        living = [trial for trial in self.history.scored if self.history.menu.keeps(trial.code)][-self.population :]
+        living = self.history.bounded[-self.population :]
         if len(living) + len(self.history.pending) >= self.population and living:
             for _ in range(_MUTATIONS):
                 code = self.history.menu.vary(self._parent(living).code, self._rng.choice((1, 2)), self._rng)

@@ -67,10 +67,27 @@ class History:
         """The trials whose evaluation succeeded, whatever they cost."""
         return [trial for trial in self.trials if trial.accuracy is not None]
 
+    @property
+    def bounded(self) -> list[Trial]:
+        """Those of them that keep the bounds."""
+        return [trial for trial in self.scored if self.menu.keeps(trial.code)]
+
     def best(self, count: int = 1) -> list[Trial]:
         """The trials with the largest scores among those within the bounds, best first; of equals the cheaper ones."""
-        kept_bounds = [trial for trial in self.scored if self.menu.keeps(trial.code)]
-        return sorted(kept_bounds, key=lambda trial: (-trial.score, trial.share))[:count]
+        return sorted(self.bounded, key=lambda trial: (-trial.score, trial.share))[:count]
+
+    def front(self) -> list[Trial]:
+        """The trials within the bounds than which none is cheaper and as accurate, or as cheap and more accurate.
+
+        They rise in cost and in accuracy; those with the same figures are all among them.
+        """
+        found: list[Trial] = []
+        for trial in sorted(self.bounded, key=lambda trial: (trial.share, -(trial.accuracy or 0))):
+            last = found[-1] if found else None
+            same = last is not None and (trial.share, trial.accuracy) == (last.share, last.accuracy)
+            if last is None or same or (trial.accuracy or 0) > (last.accuracy or 0):
+                found.append(trial)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """What ``load_state_dict`` needs to go on, as plain data."""

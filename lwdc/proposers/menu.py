@@ -139,15 +139,19 @@ class Menu:
         found = self.within(tuple(varied), rng)
         return None if found == code else found
 
-    def within(self, code: Code, rng: random.Random) -> Code | None:
-        """The same made cheaper at random decisions until it keeps the bounds; None if that does not succeed."""
+    def within(self, code: Code, rng: random.Random, among: Sequence[Sequence[int]] | None = None) -> Code | None:
+        """The same made cheaper at random decisions until it keeps the bounds; None if that does not succeed.
+
+        ``among``: the candidates that may be taken at each decision, instead of all.
+        """
+        among = [range(count) for count in self.counts] if among is None else among
         for _ in range(_PATIENCE * len(code)):
             exceeded = self._exceeded(code)
             if not exceeded:
                 return code
             cheaper: dict[int, list[int]] = {}
             for index in range(len(code)):
-                if options := [k for k in range(self.counts[index]) if self._is_cheaper(index, k, code, exceeded)]:
+                if options := [k for k in among[index] if self._is_cheaper(index, k, code, exceeded)]:
                     cheaper[index] = options
             if not cheaper:
                 return None

@@ -1,5 +1,6 @@
 """What every proposer keeps: it stays within bounds, never asks twice, repeats itself, and resumes to the same."""
 
+import functools
 import io
 from collections.abc import Callable
 
@@ -8,13 +9,32 @@ import torch
 
 from lwdc.architecture import Architecture
 from lwdc.errors import ArchitectureError, TrainingError
-from lwdc.proposers import Code, Evolution, LocalSearch, Menu, Proposer, RandomSearch, compression, kept
+from lwdc.proposers import (
+    Bayes,
+    Code,
+    Evolution,
+    EvolveSpace,
+    LocalSearch,
+    Menu,
+    Nsga2,
+    Proposer,
+    RandomSearch,
+    compression,
+    kept,
+)
 
 Build = Callable[..., Proposer]
 MakeMenu = Callable[..., Menu]
 MakeTruth = Callable[..., Callable[[Code], float]]
 
-PROPOSERS: dict[str, Build] = {"random": RandomSearch, "evolution": Evolution, "local": LocalSearch}
+PROPOSERS: dict[str, Build] = {
+    "random": RandomSearch,
+    "evolution": Evolution,
+    "local": LocalSearch,
+    "bayes": functools.partial(Bayes, kernels=2, candidates=30, hidden=8, steps=3, lr=0.01),
+    "nsga2": Nsga2,
+    "evolve_space": EvolveSpace,
+}
 every = pytest.mark.parametrize("name", PROPOSERS)
 
 
@@ -103,7 +123,10 @@ def test_an_architecture_of_another_space_is_refused(name: str, menu: MakeMenu) 
         PROPOSERS[name](space).tell(other, 0.5, 1.0)
 
 
-@pytest.mark.parametrize("name", [name for name in PROPOSERS if name != "random"])
+OTHERWISE = ("random", "nsga2", "evolve_space")  # what these are for shows in tests of their own
+
+
+@pytest.mark.parametrize("name", [name for name in PROPOSERS if name not in OTHERWISE])
 def test_it_finds_better_architectures_than_random_search(name: str, menu: MakeMenu, truth: MakeTruth) -> None:
     space = menu(sites=10, budget=0.5)
     found: dict[str, float] = {}
