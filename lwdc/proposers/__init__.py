@@ -3,6 +3,7 @@
 from lwdc.proposers.base import Proposer, ProposerFactory
 from lwdc.proposers.evolution import Evolution
 from lwdc.proposers.history import History, Trial
+from lwdc.proposers.latent import Latent
 from lwdc.proposers.local_search import LocalSearch
 from lwdc.proposers.menu import Code, Decision, Menu
 from lwdc.proposers.random_search import RandomSearch
@@ -13,6 +14,7 @@ __all__ = [
     "Decision",
     "Evolution",
     "History",
+    "Latent",
     "LocalSearch",
     "Menu",
     "Proposer",

@@ -1,5 +1,6 @@
 """What every proposer keeps: it stays within bounds, never asks twice, repeats itself, and resumes to the same."""
 
+import functools
 import io
 from collections.abc import Callable
 
@@ -8,13 +9,20 @@ import torch
 
 from lwdc.architecture import Architecture
 from lwdc.errors import ArchitectureError, TrainingError
-from lwdc.proposers import Code, Evolution, LocalSearch, Menu, Proposer, RandomSearch, compression, kept
+from lwdc.proposers import Code, Evolution, Latent, LocalSearch, Menu, Proposer, RandomSearch, compression, kept
 
 Build = Callable[..., Proposer]
 MakeMenu = Callable[..., Menu]
 MakeTruth = Callable[..., Callable[[Code], float]]
 
-PROPOSERS: dict[str, Build] = {"random": RandomSearch, "evolution": Evolution, "local": LocalSearch}
+QUICK = {"begin": 20, "unlabelled": 100, "training_steps": 60, "descent_steps": 20, "drawn": 10}
+
+PROPOSERS: dict[str, Build] = {
+    "random": RandomSearch,
+    "evolution": Evolution,
+    "local": LocalSearch,
+    "latent": functools.partial(Latent, **QUICK),
+}
 every = pytest.mark.parametrize("name", PROPOSERS)
 
 
