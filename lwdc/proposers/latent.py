@@ -37,13 +37,14 @@ def descend(start: Tensor, loss: Callable[[Tensor], Tensor], *, steps: int, rate
 class Latent:
     """Rounds of training an autoencoder on all that is known, and of descending on the score in its latent.
 
-    The first ``begin`` architectures are drawn at random. A round begins when all that the last one proposed has been
-    asked for: the autoencoder is trained from new weights on the trials and on ``unlabelled`` random architectures;
-    the original network, the ``best`` trials and ``drawn`` random architectures are encoded; their latents follow the
-    gradient of the score, less ``penalty`` times the excess over each bound as a share of it. Every few steps they are
-    decoded and made cheaper at random decisions until they keep the bounds. What is new is encoded again, ranked by the
-    score of the accuracy read there and of the exact cost, and the first ``proposals`` are proposed, then ``explore``
-    random ones; these also make up for what is missing. The score has to be arithmetic that tensors can do.
+    Architectures are drawn at random until ``begin`` have been told. Then a round begins whenever all that the last one
+    proposed has been asked for: the autoencoder is trained from new weights on the trials and on ``unlabelled`` random
+    architectures; the original network, the ``best`` trials and ``drawn`` random architectures are encoded; their
+    latents follow the gradient of the score, less ``penalty`` times the excess over each bound as a share of it. Every
+    few steps they are decoded and made cheaper at random decisions until they keep the bounds. What is new is encoded
+    again, ranked by the score of the accuracy read there and of the exact cost, and the first ``proposals`` are
+    proposed, then ``explore`` random ones; these also make up for what is missing. The score has to be arithmetic that
+    tensors can do.
 
     ``cost`` says what of the latent's cost is descended on: ``decoder``, what is expected of the decoder's
     probabilities with exact costs, or ``head``, the regressed one, as the abstract says. ``flat`` is the size of a flat
@@ -166,7 +167,7 @@ class Latent:
 
     def _next(self) -> Code | None:
         history = self.history
-        if len(history.trials) + len(history.pending) < self.begin or len(history.scored) < 2:
+        if len(history.trials) < self.begin or len(history.scored) < 2:
             return draw_unknown(history, self._rng)
         self._queue = [code for code in self._queue if not history.is_known(code)]
         if not self._queue and not (self.once and self.model is not None):
