@@ -86,7 +86,7 @@ def truth(space: Menu, seed: int) -> Callable[[Code], float]:
     return accuracy
 
 
-def searched(name: str, seed: int, budget: float | None, options: dict[str, Any]) -> dict[str, Any]:
+def searched(name: str, seed: int, budget: float | None, options: dict[str, Any], commit: str) -> dict[str, Any]:
     """One search; its record."""
     space = menu(budget)
     accuracy, noise = truth(space, seed), random.Random(f"noise {seed}")
@@ -120,7 +120,7 @@ def searched(name: str, seed: int, budget: float | None, options: dict[str, Any]
         "ask_seconds": asking / asked,  # of one proposal, wall time
         "ask_cpu_seconds": busy / asked,
         "environment": {
-            "commit": _commit(),
+            "commit": commit,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
@@ -170,12 +170,13 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    commit = _commit()
     done = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.is_file() else []
     for seed in () if options.table else options.seeds:
         for name in options.proposers:
             if any((r["proposer"], r["seed"], r["budget"]) == (name, seed, options.budget) for r in done):
                 continue
-            done.append(searched(name, seed, options.budget, options.options))
+            done.append(searched(name, seed, options.budget, options.options, commit))
             with options.results.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
     print(table(done))

