@@ -5,6 +5,7 @@ from lwdc.proposers.bayes import Bayes
 from lwdc.proposers.evolution import Evolution
 from lwdc.proposers.evolve_space import EvolveSpace
 from lwdc.proposers.history import History, Trial
+from lwdc.proposers.latent import Latent
 from lwdc.proposers.local_search import LocalSearch
 from lwdc.proposers.menu import Code, Decision, Menu
 from lwdc.proposers.nsga2 import Nsga2
@@ -18,6 +19,7 @@ __all__ = [
     "Evolution",
     "EvolveSpace",
     "History",
+    "Latent",
     "LocalSearch",
     "Menu",
     "Nsga2",

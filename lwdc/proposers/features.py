@@ -1,4 +1,7 @@
-"""Features: what can be said of every candidate at every decision before anything is trained, as numbers in [0, 1]."""
+"""Features: what can be said of every candidate at every decision before anything is trained, as numbers in [0, 1].
+
+Tensors are float32 on the CPU, whatever the defaults of the process are.
+"""
 
 import math
 
@@ -17,20 +20,21 @@ def static_features(menu: Menu) -> Tensor:
     Networks of any depth have the same ones. Ours.
     """
     rows = [[_of(menu, index, k) for k in range(count)] for index, count in enumerate(menu.counts)]
-    found = torch.zeros(len(rows), max(menu.counts), len(rows[0][0]))
+    found = torch.zeros(len(rows), max(menu.counts), len(rows[0][0]), dtype=torch.float32, device="cpu")
     for index, row in enumerate(rows):
-        found[index, : len(row)] = torch.tensor(row)
+        found[index, : len(row)] = torch.tensor(row, device="cpu")
     return found / found.flatten(0, 1).amax(0).clamp_min(1e-12)
 
 
 def is_candidate(menu: Menu) -> Tensor:
     """Where there is a candidate: ``(decisions, most candidates)``, boolean."""
-    return torch.arange(max(menu.counts))[None] < torch.tensor(menu.counts)[:, None]
+    counts = torch.tensor(menu.counts, device="cpu")
+    return torch.arange(max(menu.counts), device="cpu")[None] < counts[:, None]
 
 
 def one_hot(menu: Menu, codes: list[Code]) -> Tensor:
     """Architectures as ``(architectures, decisions, most candidates)``, 1 at what is taken."""
-    return functional.one_hot(torch.tensor(codes), max(menu.counts)).float()
+    return functional.one_hot(torch.tensor(codes, device="cpu"), max(menu.counts)).float()
 
 
 def encoded(menu: Menu, codes: list[Code]) -> Tensor:

@@ -14,6 +14,7 @@ from lwdc.proposers import (
     Code,
     Evolution,
     EvolveSpace,
+    Latent,
     LocalSearch,
     Menu,
     Nsga2,
@@ -27,6 +28,8 @@ Build = Callable[..., Proposer]
 MakeMenu = Callable[..., Menu]
 MakeTruth = Callable[..., Callable[[Code], float]]
 
+QUICK = {"begin": 20, "unlabelled": 100, "training_steps": 60, "descent_steps": 20, "drawn": 10}
+
 PROPOSERS: dict[str, Build] = {
     "random": RandomSearch,
     "evolution": Evolution,
@@ -34,6 +37,7 @@ PROPOSERS: dict[str, Build] = {
     "bayes": functools.partial(Bayes, kernels=2, candidates=30, hidden=8, steps=3, lr=0.01),
     "nsga2": Nsga2,
     "evolve_space": EvolveSpace,
+    "latent": functools.partial(Latent, **QUICK),
 }
 every = pytest.mark.parametrize("name", PROPOSERS)
 
