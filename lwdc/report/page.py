@@ -27,7 +27,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bot
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; white-space: nowrap; } td.n, th.n { text-align: right; }
 tr + tr td { border-top: 1px solid #eee; } .warning { color: #a33b00; } tr[data-run] { cursor: pointer; }
 tr.chosen td { background: #eaf3fb; }
-.beside { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 360px), 1fr)); }
+.beside { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 360px), 1fr)); }
 .beside > * { min-width: 0; }
 """
 

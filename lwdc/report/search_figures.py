@@ -24,7 +24,7 @@ def evaluations(records: Sequence[EvaluationRecord]) -> go.Figure:
     figure = _switched({kind: evaluation_traces(records, kind) for kind in KINDS}, _axes(KINDS))
     figure.update_xaxes(title_text="evaluation")
     figure.update_yaxes(title_text="accuracy", tickformat=KINDS["accuracy"])
-    return laid_out(figure, 440)
+    return _legend_below(laid_out(figure, 440))
 
 
 def evaluation_traces(records: Sequence[EvaluationRecord], kind: str) -> list[go.Scatter]:
@@ -34,7 +34,7 @@ def evaluation_traces(records: Sequence[EvaluationRecord], kind: str) -> list[go
     traces = []
     for name, own, symbol in (
         ("evaluated", [r for r in known if not r.cached], "circle"),
-        ("known from an earlier search", [r for r in known if r.cached], "circle-open"),
+        ("known before", [r for r in known if r.cached], "circle-open"),
     ):
         if own:
             traces.append(
@@ -74,7 +74,7 @@ def predictions(records: Sequence[EvaluationRecord]) -> go.Figure | None:
     figure = go.Figure(traces)
     figure.update_xaxes(title_text="expected accuracy", tickformat=".1%", nticks=6)
     figure.update_yaxes(title_text="accuracy found", tickformat=".1%")
-    return laid_out(figure, 460)
+    return laid_out(figure, 440).update_layout(margin_t=60)
 
 
 def prediction_traces(records: Sequence[EvaluationRecord]) -> list[go.Scatter]:
@@ -98,7 +98,7 @@ def embedding(record: EmbeddingRecord) -> go.Figure:
     figure = _switched({kind: embedding_traces(record, kind) for kind in COLOURINGS}, {})
     figure.update_xaxes(title_text="first principal axis", showticklabels=False, ticks="")
     figure.update_yaxes(title_text="second", showticklabels=False, ticks="", scaleanchor="x")
-    return laid_out(figure, 520)
+    return _legend_below(laid_out(figure, 520))
 
 
 def embedding_traces(record: EmbeddingRecord, kind: str) -> list[go.Scatter]:
@@ -137,8 +137,8 @@ def correlation(record: CorrelationRecord) -> go.Figure:
     """How alike every two evaluators rank the same architectures: Spearman's correlation."""
     figure = go.Figure(correlation_trace(record))
     figure.update_xaxes(ticks="")
-    figure.update_yaxes(autorange="reversed", ticks="")
-    return laid_out(figure, 400)
+    figure.update_yaxes(autorange="reversed", ticks="", automargin=True)
+    return laid_out(figure, 400).update_layout(margin_t=40)
 
 
 def correlation_trace(record: CorrelationRecord) -> go.Heatmap:
@@ -156,7 +156,7 @@ def agreement(record: CorrelationRecord) -> go.Figure:
     figure = go.Figure(agreement_traces(record))
     figure.update_xaxes(title_text="accuracy by the cheaper evaluator", tickformat=".0%", nticks=6)
     figure.update_yaxes(title_text=f"accuracy, {record.evaluators[-1]}", tickformat=".0%")
-    return laid_out(figure, 400)
+    return _legend_below(laid_out(figure, 400)).update_layout(margin_t=40)
 
 
 def agreement_traces(record: CorrelationRecord) -> list[go.Scatter]:
@@ -186,7 +186,7 @@ def progress(runs: Sequence[ReadRun]) -> go.Figure | None:
     figure = _switched({kind: progress_traces(runs, kind) for kind in kinds}, _axes(kinds, "best "))
     figure.update_xaxes(title_text="evaluations")
     figure.update_yaxes(title_text="best score")
-    return laid_out(figure, 480)
+    return _legend_below(laid_out(figure, 500))
 
 
 def progress_traces(runs: Sequence[ReadRun], kind: str) -> list[go.Scatter]:
@@ -241,6 +241,11 @@ def _switched(kinds: dict[str, list[go.Scatter]], axes: Mapping[str, dict[str, A
 
 def _axes(kinds: Iterable[str], before: str = "") -> dict[str, dict[str, Any]]:
     return {kind: {"yaxis.title.text": f"{before}{kind}", "yaxis.tickformat": KINDS[kind]} for kind in kinds}
+
+
+def _legend_below(figure: go.Figure) -> go.Figure:
+    """Where it may take as many lines as a phone needs, in place."""
+    return figure.update_layout(legend={"y": -0.22, "yanchor": "top"}, margin_t=80)
 
 
 def _told(record: EvaluationRecord) -> str:

@@ -66,7 +66,7 @@ def agreement_text(evaluations: Sequence[EvaluationRecord]) -> str:
     known = predicted(evaluations)
     rank = rank_correlation([expected for expected, _, _ in known], [found for _, found, _ in known])
     of = f"over {len(known)} architecture{'' if len(known) == 1 else 's'}"
-    return f"No rank correlation {of} yet" if rank is None else f"Spearman's rank correlation {rank:.2f} {of}"
+    return f"No rank correlation {of} yet." if rank is None else f"Spearman's rank correlation {rank:.2f} {of}."
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
