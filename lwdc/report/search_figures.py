@@ -74,7 +74,7 @@ def predictions(records: Sequence[EvaluationRecord]) -> go.Figure | None:
     figure = go.Figure(traces)
     figure.update_xaxes(title_text="expected accuracy", tickformat=".1%", nticks=6)
     figure.update_yaxes(title_text="accuracy found", tickformat=".1%")
-    return laid_out(figure, 440).update_layout(margin_t=60)
+    return laid_out(figure, 440).update_layout(margin_t=70)
 
 
 def prediction_traces(records: Sequence[EvaluationRecord]) -> list[go.Scatter]:
@@ -244,7 +244,9 @@ def _axes(kinds: Iterable[str], before: str = "") -> dict[str, dict[str, Any]]:
 
 
 def _legend_below(figure: go.Figure) -> go.Figure:
-    """Where it may take as many lines as a phone needs, in place."""
+    """Where it may take as many lines as a phone needs, in place; any buttons come down to the figure."""
+    for buttons in figure.layout.updatemenus:
+        buttons.pad.b = 6
     return figure.update_layout(legend={"y": -0.22, "yanchor": "top"}, margin_t=80)
 
 

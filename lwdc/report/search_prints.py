@@ -62,7 +62,7 @@ def embedded(record: EmbeddingRecord) -> go.Figure:
 
 def correlated(record: CorrelationRecord) -> go.Figure:
     """How alike the evaluators rank the same architectures, and their accuracies against those of the dearest."""
-    figure = make_subplots(1, 2, horizontal_spacing=0.14)
+    figure = make_subplots(1, 2, horizontal_spacing=0.18)
     figure.add_trace(search_figures.correlation_trace(record), row=1, col=1)
     for trace in search_figures.agreement_traces(record):
         figure.add_trace(trace, row=1, col=2)
