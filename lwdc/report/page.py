@@ -135,7 +135,7 @@ def _evaluations(records: Sequence[EvaluationRecord]) -> str:
 
 
 def _embedding(record: EmbeddingRecord) -> str:
-    text = f"Two dimensions show {percent(record.explained)} of the variance of what was learned."
+    text = f"Two dimensions show {search_figures.explained(record)} of the variance of what was learned."
     return (
         "<h2>The space as the search has learned it</h2>"
         + _caption(text)

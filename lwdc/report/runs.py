@@ -118,7 +118,13 @@ def _read(folder: Path, name: str, status: str, differing: Sequence[str]) -> Rea
     """``differing``: what tells the run from the others, setting by setting."""
     records = [parse_record(line) for line in read_records(folder / RECORDS)]
     result = _last(Result, records)
-    strategy = _strategy(folder)
+    strategy, embedding, correlation = (
+        _strategy(folder),
+        _last(EmbeddingRecord, records),
+        _last(CorrelationRecord, records),
+    )
+    if (embedding is not None and not _whole(embedding)) or (correlation is not None and not _compared(correlation)):
+        raise CheckpointError(f"{folder / RECORDS} is damaged: the lists of one of its records do not fit together.")
     evaluations = _all(EvaluationRecord, records)
     if status.startswith("failed"):
         result, evaluations = None, ()  # what lies there may be another run's, which this one was refused to go on with
@@ -128,7 +134,7 @@ def _read(folder: Path, name: str, status: str, differing: Sequence[str]) -> Rea
         status = _standing(records, status)
     return ReadRun(
         folder, name, status, _all(EpochRecord, records), _all(Note, records), result, strategy,
-        _series(strategy, differing), evaluations, _last(EmbeddingRecord, records), _last(CorrelationRecord, records),
+        _series(strategy, differing), evaluations, embedding, correlation,
     )  # fmt: skip
 
 
@@ -140,8 +146,23 @@ def _standing(records: Sequence[Record], status: str) -> str:
     if isinstance(last, EpochRecord):
         phase, over, stands = last.phase, last.epoch == last.epochs, f"epoch {last.epoch} of {last.epochs}"
     else:
-        phase, over, stands = "search", last.index == last.evaluations, f"evaluation {last.index} of {last.evaluations}"
+        # What follows the last one says that a strategy knew of no others.
+        phase, over = "search", last.index == last.evaluations or records[-1] is not last
+        stands = f"evaluation {last.index} of {last.evaluations}"
     return f"done, up to {phase}" if status == "done" and over else f"unfinished: {phase}, {stands}"
+
+
+def _whole(record: EmbeddingRecord) -> bool:
+    """Whether there is an accuracy and a share for every point, and every point has two coordinates."""
+    lengths = {len(record.points), len(record.accuracies), len(record.shares)}
+    return len(lengths) == 1 and all(len(point) == 2 for point in (*record.points, *record.path))
+
+
+def _compared(record: CorrelationRecord) -> bool:
+    """Whether there are as many rows as evaluators, and as many accuracies in each as shares."""
+    count = len(record.evaluators)
+    rows = {len(record.accuracies), len(record.rank), len(record.seconds), *(len(row) for row in record.rank)}
+    return rows == {count} and all(len(row) == len(record.shares) for row in record.accuracies)
 
 
 def _strategy(folder: Path) -> str | None:

@@ -1,6 +1,7 @@
 """Figures of searches by scores, and the traces of which those for print are made too."""
 
 import html
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -131,6 +132,11 @@ def embedding_traces(record: EmbeddingRecord, kind: str) -> list[go.Scatter]:
                 )
             )  # fmt: skip
     return traces
+
+
+def explained(record: EmbeddingRecord) -> str:
+    """How much of the variance is seen; nothing is lost of points that are all the same, which have none."""
+    return percent(record.explained) if math.isfinite(record.explained) else "all"
 
 
 def correlation(record: CorrelationRecord) -> go.Figure:
@@ -265,7 +271,7 @@ def _told(record: EvaluationRecord) -> str:
 
 
 def _diagonal(values: Sequence[float], name: str) -> go.Scatter:
-    known = [value for value in values if value == value]  # a figure that was lost is nan
+    known = [value for value in values if math.isfinite(value)]  # a figure that was lost is nan
     ends = [min(known, default=0), max(known, default=1)]
     return go.Scatter(
         x=ends, y=ends, mode="lines", name=name, line={"color": COLOURS[7], "dash": "dot"}, hoverinfo="skip"

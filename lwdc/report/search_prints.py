@@ -10,7 +10,6 @@ from lwdc.report import search_figures, searches
 from lwdc.report.paper import on_paper
 from lwdc.report.runs import ReadRun
 from lwdc.report.search_figures import COLOURINGS, KINDS
-from lwdc.text import percent
 
 
 def of_run(run: ReadRun) -> dict[str, go.Figure | None]:
@@ -53,10 +52,8 @@ def embedded(record: EmbeddingRecord) -> go.Figure:
             figure.add_trace(trace.update(showlegend=column == 1 and trace.name is not None), row=1, col=column)
         anchor = "x" if column == 1 else "x2"
         figure.update_yaxes(scaleanchor=anchor, showticklabels=False, ticks="", row=1, col=column)
-    figure.update_xaxes(
-        title_text="first principal axis", title_font_size=12, showticklabels=False, ticks=""
-    )  # fmt: skip
-    figure.update_yaxes(title_text=f"second; both show {percent(record.explained)}", col=1)
+    figure.update_xaxes(title_text="first principal axis", showticklabels=False, ticks="")
+    figure.update_yaxes(title_text=f"second; both show {search_figures.explained(record)}", col=1)
     return on_paper(figure, 330)
 
 

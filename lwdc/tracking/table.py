@@ -1,5 +1,6 @@
 """Tables: what a run made of the network, site by site and in total, and how far its evaluators agree."""
 
+import math
 from collections.abc import Iterable
 
 from rich.table import Table
@@ -132,7 +133,7 @@ def correlation_table(record: CorrelationRecord) -> Table:
     for name in (*record.evaluators, "time"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, row, seconds in zip(record.evaluators, record.rank, record.seconds, strict=True):
-        table.add_row(name, *(f"{value:.2f}" for value in row), duration(seconds))
+        table.add_row(name, *("-" if math.isnan(value) else f"{value:.2f}" for value in row), duration(seconds))
     return table
 
 

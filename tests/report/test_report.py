@@ -14,7 +14,7 @@ import pytest
 
 from lwdc import cli
 from lwdc.errors import CheckpointError, LwdcError
-from lwdc.records import EvaluationRecord, Result
+from lwdc.records import CorrelationRecord, EmbeddingRecord, EvaluationRecord, Note, Result
 from lwdc.report import figures, read_runs, write_report
 from lwdc.tracking import read_records
 
@@ -152,6 +152,24 @@ def test_a_search_that_ended_as_asked_is_done(
         "done, up to search",
         "unfinished: search, evaluation 6 of 6",
     ]
+    rewrite(folder / "0", [*evaluations, Note("the strategy knows no other architecture")])
+    assert read_runs([folder])[0].status == "done, up to search"  # 6 of 8
+    rewrite(folder / "0", evaluations)
+    assert read_runs([folder])[0].status == "unfinished: search, evaluation 6 of 8"
+
+
+def test_records_of_a_search_that_do_not_fit_together_are_refused(
+    tmp_path: Path, rewrite: Any, embedding: EmbeddingRecord, correlation: CorrelationRecord
+) -> None:
+    for record in (
+        dataclasses.replace(embedding, shares=embedding.shares[1:]),
+        dataclasses.replace(embedding, path=((0.0,),)),
+        dataclasses.replace(correlation, rank=correlation.rank[1:]),
+        dataclasses.replace(correlation, shares=correlation.shares[1:]),
+    ):
+        rewrite(tmp_path, [record])
+        with pytest.raises(CheckpointError, match=r"records\.jsonl is damaged: the lists of one of its records"):
+            read_runs([tmp_path])
 
 
 def changed(sweep: Path, number: str, **cells: str) -> None:

@@ -70,6 +70,8 @@ def test_an_embedding_is_coloured_by_accuracy_or_cost_and_its_path_has_two_ends(
     assert points.marker.color == embedding.accuracies
     assert list(zip(path.x, path.y, strict=True)) == list(embedding.path)
     assert ((start.x, start.y), (end.x, end.y)) == (((0.0,), (0.0,)), ((1.0,), (0.5,)))
+    assert search_figures.explained(embedding) == "83.0%"
+    assert search_figures.explained(dataclasses.replace(embedding, explained=math.nan)) == "all"
     (points,) = search_figures.embedding_traces(dataclasses.replace(embedding, path=()), "cost")
     assert points.marker.color == embedding.shares
 
@@ -100,9 +102,7 @@ def test_every_strategy_has_a_line_and_several_seeds_a_band(evaluations: Evaluat
     assert search_figures.progress([dataclasses.replace(run, evaluations=()) for run in runs]) is None
 
 
-def test_figures_for_print_show_both_kinds_side_by_side(
-    searched: Path, evaluations: Evaluations, correlation: CorrelationRecord
-) -> None:
+def test_figures_for_print_show_both_kinds_side_by_side(searched: Path, embedding: EmbeddingRecord) -> None:
     (run,) = read_runs([searched])
     found = prints.of_runs([run])
     assert set(found) == {
@@ -114,9 +114,8 @@ def test_figures_for_print_show_both_kinds_side_by_side(
     best = [trace.y for trace in found["evaluations"].data if trace.name == "best so far"]
     assert best == [(0.72, 0.72, 0.76, 0.76, 0.84, 0.84), (0.9, 0.9, 0.95, 0.95, 1.05, 1.05)]
     assert found["predictions"].layout.title.text == "Spearman's rank correlation 0.80 over 4 architectures."
-    assert [trace.marker.color for trace in found["embedding"].data if trace.marker.showscale] == [
-        run.embedding.accuracies, run.embedding.shares,
-    ] if run.embedding else False  # fmt: skip
+    coloured = [trace.marker.color for trace in found["embedding"].data if trace.marker.showscale]
+    assert coloured == [embedding.accuracies, embedding.shares]
     names = [trace.name for trace in found["evaluations"].data if trace.showlegend]
     assert names == ["evaluated", "known before", "best so far", "failed"]
     assert set(prints.of_runs([run, run])) == {"front", "progress"}
