@@ -122,9 +122,8 @@ def _one(run: ReadRun) -> str:
 
 def _evaluations(records: Sequence[EvaluationRecord]) -> str:
     failed = sum(record.accuracy is None for record in records)
-    text = f"{len(records)} of {records[0].evaluations} architectures" + (
-        f", {failed} of them failed." if failed else "."
-    )
+    text = f"{len(records)} of {records[0].evaluations} architectures"
+    text += f", {failed} of them failed." if failed else "."
     parts = ["<h2>What was evaluated, and the best so far</h2>", _caption(text)]
     parts.append(_figure(search_figures.evaluations(records), "evaluations"))
     predictions = search_figures.predictions(records)
@@ -136,11 +135,8 @@ def _evaluations(records: Sequence[EvaluationRecord]) -> str:
 
 def _embedding(record: EmbeddingRecord) -> str:
     text = f"Two dimensions show {search_figures.explained(record)} of the variance of what was learned."
-    return (
-        "<h2>The space as the search has learned it</h2>"
-        + _caption(text)
-        + _figure(search_figures.embedding(record), "embedding")
-    )
+    figure = _figure(search_figures.embedding(record), "embedding")
+    return f"<h2>The space as the search has learned it</h2>{_caption(text)}{figure}"
 
 
 def _correlation(record: CorrelationRecord) -> str:

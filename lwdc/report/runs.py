@@ -118,14 +118,10 @@ def _read(folder: Path, name: str, status: str, differing: Sequence[str]) -> Rea
     """``differing``: what tells the run from the others, setting by setting."""
     records = [parse_record(line) for line in read_records(folder / RECORDS)]
     result = _last(Result, records)
-    strategy, embedding, correlation = (
-        _strategy(folder),
-        _last(EmbeddingRecord, records),
-        _last(CorrelationRecord, records),
-    )
+    embedding, correlation = _last(EmbeddingRecord, records), _last(CorrelationRecord, records)
     if (embedding is not None and not _whole(embedding)) or (correlation is not None and not _compared(correlation)):
         raise CheckpointError(f"{folder / RECORDS} is damaged: the lists of one of its records do not fit together.")
-    evaluations = _all(EvaluationRecord, records)
+    strategy, evaluations = _strategy(folder), _all(EvaluationRecord, records)
     if status.startswith("failed"):
         result, evaluations = None, ()  # what lies there may be another run's, which this one was refused to go on with
     elif result is not None:
@@ -168,11 +164,14 @@ def _compared(record: CorrelationRecord) -> bool:
 def _strategy(folder: Path) -> str | None:
     """What the run chose from the group ``strategy``, by Hydra's own list of such choices."""
     try:
-        text = read_text(folder / ".hydra" / "hydra.yaml", errors="replace")
+        text = read_text(folder / ".hydra" / "hydra.yaml", _MOST, errors="replace")
     except (OSError, ValueError):
         return None  # a run from Python, or moved without its hidden files
     found = re.search(r"^ +choices:\n(?: +\S.*\n)*? +strategy: ([\w.-]+)$", text, re.MULTILINE)
     return found[1] if found else None
+
+
+_MOST = 1 << 17  # bytes; Hydra writes a few thousand
 
 
 def _series(strategy: str | None, differing: Sequence[str]) -> str:
