@@ -52,7 +52,7 @@ def curves(epochs: Sequence[EpochRecord]) -> go.Figure:
     figure.update_xaxes(title_text="epoch, over all phases", row=rows, col=1)
     for row, title in enumerate(titles, 1):
         figure.update_yaxes(title_text=title, tickformat=None if row == 2 else ".0%", row=row, col=1)
-    return _laid_out(figure, 260 * rows)
+    return laid_out(figure, 260 * rows)
 
 
 def choices(epochs: Sequence[EpochRecord], sites: Sequence[SiteResult] = ()) -> go.Figure | None:
@@ -99,7 +99,7 @@ def choices(epochs: Sequence[EpochRecord], sites: Sequence[SiteResult] = ()) -> 
     figure.update_yaxes(tickformat=".0%", range=[0, 1], title_text="probability")
     chosen = {site.site: f"{site.site}: {site.operator}" for site in sites}
     figure.update_xaxes(tickangle=-60, tickvals=names, ticktext=[chosen.get(name, name) for name in names])
-    return _laid_out(figure, 560 + room).update_layout(margin_t=room + 90)
+    return laid_out(figure, 560 + room).update_layout(margin_t=room + 90)
 
 
 def site_costs(sites: Sequence[SiteResult]) -> go.Figure:
@@ -122,10 +122,10 @@ def site_costs(sites: Sequence[SiteResult]) -> go.Figure:
         }
         for index, (title, _) in enumerate(kinds)
     ]  # fmt: skip
-    figure.update_layout(barmode="group", updatemenus=[_menu(buttons)])
+    figure.update_layout(barmode="group", updatemenus=[menu(buttons)])
     figure.update_yaxes(title_text=kinds[0][0])
     figure.update_xaxes(tickangle=-60)
-    return _laid_out(figure, 460)
+    return laid_out(figure, 460)
 
 
 def measured(sites: Sequence[SiteResult]) -> list[tuple[str, str]]:
@@ -150,7 +150,7 @@ def inheritance(sites: Sequence[SiteResult]) -> go.Figure | None:
     )  # fmt: skip
     figure.update_yaxes(title_text="||W - K|| / ||W||", range=[0, 1])
     figure.update_xaxes(tickangle=-60)
-    return _laid_out(figure, 400)
+    return laid_out(figure, 400)
 
 
 def front(runs: Sequence[ReadRun]) -> go.Figure | None:
@@ -203,10 +203,10 @@ def front(runs: Sequence[ReadRun]) -> go.Figure | None:
         }
         for index, title in enumerate(found)
     ]  # fmt: skip
-    figure.update_layout(updatemenus=[_menu(buttons)])
+    figure.update_layout(updatemenus=[menu(buttons)])
     figure.update_xaxes(title_text=f"{next(iter(found))}, share of the original", tickformat=".0%")
     figure.update_yaxes(title_text="test accuracy", tickformat=".1%")
-    return _laid_out(figure, 520)
+    return laid_out(figure, 520)
 
 
 def axes(results: Sequence[Result]) -> dict[str, list[float]]:
@@ -239,15 +239,16 @@ def undominated(points: Sequence[tuple[float, float]]) -> list[tuple[float, floa
     return kept
 
 
-def _menu(buttons: list[dict[str, Any]]) -> dict[str, Any]:
-    """Above the legend."""
+def menu(buttons: list[dict[str, Any]]) -> dict[str, Any]:
+    """Buttons above the legend."""
     return {
         "buttons": buttons, "type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1,
         "yanchor": "bottom", "pad": {"b": 40},
     }  # fmt: skip
 
 
-def _laid_out(figure: go.Figure, height: int) -> go.Figure:
+def laid_out(figure: go.Figure, height: int) -> go.Figure:
+    """The figure as all of a page are, changed in place: as wide as the page, ``height`` pixels high."""
     figure.update_layout(
         template="simple_white", height=height, autosize=True, margin={"l": 60, "r": 20, "t": 110, "b": 40},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}, font={"size": 13},

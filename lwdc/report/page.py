@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from lwdc.files import write_text
-from lwdc.records import CostResult, Result
-from lwdc.report import figures
+from lwdc.records import CorrelationRecord, CostResult, EmbeddingRecord, EvaluationRecord, Result
+from lwdc.report import figures, search_figures, searches
 from lwdc.report.runs import ReadRun
 from lwdc.text import duration, percent, points, si, significant
 from lwdc.tracking.table import int8_rows
@@ -27,6 +27,8 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bot
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; white-space: nowrap; } td.n, th.n { text-align: right; }
 tr + tr td { border-top: 1px solid #eee; } .warning { color: #a33b00; } tr[data-run] { cursor: pointer; }
 tr.chosen td { background: #eaf3fb; }
+.beside { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 360px), 1fr)); }
+.beside > * { min-width: 0; }
 """
 
 _SCRIPT = """
@@ -98,6 +100,12 @@ def _one(run: ReadRun) -> str:
         if slower := [site.site for site in run.result.sites if site.cheaper_but_slower]:
             text = f"Fewer MACs than the original, yet slower on this machine: {', '.join(slower)}."
             parts.append(f'<p class="warning">{html.escape(text)}</p>')
+    if run.correlation is not None and len(run.correlation.evaluators) > 1:
+        parts.append(_correlation(run.correlation))
+    if run.evaluations:
+        parts.append(_evaluations(run.evaluations))
+    if run.embedding is not None and run.embedding.points:
+        parts.append(_embedding(run.embedding))
     if run.epochs:
         parts += ["<h2>Learning curves</h2>", _figure(figures.curves(run.epochs), "curves")]
     if run.result is not None:
@@ -112,12 +120,51 @@ def _one(run: ReadRun) -> str:
     return "".join(parts)
 
 
+def _evaluations(records: Sequence[EvaluationRecord]) -> str:
+    failed = sum(record.accuracy is None for record in records)
+    text = f"{len(records)} of {records[0].evaluations} architectures"
+    text += f", {failed} of them failed." if failed else "."
+    parts = ["<h2>What was evaluated, and the best so far</h2>", _caption(text)]
+    parts.append(_figure(search_figures.evaluations(records), "evaluations"))
+    predictions = search_figures.predictions(records)
+    if predictions is not None:
+        parts += ["<h2>Accuracy found against accuracy expected</h2>", _caption(searches.agreement_text(records))]
+        parts.append(_figure(predictions, "predictions"))
+    return "".join(parts)
+
+
+def _embedding(record: EmbeddingRecord) -> str:
+    text = f"Two dimensions show {search_figures.explained(record)} of the variance of what was learned."
+    figure = _figure(search_figures.embedding(record), "embedding")
+    return f"<h2>The space as the search has learned it</h2>{_caption(text)}{figure}"
+
+
+def _correlation(record: CorrelationRecord) -> str:
+    taken = ", ".join(f"{n} {duration(s)}" for n, s in zip(record.evaluators, record.seconds, strict=True))
+    text = f"Spearman's rank correlation over {len(record.shares)} architectures. One evaluation takes: {taken}."
+    panels = (search_figures.correlation(record), "correlation"), (search_figures.agreement(record), "agreement")
+    cells = "".join(f"<div>{_figure(figure, name)}</div>" for figure, name in panels)
+    return f'<h2>How far cheap evaluations can be trusted</h2>{_caption(text)}<div class="beside">{cells}</div>'
+
+
+def _caption(text: str) -> str:
+    return f'<p class="dim">{html.escape(text)}</p>'
+
+
 def _several(runs: Sequence[ReadRun]) -> str:
     parts = []
     front = figures.front(runs)
     if front is not None:
         parts += ["<h2>Accuracy against cost</h2>", _figure(front, "front")]
-    header = ["run", "test accuracy", "against baseline", "MACs", "parameters", "status"]
+    progress = search_figures.progress(runs)
+    if progress is not None:
+        text = (
+            "Of several runs that differ in their seed alone the mean, and one standard deviation each way, as far "
+            "as all of them have come."
+        )
+        parts += ["<h2>The best so far, search by search</h2>", _caption(text), _figure(progress, "progress")]
+    header = ["run", "test accuracy", "against baseline", "MACs", "parameters"]
+    searched = ["strategy", "evaluations"] if progress is not None else []
     rows = []
     for run in runs:
         figures_of = [""] * 4
@@ -127,10 +174,17 @@ def _several(runs: Sequence[ReadRun]) -> str:
             lost = None if tuned is None or baseline is None else tuned - baseline
             shares = (result.after.macs / result.before.macs, result.after.params / result.before.params)
             figures_of = [percent(tuned), points(lost), *map(percent, shares)]
-        rows.append([run.name, *figures_of, run.status])
-    parts += ["<h2>Runs</h2>", _table(header, rows, numbers=range(1, 5), runs=True)]
+        found = [run.strategy or "", _counted(run.evaluations)] if searched else []
+        rows.append([run.name, *figures_of, *found, run.status])
+    numbers = [1, 2, 3, 4, *([6] if searched else [])]
+    parts += ["<h2>Runs</h2>", _table([*header, *searched, "status"], rows, numbers=numbers, runs=True)]
     parts.append('<h2>Architecture</h2><p class="dim">of the point or row clicked</p>')
     return "".join([*parts, '<div id="architecture" class="scroll"></div>'])
+
+
+def _counted(records: Sequence[EvaluationRecord]) -> str:
+    failed = sum(record.accuracy is None for record in records)
+    return (str(len(records)) if records else "") + (f", {failed} failed" if failed else "")
 
 
 def _tiles(result: Result) -> str:

@@ -7,19 +7,18 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lwdc.records import EpochRecord, SiteResult
-from lwdc.report import figures
+from lwdc.report import figures, search_prints
 from lwdc.report.figures import COLOURS
+from lwdc.report.paper import on_paper
 from lwdc.report.runs import ReadRun
 
-WIDTH = 672  # pixels of 1/96 inch: 7 inches, the width of a page of two columns
 _ROW = 17  # pixels a site, enough for its name
-_FONT = {"family": "Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif", "size": 12, "color": "black"}
 
 
 def of_runs(runs: Sequence[ReadRun]) -> dict[str, go.Figure]:
     """The figures of one run's page or of several runs', by name; those left out that have nothing to show yet."""
     if len(runs) != 1:
-        found = {"front": front(runs)}
+        found = {"front": front(runs), "progress": search_prints.progress(runs)}
     else:
         (run,) = runs
         sites = () if run.result is None else run.result.sites
@@ -28,6 +27,7 @@ def of_runs(runs: Sequence[ReadRun]) -> dict[str, go.Figure]:
             "costs": site_costs(sites) if sites else None,
             "curves": curves(run.epochs) if run.epochs else None,
             "inheritance": inheritance(sites),
+            **search_prints.of_run(run),
         }
     return {name: figure for name, figure in found.items() if figure is not None}
 
@@ -97,7 +97,7 @@ def curves(epochs: Sequence[EpochRecord]) -> go.Figure:
     """As on the page, smaller, and phases of a single epoch are seen."""
     figure = figures.curves(epochs)
     figure.for_each_trace(lambda trace: trace.update(mode="markers" if len(trace.x) == 1 else "lines"))
-    return _laid_out(figure, round(0.7 * figure.layout.height))
+    return on_paper(figure, round(0.7 * figure.layout.height))
 
 
 def front(runs: Sequence[ReadRun]) -> go.Figure | None:
@@ -130,21 +130,10 @@ def front(runs: Sequence[ReadRun]) -> go.Figure | None:
         )  # fmt: skip
     figure.update_yaxes(tickformat=".1%")
     figure.update_yaxes(title_text="test accuracy", col=1)
-    return _laid_out(figure, 80 + 260 * rows)
+    return on_paper(figure, 80 + 260 * rows)
 
 
 def _site_by_site(figure: go.Figure, sites: int) -> go.Figure:
     """A row a site in forward order from the top, so that their names read level, however many there are."""
     figure.update_yaxes(type="category", range=[sites - 0.5, -0.5], ticks="", dtick=1)
-    return _laid_out(figure, 190 + _ROW * sites)
-
-
-def _laid_out(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
-        template="simple_white", width=WIDTH, height=height, autosize=False, font=_FONT, paper_bgcolor="white",
-        margin={"l": 10, "r": 10, "t": 50, "b": 14},
-        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
-    )  # fmt: skip
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
-    return figure
+    return on_paper(figure, 190 + _ROW * sites)

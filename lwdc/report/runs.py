@@ -3,16 +3,20 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from lwdc.errors import CheckpointError, LwdcError
 from lwdc.files import read_text
-from lwdc.records import EpochRecord, Note, Result
+from lwdc.records import CorrelationRecord, EmbeddingRecord, EpochRecord, EvaluationRecord, Note, Record, Result
 from lwdc.tracking import parse_record, read_records
 
 RECORDS = "records.jsonl"
 SWEEP = "results.csv"
+
+_Kind = TypeVar("_Kind")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,11 @@ class ReadRun:
     epochs: tuple[EpochRecord, ...]
     notes: tuple[Note, ...]
     result: Result | None
+    strategy: str | None = None  # its name, where Hydra has left what was chosen
+    series: str = ""  # what it shares with the runs that differ from it in their seed alone
+    evaluations: tuple[EvaluationRecord, ...] = ()
+    embedding: EmbeddingRecord | None = None  # the last one
+    correlation: CorrelationRecord | None = None  # the last one
 
 
 def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
@@ -34,11 +43,13 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
     sweep such a run says so.
     """
     found = []
+    folders = list(folders)
     for folder in folders:
         if (folder / RECORDS).is_file():
-            found.append(_read(folder, folder.resolve().name, ""))
+            name = folder.resolve().name
+            found.append(_read(folder, name, "", [name]))
         elif (folder / SWEEP).is_file() or next(folder.glob(f"*/{RECORDS}"), None) is not None:
-            found += _sweep(folder)
+            found += _sweep(folder, [folder.resolve().name] if len(folders) > 1 else [])
         else:
             missing = "there is none" if not folder.exists() else f"it holds neither {RECORDS} nor {SWEEP}"
             raise LwdcError(
@@ -49,19 +60,22 @@ def read_runs(folders: Iterable[Path]) -> list[ReadRun]:
     return found
 
 
-def _sweep(folder: Path) -> list[ReadRun]:
-    """By the rows of its table; then any folder that a killed run left without a row."""
+def _sweep(folder: Path, apart: Sequence[str]) -> list[ReadRun]:
+    """By the rows of its table; then any folder that a killed run left without a row.
+
+    ``apart`` is what tells its runs from those of other sweeps.
+    """
     rows = _rows(folder / SWEEP)
     common = set.intersection(*(set(row["overrides"].split()) for row in rows)) if len(rows) > 1 else set()
     found, seen = [], set()
     for row in rows:
         own = _folder_of(row, folder)
         seen.add(own.resolve())
-        differing = " ".join(override for override in row["overrides"].split() if override not in common)
-        found.append(_read_of_sweep(own, differing or own.name, row["status"]))
+        differing = [override for override in row["overrides"].split() if override not in common]
+        found.append(_read_of_sweep(own, " ".join(differing) or own.name, row["status"], [*differing, *apart]))
     for own in sorted(path.parent for path in folder.rglob(RECORDS)):
         if own.resolve() not in seen:
-            found.append(_read_of_sweep(own, own.name, ""))
+            found.append(_read_of_sweep(own, own.name, "", [own.name, *apart]))
     return found
 
 
@@ -91,27 +105,84 @@ def _folder_of(row: dict[str, str], sweep: Path) -> Path:
 _DEEPEST = 4  # folders that a sweep's own name for a run may have
 
 
-def _read_of_sweep(folder: Path, name: str, status: str) -> ReadRun:
+def _read_of_sweep(folder: Path, name: str, status: str, differing: Sequence[str]) -> ReadRun:
     try:
-        return _read(folder, name, status)
+        return _read(folder, name, status, differing)
     except CheckpointError as error:
         if not status.startswith("failed"):  # else it failed before it began, as its row says
             status = f"its records cannot be read: {error}"
         return ReadRun(folder, name, status, (), (), None)
 
 
-def _read(folder: Path, name: str, status: str) -> ReadRun:
+def _read(folder: Path, name: str, status: str, differing: Sequence[str]) -> ReadRun:
+    """``differing``: what tells the run from the others, setting by setting."""
     records = [parse_record(line) for line in read_records(folder / RECORDS)]
-    epochs = tuple(record for record in records if isinstance(record, EpochRecord))
-    notes = tuple(record for record in records if isinstance(record, Note))
-    result = next((record for record in reversed(records) if isinstance(record, Result)), None)
+    result = _last(Result, records)
+    embedding, correlation = _last(EmbeddingRecord, records), _last(CorrelationRecord, records)
+    if (embedding is not None and not _whole(embedding)) or (correlation is not None and not _compared(correlation)):
+        raise CheckpointError(f"{folder / RECORDS} is damaged: the lists of one of its records do not fit together.")
+    strategy, evaluations = _strategy(folder), _all(EvaluationRecord, records)
     if status.startswith("failed"):
-        result = None  # what lies there is another run's, which this one was refused to go on with
+        result, evaluations = None, ()  # what lies there may be another run's, which this one was refused to go on with
     elif result is not None:
         status = "done"
-    elif status == "done" and epochs and epochs[-1].epoch == epochs[-1].epochs:  # as far as it was asked to go
-        status = f"done, up to {epochs[-1].phase}"
     else:
-        last = f"{epochs[-1].phase}, epoch {epochs[-1].epoch} of {epochs[-1].epochs}" if epochs else "no epoch yet"
-        status = f"unfinished: {last}"
-    return ReadRun(folder, name, status, epochs, notes, result)
+        status = _standing(records, status)
+    return ReadRun(
+        folder, name, status, _all(EpochRecord, records), _all(Note, records), result, strategy,
+        _series(strategy, differing), evaluations, embedding, correlation,
+    )  # fmt: skip
+
+
+def _standing(records: Sequence[Record], status: str) -> str:
+    """How a run without a result stands, which its row, if it has one, may say is done as far as it was asked to go."""
+    last = next((r for r in reversed(records) if isinstance(r, EpochRecord | EvaluationRecord)), None)
+    if last is None:
+        return "unfinished: no epoch yet"
+    if isinstance(last, EpochRecord):
+        phase, over, stands = last.phase, last.epoch == last.epochs, f"epoch {last.epoch} of {last.epochs}"
+    else:
+        # What follows the last one says that a strategy knew of no others.
+        phase, over = "search", last.index == last.evaluations or records[-1] is not last
+        stands = f"evaluation {last.index} of {last.evaluations}"
+    return f"done, up to {phase}" if status == "done" and over else f"unfinished: {phase}, {stands}"
+
+
+def _whole(record: EmbeddingRecord) -> bool:
+    """Whether there is an accuracy and a share for every point, and every point has two coordinates."""
+    lengths = {len(record.points), len(record.accuracies), len(record.shares)}
+    return len(lengths) == 1 and all(len(point) == 2 for point in (*record.points, *record.path))
+
+
+def _compared(record: CorrelationRecord) -> bool:
+    """Whether there are as many rows as evaluators, and as many accuracies in each as shares."""
+    count = len(record.evaluators)
+    rows = {len(record.accuracies), len(record.rank), len(record.seconds), *(len(row) for row in record.rank)}
+    return rows == {count} and all(len(row) == len(record.shares) for row in record.accuracies)
+
+
+def _strategy(folder: Path) -> str | None:
+    """What the run chose from the group ``strategy``, by Hydra's own list of such choices."""
+    try:
+        text = read_text(folder / ".hydra" / "hydra.yaml", _MOST, errors="replace")
+    except (OSError, ValueError):
+        return None  # a run from Python, or moved without its hidden files
+    found = re.search(r"^ +choices:\n(?: +\S.*\n)*? +strategy: ([\w.-]+)$", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+_MOST = 1 << 17  # bytes; Hydra writes a few thousand
+
+
+def _series(strategy: str | None, differing: Sequence[str]) -> str:
+    apart = ("seed", "strategy") if strategy is not None else ("seed",)
+    others = [override for override in differing if override.partition("=")[0] not in apart]
+    return " ".join([*([strategy] if strategy is not None else []), *others])
+
+
+def _all(kind: type[_Kind], records: Sequence[Record]) -> tuple[_Kind, ...]:
+    return tuple(record for record in records if isinstance(record, kind))
+
+
+def _last(kind: type[_Kind], records: Sequence[Record]) -> _Kind | None:
+    return next((record for record in reversed(records) if isinstance(record, kind)), None)

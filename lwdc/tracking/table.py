@@ -1,11 +1,21 @@
-"""The closing tables: what a run made of the network, site by site and in total."""
+"""Tables: what a run made of the network, site by site and in total, and how far its evaluators agree."""
 
+import math
 from collections.abc import Iterable
 
 from rich.table import Table
 from rich.text import Text
 
-from lwdc.records import Accuracies, CostResult, ExportRecord, Int8Result, Measures, Result, SiteResult
+from lwdc.records import (
+    Accuracies,
+    CorrelationRecord,
+    CostResult,
+    ExportRecord,
+    Int8Result,
+    Measures,
+    Result,
+    SiteResult,
+)
 from lwdc.text import duration, percent, points, si, significant
 
 SLOWER_MARK = "*"
@@ -115,6 +125,16 @@ def int8_rows(result: Int8Result) -> list[list[str]]:
         slow, fast = before.latency_ms[batch], after.latency_ms[batch]
         rows.append([f"ms, batch {batch}", _milliseconds(slow), _milliseconds(fast), _ratio(slow, fast)])
     return rows
+
+
+def correlation_table(record: CorrelationRecord) -> Table:
+    """A row per evaluator: how alike it and each of the others rank the same architectures, and what it takes."""
+    table = _table(f"Rank correlation over {len(record.shares)} architectures", "evaluator")
+    for name in (*record.evaluators, "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, row, seconds in zip(record.evaluators, record.rank, record.seconds, strict=True):
+        table.add_row(name, *("-" if math.isnan(value) else f"{value:.2f}" for value in row), duration(seconds))
+    return table
 
 
 def headline(result: Result) -> str:

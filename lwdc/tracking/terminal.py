@@ -1,15 +1,19 @@
-"""Records on the terminal: a line an epoch, a bar while it runs, tables at the end."""
+"""Records on the terminal: a line an epoch, some of the evaluations, a bar while they run, tables at the end."""
+
+from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from lwdc.records import EpochRecord, Note, Record, Result, SearchState
+from lwdc.records import CorrelationRecord, EpochRecord, EvaluationRecord, Note, Record, Result, SearchState
 from lwdc.text import duration, percent, significant
 from lwdc.tracking import table as tables
 
 _PLAIN_WIDTH = 200  # of an output that is no terminal: nothing there forces a line to break
+_EVALUATIONS = "evaluations"
+_LINES = 10  # of the evaluations of a search, besides those for every new best
 
 
 class TerminalSink:
@@ -22,15 +26,26 @@ class TerminalSink:
         self._phase: str | None = None
         self._seconds: list[float] = []  # of the epochs seen in this phase
         self._bar: Progress | None = None
+        self._since = self._console.get_time()  # when the evaluations began, as far as it is known
+        self._evaluated = 0  # of this search, in this process
+        self._best: float | None = None
+        self._causes: list[str] = []  # of the evaluations that failed
 
     def write(self, record: Record) -> None:
         match record:
+            case EvaluationRecord():
+                self._evaluation(record)
+                return
+            case CorrelationRecord():
+                self._table(tables.correlation_table(record))
             case EpochRecord():
                 self._epoch(record)
             case Note():
                 self._line(_note(record))
             case Result():
                 self._result(record)
+        if not self._evaluated:
+            self._since = self._console.get_time()
 
     def progress(self, phase: str, epoch: int, epochs: int, step: int, steps: int, loss: float | None) -> None:
         """Move the bar of the phase, from 1 to ``epochs`` times ``steps``; in plain mode nothing happens."""
@@ -38,13 +53,8 @@ class TerminalSink:
             return
         label = f"{phase} {epoch}/{epochs}" + (f"  loss {significant(loss)}" if loss is not None else "")
         done, total = (epoch - 1) * steps + step, epochs * steps
-        if self._bar is not None and phase != self._phase:
-            self._stop_bar()
         self._start_phase(phase)
-        if self._bar is None:
-            self._bar = _start_bar(self._console, label, done, total)
-        else:
-            self._bar.update(self._bar.task_ids[0], description=label, completed=done, total=total)
+        self._move_bar(label, done, total, TimeRemainingColumn(compact=True), TextColumn("left"))
 
     def close(self) -> None:
         self._stop_bar()
@@ -57,6 +67,34 @@ class TerminalSink:
         if record.epoch == record.epochs:
             self._stop_bar()
         self._line(Text(_row(record, left)))
+
+    def _evaluation(self, record: EvaluationRecord) -> None:
+        """A line for a new best, for every tenth of the search and for the first failure of a kind."""
+        self._start_phase(_EVALUATIONS)
+        if not self._evaluated:
+            self._line(Text(_EVALUATION_HEADER, style="bold"))
+        self._evaluated += 1
+        # By the clock: several may be evaluated at a time.
+        spent = self._console.get_time() - self._since
+        left = (record.evaluations - record.index) * spent / self._evaluated
+        last = record.index == record.evaluations
+        if self._live and not last:
+            best = f"  best {significant(record.best, digits=4)}" if record.best is not None else ""
+            label = f"evaluations {record.index}/{record.evaluations}{best}"
+            self._move_bar(label, record.index, record.evaluations, TextColumn("{task.fields[left]} left"), left=left)
+        if last:
+            self._stop_bar()
+        if record.best != self._best or last or record.index % -(-record.evaluations // _LINES) == 0:
+            self._best = record.best
+            self._line(Text(_evaluation_row(record, left)))
+        if record.accuracy is None:
+            cause = record.error or "no accuracy"
+            if cause not in self._causes:
+                self._line(_note(Note(f"evaluation {record.index} failed: {cause}", level="warning")))
+            self._causes.append(cause)
+        if last and self._causes:
+            text = f"{len(self._causes)} of {self._evaluated} evaluations failed"
+            self._line(_note(Note(text, level="warning")))
 
     def _result(self, result: Result) -> None:
         self._stop_bar()
@@ -81,8 +119,20 @@ class TerminalSink:
     def _start_phase(self, phase: str) -> bool:
         if phase == self._phase:
             return False
+        self._stop_bar()
         self._phase, self._seconds = phase, []
         return True
+
+    def _move_bar(
+        self, label: str, done: int, total: int, *columns: ProgressColumn, left: float | None = None
+    ) -> None:  # fmt: skip
+        """Move the bar, which is made, with these further columns, where there is none."""
+        shown = "" if left is None else duration(left)
+        if self._bar is None:
+            self._bar = _start_bar(self._console, columns)
+            self._bar.add_task(label, completed=done, total=total, left=shown)
+        else:
+            self._bar.update(self._bar.task_ids[0], description=label, completed=done, total=total, left=shown)
 
     def _stop_bar(self) -> None:
         if self._bar is not None:
@@ -104,16 +154,17 @@ class TerminalSink:
 def _plain(console: Console) -> Console:
     """A console on the same file that neither colours nor wraps."""
     width = max(console.width, _PLAIN_WIDTH)
-    return Console(file=console.file, width=width, force_terminal=False, color_system=None)
+    return Console(
+        file=console.file, width=width, force_terminal=False, color_system=None, get_time=console.get_time
+    )  # fmt: skip
 
 
-def _start_bar(console: Console, label: str, done: int, total: int) -> Progress:
+def _start_bar(console: Console, columns: Sequence[ProgressColumn]) -> Progress:
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TaskProgressColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
+        *columns,
         console=console,
         transient=True,
         expand=True,
@@ -121,7 +172,6 @@ def _start_bar(console: Console, label: str, done: int, total: int) -> Progress:
         speed_estimate_period=120,  # seconds: long enough to hold a validation
     )
     bar.start()
-    bar.add_task(label, completed=done, total=total)
     return bar
 
 
@@ -136,6 +186,23 @@ def _row(record: EpochRecord, left: float) -> str:
         f"{record.phase:8}{f'{record.epoch}/{record.epochs}':>8}{significant(record.loss, digits=4, decimals=4):>7}"
         f"{percent(record.train_accuracy):>7}{percent(record.valid_accuracy):>7}"
         f"{_search_cells(record.search)}{duration(record.seconds):>7}{duration(left) if left else '':>7}"
+    ).rstrip()
+
+
+_EVALUATION_HEADER = (
+    f"{'phase':8}{'evaluation':>11}{'accuracy':>9}{'expected':>9}{'cost':>7}"
+    f"{'score':>7}{'best':>7}{'time':>7}{'left':>7}"
+)
+
+
+def _evaluation_row(record: EvaluationRecord, left: float) -> str:
+    score, best = (
+        "-" if value is None else significant(value, digits=4, decimals=4) for value in (record.score, record.best)
+    )
+    return (
+        f"{'search':8}{f'{record.index}/{record.evaluations}':>11}{percent(record.accuracy):>9}"
+        f"{percent(record.predicted):>9}{percent(record.share):>7}{score:>7}{best:>7}"
+        f"{duration(record.seconds):>7}{duration(left) if left else '':>7}"
     ).rstrip()
 
 

@@ -1,4 +1,4 @@
-"""Records in Weights & Biases: curves, a probability chart per site, the table of sites, the files released."""
+"""Records in Weights & Biases: curves, a probability chart per site, searches by scores, sites, the files released."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwdc.errors import LwdcError
-from lwdc.records import EpochRecord, GateRecord, Measures, Record, Result
+from lwdc.records import (
+    CorrelationRecord,
+    EmbeddingRecord,
+    EpochRecord,
+    EvaluationRecord,
+    GateRecord,
+    Measures,
+    Record,
+    Result,
+)
 
 if TYPE_CHECKING:
     import wandb
 
 MODES = ("offline", "online")
 STEP = "step"  # optimiser steps over all phases: the x axis of every curve
+EVALUATION = "evaluation"  # counted from 1: the x axis of what architectures were found to be
 
 
 class WandbSink:
@@ -67,7 +77,11 @@ class WandbSink:
             ) from error
         self._run.define_metric(STEP, hidden=True)
         self._run.define_metric("*", step_metric=STEP)
+        self._run.define_metric(EVALUATION, hidden=True)
+        for name in _EVALUATED:  # each by its name: of two patterns that fit, W&B takes either
+            self._run.define_metric(f"evaluations/{name}", step_metric=EVALUATION)
         self._axis = _StepAxis()
+        self._embedding: EmbeddingRecord | None = None
         self._gates: list[tuple[int, tuple[GateRecord, ...]]] = []
 
     @property
@@ -84,22 +98,28 @@ class WandbSink:
         if isinstance(record, EpochRecord):
             step = self._follow(record)
             self._run.log({STEP: step, **_curves(record)})
+        elif isinstance(record, EvaluationRecord):
+            self._run.log({EVALUATION: record.index, **_evaluated(record)})
+        elif isinstance(record, EmbeddingRecord):
+            self._embedding = record  # every one replaces the one before
+        elif isinstance(record, CorrelationRecord):
+            self._correlation(record)
         elif isinstance(record, Result):
-            self._finish_gates()
+            self._finish_charts()
             self._result(record)
 
     def replay(self, records: Sequence[Record]) -> None:
         """Take up a run where these records left it; online W&B has their curves already."""
         for record in records:
-            if not isinstance(record, EpochRecord):
+            if isinstance(record, Result):
                 continue
-            if self._run.offline:
+            if self._run.offline or isinstance(record, EmbeddingRecord):
                 self.write(record)
-            else:
+            elif isinstance(record, EpochRecord):
                 self._follow(record)
 
     def close(self) -> None:
-        self._finish_gates()
+        self._finish_charts()
         self._run.finish()
 
     def _follow(self, record: EpochRecord) -> int:
@@ -108,6 +128,45 @@ class WandbSink:
         if record.search is not None:
             self._gates.append((step, record.search.gates))
         return step
+
+    def _finish_charts(self) -> None:
+        """Those of which the last state counts."""
+        self._finish_gates()
+        self._finish_embedding()
+
+    def _finish_embedding(self) -> None:
+        """The space as the search has learned it: its architectures, and the path of its last descent."""
+        import wandb
+
+        record, self._embedding = self._embedding, None
+        if record is None:
+            return
+        rows = [
+            [*point, accuracy, share]
+            for point, accuracy, share in zip(record.points, record.accuracies, record.shares, strict=True)
+        ]
+        points = wandb.Table(columns=["x", "y", "accuracy", "share"], data=rows)
+        path = wandb.Table(columns=["step", "x", "y"], data=[[i, *point] for i, point in enumerate(record.path)])
+        chart = wandb.plot.scatter(points, "x", "y", title="the space as the search has learned it", split_table=True)
+        self._run.log({"embedding": points, "embedding_path": path, "embedding_chart": chart})
+
+    def _correlation(self, record: CorrelationRecord) -> None:
+        import wandb
+
+        names = list(record.evaluators)
+        ranks = [[name, *row, seconds] for name, row, seconds in zip(names, record.rank, record.seconds, strict=True)]
+        rows = [list(row) for row in zip(record.shares, *record.accuracies, strict=True)]
+        found = wandb.Table(columns=["share", *names], data=rows)
+        chart = wandb.plot.scatter(
+            found, names[0], names[-1], title=f"{names[-1]} against {names[0]}", split_table=True
+        )
+        self._run.log(
+            {
+                "rank_correlation": wandb.Table(columns=["evaluator", *names, "seconds"], data=ranks),
+                "evaluators": found,
+                "evaluators_chart": chart,
+            }
+        )
 
     def _finish_gates(self) -> None:
         """One chart per site: the probability of each candidate over the whole search."""
@@ -215,6 +274,15 @@ def _curves(record: EpochRecord) -> dict[str, float]:
         for candidate, probability in zip(gate.candidates, gate.probabilities, strict=True):
             curves[f"gates/{gate.site}/{candidate}"] = probability
     return curves
+
+
+_EVALUATED = ("accuracy", "share", "score", "best", "predicted", "seconds", "ask_seconds", "failed")
+
+
+def _evaluated(record: EvaluationRecord) -> dict[str, float]:
+    """What is known of an architecture, by the names in ``_EVALUATED``."""
+    known = dataclasses.asdict(record) | {"failed": int(record.accuracy is None)}
+    return {f"evaluations/{name}": known[name] for name in _EVALUATED if known[name] is not None}
 
 
 def _site_rows(result: Result) -> list[list[Any]]:

@@ -14,7 +14,7 @@ import pytest
 
 from lwdc import cli
 from lwdc.errors import CheckpointError, LwdcError
-from lwdc.records import Result
+from lwdc.records import CorrelationRecord, EmbeddingRecord, EvaluationRecord, Note, Result
 from lwdc.report import figures, read_runs, write_report
 from lwdc.tracking import read_records
 
@@ -66,6 +66,110 @@ def test_an_unfinished_run_is_shown_as_such(sweep: Path, tmp_path: Path) -> None
     (empty,) = read_runs([folder / "0"])
     assert empty.status == "unfinished: no epoch yet"
     assert empty.status in written(folder / "0", tmp_path / "page.html")
+
+
+def test_a_search_that_was_killed_is_shown_as_far_as_it_came(searched: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(searched, tmp_path / "run")
+    lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    third = next(i for i, line in enumerate(lines) if '"index": 3' in line)
+    (folder / "records.jsonl").write_text("".join(lines[: third + 1]) + lines[third + 1][:50])
+    text = written(folder, tmp_path / "page.html")
+    assert "unfinished: search, evaluation 3 of 8" in text
+    assert "3 of 8 architectures, 1 of them failed." in text
+    assert "No rank correlation over 1 architecture yet." in text
+    drawn = set(re.findall(r'<div id="(\w+)" class="plotly-graph-div"', text))
+    assert drawn == {"choices", "curves", "correlation", "agreement", "evaluations", "predictions"}
+
+
+def test_what_a_search_found_stands_beside_its_figures(searched: Path, tmp_path: Path) -> None:
+    text = written(searched, tmp_path / "page.html")
+    assert "6 of 8 architectures, 1 of them failed." in text
+    assert "Spearman&#x27;s rank correlation 0.80 over 4 architectures." in text
+    assert "Two dimensions show 83.0% of the variance" in text
+    assert "over 4 architectures. One evaluation takes: shared weights 1.2s, shared weights and 50 steps 9.5s, " in text
+    assert "<script>alert(1)" not in text
+
+
+def searches(folder: Path, rewrite: Any, evaluations: tuple[EvaluationRecord, ...]) -> Path:
+    """A sweep over two strategies and two seeds: one run was killed in its search, one was refused."""
+    rows = []
+    for number, (strategy, seed) in enumerate((s, n) for s in ("evolution", "random") for n in (0, 1)):
+        own = folder / str(number)
+        (own / ".hydra").mkdir(parents=True)
+        chosen = (
+            f"hydra:\n  runtime:\n    choices:\n      gate: softmax\n      strategy: {strategy}\n      train: fast\n"
+        )
+        (own / ".hydra" / "hydra.yaml").write_text(chosen)
+        rewrite(own, evaluations[: 4 if number == 3 else 6])
+        status = "failed: another configuration" if number == 1 else "interrupted"
+        overrides = f"strategy={strategy} seed={seed} cost.budget=0.5"
+        rows.append({"overrides": overrides, "status": status, "folder": str(own)})
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def test_a_sweep_over_strategies_tells_them_apart_and_takes_seeds_together(
+    tmp_path: Path, rewrite: Any, evaluations: tuple[EvaluationRecord, ...]
+) -> None:
+    folder = searches(tmp_path / "sweep", rewrite, evaluations)
+    runs = read_runs([folder])
+    assert [run.strategy for run in runs] == ["evolution", "evolution", "random", "random"]
+    assert [run.series for run in runs] == ["evolution", "evolution", "random", "random"]
+    assert [len(run.evaluations) for run in runs] == [6, 0, 6, 4]  # what lies in a refused run's folder is another's
+    assert runs[3].status == "unfinished: search, evaluation 4 of 8"
+    text = written(folder, tmp_path / "page.html")
+    assert 'id="progress"' in text
+    assert '<td>evolution</td><td class="n">6, 1 failed</td><td>unfinished: search, evaluation 6 of 8</td>' in text
+    assert '<td>evolution</td><td class="n"></td><td>failed: another configuration</td>' in text
+    shutil.copytree(folder, tmp_path / "other")
+    series = {run.series for run in read_runs([folder, tmp_path / "other"])}
+    assert series == {f"{name} {where}" for name in ("evolution", "random") for where in ("sweep", "other")}
+    assert [run.series for run in read_runs([folder / "0", folder / "2"])] == ["evolution 0", "random 2"]
+
+
+def test_a_run_without_hydras_files_has_no_strategy(
+    tmp_path: Path, rewrite: Any, evaluations: tuple[EvaluationRecord, ...]
+) -> None:
+    folder = searches(tmp_path / "sweep", rewrite, evaluations)
+    for own in folder.glob("*/.hydra"):
+        shutil.rmtree(own)
+    runs = read_runs([folder])
+    assert [(run.strategy, run.series) for run in runs[1:3]] == [
+        (None, "strategy=evolution"),
+        (None, "strategy=random"),
+    ]
+
+
+def test_a_search_that_ended_as_asked_is_done(
+    tmp_path: Path, rewrite: Any, evaluations: tuple[EvaluationRecord, ...]
+) -> None:
+    folder = searches(tmp_path / "sweep", rewrite, [dataclasses.replace(e, evaluations=6) for e in evaluations])
+    changed(folder, "0", status="done")
+    assert [run.status for run in read_runs([folder])][::2] == [
+        "done, up to search",
+        "unfinished: search, evaluation 6 of 6",
+    ]
+    rewrite(folder / "0", [*evaluations, Note("the strategy knows no other architecture")])
+    assert read_runs([folder])[0].status == "done, up to search"  # 6 of 8
+    rewrite(folder / "0", evaluations)
+    assert read_runs([folder])[0].status == "unfinished: search, evaluation 6 of 8"
+
+
+def test_records_of_a_search_that_do_not_fit_together_are_refused(
+    tmp_path: Path, rewrite: Any, embedding: EmbeddingRecord, correlation: CorrelationRecord
+) -> None:
+    for record in (
+        dataclasses.replace(embedding, shares=embedding.shares[1:]),
+        dataclasses.replace(embedding, path=((0.0,),)),
+        dataclasses.replace(correlation, rank=correlation.rank[1:]),
+        dataclasses.replace(correlation, shares=correlation.shares[1:]),
+    ):
+        rewrite(tmp_path, [record])
+        with pytest.raises(CheckpointError, match=r"records\.jsonl is damaged: the lists of one of its records"):
+            read_runs([tmp_path])
 
 
 def changed(sweep: Path, number: str, **cells: str) -> None:
@@ -215,17 +319,26 @@ def requested(browser: Any) -> list[str]:
     return [url for url in sent if not url.startswith(("data:", "blob:"))]
 
 
-def test_a_browser_shows_a_run_from_disk_alone(sweep: Path, browser: Any, tmp_path: Path) -> None:
-    written(sweep / "0", tmp_path / "page.html")
+def test_a_browser_shows_a_run_from_disk_alone(searched: Path, browser: Any, tmp_path: Path) -> None:
+    written(searched, tmp_path / "page.html")
     browser.get(f"file://{tmp_path}/page.html")
-    for name in ("choices", "costs", "curves", "inheritance"):
+    of_search = ("correlation", "agreement", "evaluations", "predictions", "embedding")
+    for name in ("choices", "costs", "curves", "inheritance", *of_search):
         assert browser.find_elements("css selector", f"#{name} .main-svg"), name
+        inside = "const div = document.getElementById(arguments[0]); return div.scrollWidth <= div.clientWidth"
+        assert browser.execute_script(inside, name), f"{name} is wider than its place"
+    for name, button in (("embedding", "cost"), ("evaluations", "score")):
+        (found,) = browser.find_elements("xpath", f"//*[@id='{name}']//*[@class='updatemenu-button'][.='{button}']")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
+        found.click()
+        drawn = browser.execute_script("return document.getElementById(arguments[0]).data.map(t => t.visible)", name)
+        assert drawn == [False] * 4 + [True] * 4, name
     assert requested(browser) == [f"file://{tmp_path}/page.html"]
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
-def test_a_phone_shows_a_page_without_scrolling_sideways(sweep: Path, browser: Any, tmp_path: Path) -> None:
-    written(sweep / "0", tmp_path / "page.html")
+def test_a_phone_shows_a_page_without_scrolling_sideways(searched: Path, browser: Any, tmp_path: Path) -> None:
+    written(searched, tmp_path / "page.html")
     phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     try:

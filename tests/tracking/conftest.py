@@ -4,9 +4,12 @@ import pytest
 
 from lwdc.records import (
     Accuracies,
+    CorrelationRecord,
     CostResult,
     CostState,
+    EmbeddingRecord,
     EpochRecord,
+    EvaluationRecord,
     ExportRecord,
     GateRecord,
     Measures,
@@ -111,3 +114,37 @@ def records(result: Result) -> list[Record]:
         *(_epoch("finetune", epoch, 2) for epoch in (1, 2)),
         result,
     ]
+
+
+@pytest.fixture
+def search_records() -> list[Record]:
+    """What a search by scores yields of itself: evaluators compared, twelve evaluations, what it has learned."""
+    rank = ((1.0, 0.8, 0.7), (0.8, 1.0, 0.9), (0.7, 0.9, 1.0))
+    accuracies = ((0.5, 0.6, 0.7, 0.4), (0.6, 0.7, 0.65, 0.5), (0.7, 0.8, 0.75, 0.6))
+    names = ("paths", "paths, 50 steps", "scratch")
+    points = ((0.0, 0.0), (1.0, 0.5), (-1.0, 0.5))
+    return [
+        CorrelationRecord(names, accuracies, (0.5, 0.4, 0.3, 0.2), rank, (1.2, 9.5, 184.0)),
+        *(_evaluation(index) for index in range(1, 13)),
+        EmbeddingRecord(points, (0.72, 0.76, 0.74), (0.48, 0.44, 0.42), (), 0.8),
+        EmbeddingRecord(points, (0.72, 0.76, 0.74), (0.48, 0.44, 0.42), points[:2], 0.83),
+    ]
+
+
+def _evaluation(index: int) -> EvaluationRecord:
+    """Every fifth fails; every sixth is the best so far."""
+    failed = index % 5 == 0
+    return EvaluationRecord(
+        index=index,
+        evaluations=12,
+        choices={"layer1.0.conv1": "separable", "layer2.0.conv1": "original"},
+        accuracy=None if failed else 0.7 + 0.01 * (index // 6) - 0.001 * (index % 6),
+        share=0.5 - 0.01 * index,
+        score=None if failed else 0.9 + 0.01 * (index // 6) - 0.001 * (index % 6),
+        best=(0.899, 0.91, 0.92)[index // 6],
+        predicted=None if index < 3 else 0.705,
+        seconds=2.0,
+        ask_seconds=0.25,
+        cached=index == 4,
+        error="the loss is nan" if failed else None,
+    )

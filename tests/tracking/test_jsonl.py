@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import math
+import typing
 
 import pytest
 
 from lwdc.errors import CheckpointError, WriteError
-from lwdc.records import Note, as_dict
+from lwdc.records import Note, Record, as_dict
 from lwdc.tracking import JsonlSink, parse_record, read_records
 
 
@@ -33,9 +34,11 @@ def test_every_record_is_one_line_and_is_there_before_the_next(path, records):
     assert len(read_records(path)) == len(records)
 
 
-def test_records_come_back_as_they_were(path, records):
-    write(path, records)
-    assert [parse_record(data) for data in read_records(path)] == records
+def test_records_come_back_as_they_were(path, records, search_records):
+    every = [*records, *search_records]
+    assert {type(record) for record in every} == set(typing.get_args(Record))
+    write(path, every)
+    assert [parse_record(data) for data in read_records(path)] == every
 
 
 def test_figures_that_are_not_finite_stay_valid_json(path, records):

@@ -168,6 +168,63 @@ def test_a_terminal_shows_lines_that_fit_it(records, width):
     assert max(map(len, lines)) <= width
 
 
+class Clock:
+    """Twelve seconds more at every look."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 12.0
+        return self.now
+
+
+def test_evaluations_have_lines_for_new_bests_tenths_and_failures(search_records):
+    lines = plain(search_records, get_time=Clock())
+    start = next(i for i, line in enumerate(lines) if "evaluation " in line and "accuracy" in line)
+    assert lines[start].split() == "phase evaluation accuracy expected cost score best time left".split()
+    told = [line.split()[1] for line in lines[start + 1 :] if line.startswith("search")]
+    assert told == ["1/12", "2/12", "4/12", "6/12", "8/12", "10/12", "12/12"]  # every second; none twice
+    assert line_with(lines, "6/12").split()[2:8] == ["71.0%", "70.5%", "44.0%", "0.9100", "0.9100", "2.0s"]
+    assert line_with(lines, "10/12").split()[2:7] == ["-", "70.5%", "40.0%", "-", "0.9100"]
+    assert line_with(lines, "1/12").split()[3] == "-"  # nothing was expected yet
+    assert line_with(lines, "warning", "nan") == "warning: evaluation 5 failed: the loss is nan"
+    assert lines[-1] == "warning: 2 of 12 evaluations failed"
+
+
+def test_the_time_left_of_evaluations_goes_by_the_clock(search_records):
+    # A look when the sink is made, one after the correlation, then one an evaluation: 12 s each.
+    lines = plain([search_records[0], *search_records[1:3]], get_time=Clock())
+    assert line_with(lines, " 1/12").split()[-2:] == ["2.0s", "2m12s"]
+    assert line_with(lines, " 2/12").split()[-2:] == ["2.0s", "2m00s"]
+
+
+def test_a_long_search_has_a_line_a_tenth(search_records):
+    first = search_records[1]
+    many = [dataclasses.replace(first, index=index, evaluations=1000) for index in range(1, 1001)]
+    assert len(plain(many)) == 1 + 1 + 10
+
+
+def test_evaluators_are_compared_in_a_small_table(search_records):
+    lines = plain(search_records[:1])
+    assert line_with(lines, "Rank correlation over 4 architectures")
+    assert line_with(lines, "scratch", "0.70").split() == ["scratch", "0.70", "0.90", "1.00", "3m04s"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_shows_a_search_on_lines_that_fit_it(search_records, width):
+    file = io.StringIO()
+    sink = TerminalSink(Console(file=file, width=width, force_terminal=True, color_system=None))
+    for record in search_records[:5]:
+        sink.write(record)
+    sink.close()
+    text = file.getvalue()
+    assert "evaluations 4/12  best 0.8990" in text and " left" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+    lines = [line for line in text.splitlines() if "\x1b" not in line]
+    assert lines and max(map(len, lines)) <= width
+
+
 def test_on_a_terminal_a_bar_follows_the_steps_and_goes_away(records):
     text = shown(records, width=100, force_terminal=True)
     assert "search 1/2  loss 1.50" in text

@@ -104,7 +104,7 @@ def finish(sink: WandbSink) -> None:
 
 
 @pytest.fixture
-def run(tmp_path, records, result):
+def run(tmp_path, records, search_records, result):
     """The folder of a real offline run that all records went through."""
     for name in ("architecture.json", "model.onnx", "model_card.md", "model.safetensors"):
         (Path(result.folder) / name).write_text(f"the {name} of a run")
@@ -117,7 +117,7 @@ def run(tmp_path, records, result):
         config=CONFIG,
         run_id="abc",
     )
-    for record in records:
+    for record in [*records[:-1], *search_records, result]:
         sink.write(record)
     assert sink.run_id == "abc"
     assert Path(sink.location).is_dir()
@@ -128,6 +128,8 @@ def run(tmp_path, records, result):
 def test_a_real_offline_run_holds_all_that_was_tracked(run, result):
     _holds_curves_against_all_steps(history(run))
     _holds_a_chart_per_site(run)
+    _holds_evaluations_against_their_number(run)
+    _holds_the_learned_space_and_the_evaluators(run)
     _holds_the_configuration(run)
     _holds_the_result(run, result)
     _holds_the_files_released(run, result)
@@ -154,6 +156,26 @@ def _holds_a_chart_per_site(run):
         assert table["columns"] == ["step", "lineKey", "lineVal"]
         assert [60, "grouped_4", pytest.approx(0.45)] in table["data"]
         assert len(table["data"]) == 2 * 4  # epochs, candidates
+
+
+def _holds_evaluations_against_their_number(run):
+    rows = {row["evaluation"]: row for row in history(run) if _has(row, "evaluations/")}
+    assert list(rows) == list(range(1, 13))
+    assert rows[6]["evaluations/accuracy"] == pytest.approx(0.71)
+    assert rows[6]["evaluations/best"] == 0.91
+    assert rows[6]["evaluations/share"] == pytest.approx(0.44)
+    assert rows[5]["evaluations/failed"] == 1 and "evaluations/accuracy" not in rows[5]
+    steps = {r.metric.name: r.metric.step_metric for r in wandb_records(run) if r.HasField("metric")}
+    assert {steps[key] for key in rows[6] if key.startswith("evaluations/")} == {"evaluation"}
+
+
+def _holds_the_learned_space_and_the_evaluators(run):
+    table = _table(run, "embedding")
+    assert table["columns"] == ["x", "y", "accuracy", "share"] and len(table["data"]) == 3
+    assert _table(run, "embedding_path")["data"] == [[0, 0, 0], [1, 1, 0.5]]  # of the last record alone
+    assert _table(run, "rank_correlation")["data"][2] == ["scratch", 0.7, 0.9, 1, 184]
+    assert _table(run, "evaluators")["data"][0] == [0.5, 0.5, 0.6, 0.7]
+    assert {f"_wandb/visualize/{name}" for name in ("embedding_chart", "evaluators_chart")} <= set(config(run))
 
 
 def _holds_the_configuration(run):
@@ -280,13 +302,15 @@ def test_a_workspace_without_an_account_is_refused_in_one_line(tmp_path, monkeyp
     assert refused.stderr.splitlines()[-1].startswith("error: W&B did not take the workspace (")
 
 
-def test_a_resumed_run_goes_on_where_its_records_ended(tmp_path, records):
+def test_a_resumed_run_goes_on_where_its_records_ended(tmp_path, records, search_records):
     sink = WandbSink("lwdc-test", directory=tmp_path / "run", config=CONFIG, run_id="abc")
     assert isinstance(sink, ReplaySink)
-    sink.replay(records[:5])
+    sink.replay([*records[:5], *search_records[-3:]])
     sink.write(records[5])
     finish(sink)
     rows = history(tmp_path / "run")
+    assert [row["evaluation"] for row in rows if _has(row, "evaluations/")] == [12]
+    assert len(_table(tmp_path / "run", "embedding")["data"]) == 3
     assert [row["step"] for row in rows if _has(row, "/loss")] == [20, 40, 60, 80]
     assert any(_has(row, "probabilities/") for row in rows)
 
