@@ -97,9 +97,8 @@ def _gradients(strategy: DictConfig) -> dict[str, Any]:
 def _scores(strategy: DictConfig) -> ScoreSettings | None:
     if "proposer" not in strategy:
         return None
-    evaluators = {
-        str(name): build(strategy.evaluators[name], f"strategy.evaluators.{name}") for name in strategy.evaluators
-    }
+    nodes = strategy.evaluators.items()
+    evaluators = {str(name): build(node, f"strategy.evaluators.{name}") for name, node in nodes}
     return _checked(
         ScoreSettings, "strategy", evaluators=evaluators,
         **{name: build(strategy[name], f"strategy.{name}") for name in ("proposer", "score")},

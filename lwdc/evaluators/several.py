@@ -29,7 +29,8 @@ def evaluate_all(
         yield from work(delayed(_elsewhere)(evaluator, subject, architecture, *here) for architecture in architectures)
     except BrokenProcessPool as error:
         raise TrainingError(
-            "a process that evaluated an architecture was killed, as happens where memory is short: lower strategy.jobs."
+            "a process that evaluated an architecture was killed, as happens where memory is short: lower "
+            "strategy.jobs."
         ) from error
 
 

@@ -36,6 +36,7 @@ from lwdc.tracking import Sink
 from lwdc.training import Fit, Recipe, load_checkpoint, put_tensors, read_tensors, save_checkpoint
 
 PHASES = ("baseline", "search", "finetune", "export")
+TIMED = ("baseline", "paths", "search", "finetune")  # as they follow one another; paths in searches by scores alone
 TABLES = "costs.json"
 
 
@@ -202,7 +203,6 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
 
 
 def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Module, Architecture]:
-    settings = prepared.settings
     supernet = prepared.placed(prepared.supernet(baseline))
     if "search" in run.done:
         return _chosen(run, supernet)
@@ -351,11 +351,7 @@ def _export(
         sites=sites,
         exports=tuple(exports),
         warnings=tuple(text for text in warnings if text),
-        seconds={
-            phase: run.done[phase]["seconds"]
-            for phase in ("baseline", "paths", "search", "finetune")
-            if phase in run.done
-        }
+        seconds={phase: run.done[phase]["seconds"] for phase in TIMED if phase in run.done}
         | {"export": time.perf_counter() - clock},
         environment=environment(prepared.fabric.device),
         folder=str(run.folder),

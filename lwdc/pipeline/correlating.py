@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
-from lwdc.errors import TrainingError
+from lwdc.errors import CostError, TrainingError
 from lwdc.evaluators import Subject
 from lwdc.pipeline.known import Judge, Known
 from lwdc.pipeline.prepare import Prepared
@@ -26,19 +26,22 @@ def correlate(prepared: Prepared, run: Run, menu: Menu, subject: Subject, known:
     scores = prepared.settings.scores
     assert scores is not None
     architectures = [menu.decode(code) for code in drawn(menu, scores.correlate, prepared.settings.seed)]
-    accuracies, seconds = [], []
+    if len(architectures) < 2:
+        raise CostError("no two random architectures were found within the bounds to compare evaluators on.")
+    accuracies: list[list[float | None]] = []
+    seconds = []
     for name, evaluator in scores.evaluators.items():
         run.note(f"{len(architectures)} random architectures under evaluator {name!r}")
         found = [evaluation for evaluation, _ in Judge(evaluator, subject, known, scores.jobs)(architectures)]
         accuracies.append([evaluation.accuracy for evaluation in found])
         seconds.append(sum(evaluation.seconds for evaluation in found) / len(found))
-    sound = [i for i in range(len(architectures)) if all(by_evaluator[i] is not None for by_evaluator in accuracies)]
+    sound = [i for i, row in enumerate(zip(*accuracies, strict=True)) if None not in row]
     if len(sound) < 2:
         raise TrainingError(
             f"{len(sound)} of {len(architectures)} architectures could be evaluated under every evaluator; comparing "
             f"them needs two. The causes stand in {known.path}."
         )
-    kept = [[by_evaluator[i] for i in sound] for by_evaluator in accuracies]
+    kept = [[float(by_evaluator[i] or 0) for i in sound] for by_evaluator in accuracies]
     names = tuple(scores.evaluators)
     ranks = rank_correlations(kept)
     run.write(

@@ -2,9 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from lwdc.architecture import Architecture
 from lwdc.errors import CheckpointError
@@ -92,11 +91,12 @@ class Judge:
         self.evaluator, self.subject, self.known, self.jobs = evaluator, subject, known, jobs
         self.fingerprint = fingerprint(evaluator, subject)
 
-    def __call__(self, architectures: list[Architecture]) -> list[tuple[Evaluation, bool]]:
-        """An evaluation for each, and whether an earlier search has made it."""
+    def __call__(self, architectures: Sequence[Architecture]) -> Iterator[tuple[Evaluation, bool]]:
+        """An evaluation for each, in their order, and whether an earlier search has made it."""
         missing = [a for a in architectures if self.known.find(self.fingerprint, a) is None]
         made = evaluate_all(self.evaluator, self.subject, missing, self.jobs)
-        for architecture, evaluation in zip(missing, made, strict=True):
-            self.known.add(self.fingerprint, architecture, evaluation)
-        found: list[Any] = [self.known.find(self.fingerprint, architecture) for architecture in architectures]
-        return found
+        for architecture in architectures:
+            if (found := self.known.find(self.fingerprint, architecture)) is None:
+                found = next(made), False
+                self.known.add(self.fingerprint, architecture, found[0])
+            yield found

@@ -148,9 +148,7 @@ class _Search:
         predicted = [self.proposer.predict(architecture) for architecture in asked]
         each = (time.perf_counter() - clock) / max(len(asked), 1)
         if not asked:
-            self.run.note(
-                f"after {self.done} evaluations the strategy knows of no other architecture within the bounds"
-            )
+            self.run.note(f"after {self.done} evaluations the strategy knows no other architecture within the bounds")
             return False
         for architecture, expected, (found, cached) in zip(asked, predicted, self.judge(asked), strict=True):
             self.prepared.seed(f"tell {self.done}")

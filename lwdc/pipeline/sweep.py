@@ -153,7 +153,6 @@ def _found(folder: Path) -> dict[str, Any]:
     }
     found = {column: done[phase].get(key) for (phase, key), column in wanted.items() if phase in done}
     if "search" in done:
-        found["search_seconds"] = round(
-            sum(done[phase]["seconds"] for phase in ("paths", "search") if phase in done), 2
-        )
+        seconds = sum(done[phase]["seconds"] for phase in ("paths", "search") if phase in done)
+        found["search_seconds"] = round(seconds, 2)
     return found
