@@ -124,10 +124,11 @@ def test_a_fingerprint_tells_options_weights_data_and_seed_apart(subject: Subjec
 
 @pytest.mark.parametrize("options", [{"images": 0}, {"images": 1.5}, {"batches": -1}, {"batches": True}])
 def test_options_that_say_nothing_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(LwdcError, match="an evaluator's (images|batches) is a number from"):
+    with pytest.raises(LwdcError, match=r"an evaluator's (images|batches) is a number from"):
         SharedWeights(**options)
 
 
+@pytest.mark.long  # processes that import PyTorch anew
 def test_several_at_a_time_find_what_one_after_the_other_do(subject: Subject) -> None:
     asked = [architecture(subject, index) for index in range(3)]
     alone, beside = ([e.accuracy for e in evaluate_all(EVALUATORS[0], subject, asked, jobs)] for jobs in (1, 2))
