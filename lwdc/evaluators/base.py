@@ -102,12 +102,16 @@ def canonical(architecture: Architecture) -> str:
 
 
 def fingerprint(evaluator: Evaluator, subject: Subject) -> str:
-    """What an evaluation hangs on besides the architecture, as a short text: options, weights, data and recipe."""
+    """What an evaluation hangs on besides the architecture, as a short text: options, weights, data and recipe.
+
+    Of the data it looks at their number, a batch of training and the first examples held out.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for part in (evaluator, subject.recipe, subject.seed, subject.data.name, type(subject.fabric.strategy.precision)):
+    data = subject.data.name, subject.data.num_train()
+    for part in (evaluator, subject.recipe, subject.seed, data, type(subject.fabric.strategy.precision)):
         digest.update(_ADDRESS.sub("", repr(part)).encode() + b"\0")
     tensors = [*subject.supernet.state_dict().items(), *subject.baseline.state_dict().items()]
-    batches = [*subject.train_batches(1, subject.seed), *subject.held_out(None)]
+    batches = [*subject.train_batches(1, subject.seed), *subject.held_out(_LOOKED_AT)]
     tensors += [(part, tensor) for batch in batches for part, tensor in zip(("inputs", "labels"), batch, strict=True)]
     for name, tensor in tensors:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + b"\0")
@@ -115,4 +119,5 @@ def fingerprint(evaluator: Evaluator, subject: Subject) -> str:
     return digest.hexdigest()
 
 
+_LOOKED_AT = 256
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
