@@ -136,7 +136,10 @@ class _Search:
         if state is not None:
             self._go_on(state)
             return
-        self.run.note(f"the original network has {found.accuracy:.1%} right under evaluator {self.scores.evaluator!r}")
+        self.run.note(
+            f"{self.scores.evaluations} evaluations by evaluator {self.scores.evaluator!r}, under which the original "
+            f"network has {found.accuracy:.1%} right"
+        )
         self.proposer.tell(original, found.accuracy, self.menu.share(self.menu.original))
         self._save()
 
@@ -206,16 +209,18 @@ class _Search:
         self.run.keep("search", state, self.seconds)
 
     def _go_on(self, state: dict[str, Any]) -> None:
+        if state.get("space") != _identity(self.menu):
+            raise CheckpointError(
+                f"the search in {self.run.folder} was begun on another space, or under other bounds: go on with the "
+                "same, or start a new run."
+            )
         try:
-            if state["space"] != _identity(self.menu):
-                raise CheckpointError(
-                    f"the search in {self.run.folder} was begun on another space, or under other bounds: go on with "
-                    "the same, or start a new run."
-                )
             self.proposer.load_state_dict(state["proposer"])
-            self.done, self.cause, self._before = state["evaluations"], state["cause"], state["seconds"]
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise CheckpointError(f"the checkpoint in {self.run.folder} does not fit this search: {error!r}") from error
+            self.done, self.cause, self._before = int(state["evaluations"]), state["cause"], float(state["seconds"])
+        except (LookupError, TypeError, AttributeError, RuntimeError, ValueError, ArithmeticError) as error:
+            raise CheckpointError(
+                f"the checkpoint in {self.run.folder} is damaged, or of another strategy ({error!r}): start a new run."
+            ) from error
         self.run.note(f"search: going on after {self.done} of {self.scores.evaluations} evaluations")
 
     @contextlib.contextmanager
