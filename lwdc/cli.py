@@ -305,7 +305,7 @@ def _with_shared(settings: Settings, folder: Path, data: dict[str, Any], resume:
         if not resume:
             check_searched(settings.searched, data)
     elif HydraConfig.get().mode == RunMode.MULTIRUN:
-        if settings.front is not None:
+        if settings.front is not None or settings.scores is not None:
             settings = dataclasses.replace(settings, searched=shared_search(folder.parent, folder, data))
         if settings.baseline is None and not resume:
             settings = dataclasses.replace(settings, baseline=shared_baseline(folder.parent, folder, data))

@@ -4,6 +4,7 @@ Hydra builds callbacks, a launcher, a sweeper and handlers of logging from the c
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -11,11 +12,12 @@ from unittest import mock
 from hydra._internal import hydra as hydra_main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from lwdc.errors import LwdcError, Refused
+from lwdc.help import config_groups
 from lwdc.targets import ALLOWED, check_targets
 
 # Of Hydra's own settings: what runs commands, or changes what programs do. Only the command line may give these.
@@ -57,7 +59,14 @@ class _CheckedLoader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         limit_resolvers(self._given)
-        config = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        # What a sweep begins with is composed as its first run is: else settings that only the choices swept over have
+        # would be unknown.
+        first = [_first_choice(o) for o in overrides] if run_mode == RunMode.MULTIRUN else overrides
+        config = super().load_configuration(config_name, first, run_mode, from_shell, validate_sweep_overrides)
+        if first != overrides:
+            swept = dict(zip(first, overrides, strict=True))
+            with flag_override(config, ["struct", "readonly"], False):
+                config.hydra.overrides.task = [swept.get(o, o) for o in config.hydra.overrides.task]
         try:
             _check(config, self._given, self._trusted)
         except LwdcError as error:
@@ -78,6 +87,12 @@ class _CheckedLoader(ConfigLoaderImpl):
                 )
             )
         super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+
+def _first_choice(override: str) -> str:
+    """Of ``group=a,b`` only ``group=a``; other overrides as they are."""
+    match = re.fullmatch(r"(\w+=[\w-]+)(,[\w-]+)+", override)
+    return match[1] if match and match[1].partition("=")[0] in config_groups() else override
 
 
 def limit_resolvers(typed: Sequence[str]) -> None:

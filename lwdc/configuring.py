@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lwdc.errors import LwdcError, unknown_name
 from lwdc.help import config_groups
-from lwdc.pipeline import BackboneSettings, Compute, CostSettings, FrontSettings, Settings
+from lwdc.pipeline import BackboneSettings, Compute, CostSettings, FrontSettings, ScoreSettings, Settings
 from lwdc.targets import check_targets
 from lwdc.training import Recipe
 
@@ -38,11 +38,9 @@ def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
         train=_recipe(config, "train"),
         search=_recipe(config, "strategy"),
         finetune=_recipe(config, "finetune"),
-        logits_optim=build(config.strategy.logits_optim, "strategy.logits_optim"),
-        prior=config.strategy.prior,
-        decide=config.strategy.decide,
-        decide_from=config.strategy.decide_from,
+        **_gradients(config.strategy),
         front=_front(config.strategy),
+        scores=_scores(config.strategy),
         space=build(config.space, "space"),
         gate=build(config.gate, "gate"),
         mixing=config.strategy.mixing,
@@ -85,6 +83,26 @@ def _cost(node: DictConfig, key: str) -> CostSettings:
     return _checked(
         CostSettings, key, model=build(node.model, f"{key}.model"), shape=build(node.shape, f"{key}.shape"),
         also=tuple(also), **rest,
+    )  # fmt: skip
+
+
+def _gradients(strategy: DictConfig) -> dict[str, Any]:
+    """What a search by gradients alone has."""
+    if "proposer" in strategy:
+        return {}
+    plain = {name: strategy[name] for name in ("prior", "decide", "decide_from")}
+    return {"logits_optim": build(strategy.logits_optim, "strategy.logits_optim"), **plain}
+
+
+def _scores(strategy: DictConfig) -> ScoreSettings | None:
+    if "proposer" not in strategy:
+        return None
+    nodes = strategy.evaluators.items()
+    evaluators = {str(name): build(node, f"strategy.evaluators.{name}") for name, node in nodes}
+    return _checked(
+        ScoreSettings, "strategy", evaluators=evaluators,
+        **{name: build(strategy[name], f"strategy.{name}") for name in ("proposer", "score")},
+        **{name: strategy[name] for name in ("evaluator", "evaluations", "batch", "jobs", "correlate")},
     )  # fmt: skip
 
 

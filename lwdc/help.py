@@ -49,6 +49,7 @@ def overview() -> str:
         "  lwdc compress experiment=cifar10_resnet20 data.root=data cost.budget=40%",
         "  lwdc compress -m cost.factor=0.1,0.3,1,3               a sweep, with results.csv",
         "  lwdc compress -m strategy=joint_front cost.budget=75%,50%,25%    one search for all of them",
+        "  lwdc compress -m strategy=random,evolution,local       searches by scores, on one supernet",
         "  lwdc compress -m hydra/launcher=submitit_slurm seed=0,1,2    the same as jobs of a cluster",
         "  lwdc compress -m hydra/sweeper=optuna 'cost.factor=tag(log, interval(0.03,3))'",
         "  lwdc compress resume=outputs/compress/<run>            go on with an interrupted run",

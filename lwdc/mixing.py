@@ -77,13 +77,14 @@ class _Mix(torch.autograd.Function):
         kernel_grads: list[Tensor | None] = []
         for i, (kernel, place) in enumerate(zip(kernels, ctx.placements, strict=True)):
             view = gradient.as_strided(*place.dense)
-            weight_grads.append(
-                torch.dot(gradient.view(-1), kernel.view(-1))
-                if place.fills
-                else (view * kernel.as_strided(*place.compact)).sum()
-            )
+            if ctx.needs_input_grad[0]:
+                weight_grads.append(
+                    torch.dot(gradient.view(-1), kernel.view(-1))
+                    if place.fills
+                    else (view * kernel.as_strided(*place.compact)).sum()
+                )
             kernel_grads.append(_compact(view * scales[i], kernel, place) if ctx.needs_input_grad[3 + i] else None)
-        return (torch.stack(weight_grads), None, None, *kernel_grads)
+        return (torch.stack(weight_grads) if weight_grads else None, None, None, *kernel_grads)
 
 
 def _compact(entries: Tensor, kernel: Tensor, place: Placement) -> Tensor:

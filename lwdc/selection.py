@@ -51,6 +51,7 @@ class SelectionOp(nn.Module):
         self.errors = dict(errors or {})  # relative inheritance error by label
         self.mixture: Tensor | None = None  # weights of the forward pass now running, else None
         self.sampled: Tensor | None = None  # those of the last one, without gradient
+        self.taken: int | None = None  # where the gate takes one operator: which, in the forward pass now running
         supports = [op.support for op in operators if op.support is not None]
         self._linear = [i for i, op in enumerate(operators) if op.support is not None]
         self._support = union(supports) if any(all(s.count) for s in supports) else None
@@ -116,7 +117,7 @@ class SelectionOp(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # The mixture belongs to a running forward pass and hangs in its graph: no copy wants it.
-        return {**self.__dict__, "mixture": None, "sampled": None}
+        return {**self.__dict__, "mixture": None, "sampled": None, "taken": None}
 
     def weights(self) -> Tensor:
         """Mixing weights of this step: those sampled at the supernet, or the gate's own outside of it."""
@@ -126,16 +127,17 @@ class SelectionOp(nn.Module):
         """``(B, C_in, *sizes)`` to ``(B, C_out, *sizes)``, as the layer that stood here."""
         weights = self.weights()
         operators = list(self.operators)
-        in_kernel = [i for i, op in enumerate(operators) if self._mixes_as_kernel(op, x)]
+        running = self._running(weights)
+        in_kernel = [i for i in running if self._mixes_as_kernel(operators[i], x)]
         bias = self._bias(weights)
         total: Tensor | None = None
         if in_kernel and self._support is not None:
             kernel = self.mixed_kernel(weights, in_kernel)
             total = convolve(x, kernel, bias, self.site, self._support, self.site.groups)
             bias = None
-        for i, operator in enumerate(operators):
+        for i in running:
             if i not in in_kernel:
-                branch = operator(x)
+                branch = operators[i](x)
                 branch = branch * weights[i].to(branch.dtype)
                 total = branch if total is None else total + branch
         assert total is not None
@@ -152,6 +154,12 @@ class SelectionOp(nn.Module):
                 picked.to(kernels[0].dtype), kernel_shape(self.site, self._support), kernels,
                 [self._placements[i] for i in chosen],
             )  # fmt: skip
+
+    def _running(self, weights: Tensor) -> list[int]:
+        """The operators that have a part in this pass: all of them, unless the gate takes one."""
+        if not self.gate.takes_one:
+            return list(range(len(self.operators)))
+        return [int(weights.argmax()) if self.taken is None else self.taken]
 
     def _mixes_as_kernel(self, operator: Any, x: Tensor) -> bool:
         if operator.support is None or self.mixing == "branches":

@@ -222,12 +222,18 @@ def _sample_gates(supernet: nn.Module, args: Any) -> None:
     """Before a forward pass: one sample per gate for all its sites and calls."""
     del args
     sampled: dict[Gate, Any] = {}
+    taken: dict[Gate, int] = {}
     for op in supernet.modules():
         if isinstance(op, SelectionOp):
             if op.gate not in sampled:
                 sampled[op.gate] = op.gate()
             op.mixture = sampled[op.gate]
             op.sampled = sampled[op.gate].detach()
+            # Now and not between convolutions, where a GPU would be waited for at every site.
+            if op.gate.takes_one:
+                if op.gate not in taken:
+                    taken[op.gate] = int(op.sampled.argmax())
+                op.taken = taken[op.gate]
 
 
 def _forget_gates(supernet: nn.Module, args: Any, output: Any) -> None:
@@ -235,7 +241,7 @@ def _forget_gates(supernet: nn.Module, args: Any, output: Any) -> None:
     del args, output
     for op in supernet.modules():
         if isinstance(op, SelectionOp):
-            op.mixture = None
+            op.mixture = op.taken = None
 
 
 def _unwrap(network: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:

@@ -13,8 +13,10 @@ from lwdc.errors import LwdcError
 ALLOWED = (
     "lwdc.costs",
     "lwdc.data",
+    "lwdc.evaluators",
     "lwdc.gates",
     "lwdc.objectives",
+    "lwdc.proposers",
     "lwdc.space",
     "lwdc.tracking.wandb",
     "timm.loss",
@@ -91,6 +93,6 @@ def _refusal(key: str, target: str, own: str) -> LwdcError:
     really = "" if own == target else f", which is {own},"
     return LwdcError(
         f"{key} names {target}{really} and would run it: a configuration may do so only with lwdc's own data, gates, "
-        f"costs, objectives and spaces, and what torch.nn, torch.optim and timm have. If it is yours, or you trust it, "
-        f"say so on the command line: trust={target}"
+        "costs, objectives, spaces, proposers and evaluators, and what torch.nn, torch.optim and timm have. If it is "
+        f"yours, or you trust it, say so on the command line: trust={target}"
     )

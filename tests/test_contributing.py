@@ -13,12 +13,13 @@ from torch import nn
 
 from lwdc.backbones import Backbone
 from lwdc.candidates import build, registry
-from lwdc.costs import CostModel, tabulate
+from lwdc.costs import CostModel, Macs, tabulate
 from lwdc.data import DataModule
 from lwdc.errors import DataError
 from lwdc.gates import Gate
+from lwdc.proposers import Menu
 from lwdc.sites import find_sites
-from lwdc.space import SearchSpace
+from lwdc.space import SearchSpace, make_plan
 from lwdc.surgery import discretise, wrap
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
@@ -84,6 +85,21 @@ def test_the_backbone_can_be_created_by_name(tmp_path: Path, monkeypatch: pytest
     network = Backbone("cifar_plain", num_classes=7, in_chans=1, options={"width": 8}).create()
     assert timm.is_model("cifar_plain")
     assert network(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+
+
+def test_the_search_climbs_within_the_budget_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    factory = example("a search by scores", tmp_path, monkeypatch).Climbing
+    model = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)))
+    plan = make_plan(model, SearchSpace(), (8, 8, 8))
+    table = tabulate(wrap(model, plan=plan), Macs())
+    menu = Menu.of(plan, [table], [table.total // 2])
+    proposers = [factory(menu), factory(menu, seed=1)]
+    for _ in range(5):
+        for architecture in proposers[0].ask(2):
+            assert table.of(architecture) <= table.total // 2
+            proposers[0].tell(architecture, table.of(architecture) / table.total, 0.5)
+    proposers[1].load_state_dict(proposers[0].state_dict())
+    assert proposers[0].ask(2) == proposers[1].ask(2) != []
 
 
 @pytest.mark.needs("usps")

@@ -26,6 +26,7 @@ from lwdc.errors import CheckpointError
 from lwdc.export.package import read_description
 from lwdc.files import read_json
 from lwdc.pipeline.compress import _tables
+from lwdc.pipeline.known import Known
 from lwdc.pipeline.run import state_of
 from lwdc.records import EpochRecord, Note, as_dict
 from lwdc.report import read_runs
@@ -66,6 +67,7 @@ def loaders() -> dict[str, Loader]:
         "table_json": Loader("t.json", _costs_json(table), lambda f: FromFile(str(f / "t.json")).tabulate(supernet)),
         "table_csv": Loader("t.csv", _costs_csv(table), lambda f: FromFile(str(f / "t.csv")).tabulate(supernet)),
         "measurements": Loader("m.jsonl", _MEASURED, lambda f: _measured(f / "m.jsonl")),
+        "evaluations": Loader("evaluations.jsonl", _EVALUATED, lambda f: Known(f / "evaluations.jsonl")),
         "records": Loader("records.jsonl", _RECORDS, lambda f: _records(f / "records.jsonl")),
         "sweep": Loader("results.csv", _SWEEP, lambda f: read_runs([f])),
         "config": Loader("config.json", _CONFIG, lambda f: check_targets(_parsed(f / "config.json"))),
@@ -100,6 +102,11 @@ def beside(name: str, folder: Path) -> None:
 _EPOCH = EpochRecord("baseline", 1, 2, 16, 0.5, 0.9, 0.8, 0.1, 1.5)
 _RECORDS = b"".join(json.dumps(as_dict(record)).encode() + b"\n" for record in (Note("begun"), _EPOCH))
 _MEASURED = b'{"environment": {"device": "cpu", "threads": 1}, "level": 0.001, "seconds": {"conv 3x3": 0.002}}\n'
+_EVALUATED = b"".join(
+    b'{"fingerprint": "99", "accuracy": %s, "seconds": 1.5, "error": %s, "cached": false, "choices": %s}\n'
+    % (*line, b'{"0": {"op": "skip"}}')
+    for line in ((b"0.5", b"null"), (b"null", b'"no"'))
+)
 _SWEEP = b"overrides,seed,status,folder\nseed=0,0,done,outputs/0\nseed=1,1,failed: no,outputs/1\n"
 _CONFIG = b'{"gate": {"_target_": "lwdc.gates.Softmax", "_partial_": true}, "x": [{"_target_": "torch.optim.Adam"}]}'
 _CLIPS = b"filename,fold,target,category\n1-100032-A-0.wav,1,0,dog\n2-100038-A-14.wav,2,1,rain\n"

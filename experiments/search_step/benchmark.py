@@ -2,7 +2,8 @@
 
     python experiments/search_step/benchmark.py [--rounds 7] [--threads 2] [--only NAME ...] [--out results.json]
 
-Every mode (plain training, lwdc mixing kernels, lwdc running branches) lives in a process of its own.
+Every mode (plain training, lwdc mixing kernels, lwdc running branches, lwdc training one path drawn a step) lives in
+a process of its own.
 The rounds are interleaved: each process in turn times a few steps while the others wait, so that a
 drift of the machine meets all of them. A step is everything: forward, loss, cost penalty, backward, both
 optimisers. Reported are ratios of medians to plain training, CPU seconds, and peak memory above what
@@ -65,7 +66,7 @@ SETTINGS = {
     "efficientnet_b0_four": {"model": "efficientnet_b0", "size": 64, "batch": 16, "ops": FOUR, "time": 1.3},
     "resnet50_four": {"model": "resnet50", "size": 64, "batch": 16, "ops": FOUR, "time": 1.4},
 }
-MODES = ("plain", "kernels", "branches")
+MODES = ("plain", "kernels", "branches", "paths")
 STEPS = 3  # timed together, in one round of one process
 
 
@@ -78,9 +79,10 @@ def worker(name: str, mode: str, threads: int, device: str) -> None:
     import lwdc.backbones  # registers the CIFAR networks
     from lwdc.candidates.sampling import starts_of
     from lwdc.costs import Macs, penalty, tabulate
+    from lwdc.gates import SinglePath
     from lwdc.selection import advance, gates
     from lwdc.space import SearchSpace
-    from lwdc.strategies import weight_parameters
+    from lwdc.strategies import PathLesson, weight_parameters
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -92,7 +94,9 @@ def worker(name: str, mode: str, threads: int, device: str) -> None:
     labels = torch.randint(10, (setting["batch"],), device=device)
     optimisers = []
     table = None
-    if mode != "plain":
+    if mode == "paths":
+        model = lwdc.wrap(model, SearchSpace(setting["ops"]), SinglePath, size)
+    elif mode != "plain":
         mixing = "auto" if mode == "kernels" else "branches"
         model = lwdc.wrap(model, SearchSpace(setting["ops"]), input_size=size, mixing=mixing)
         table = tabulate(model, Macs())
@@ -104,6 +108,8 @@ def worker(name: str, mode: str, threads: int, device: str) -> None:
         torch.optim.SGD(weight_parameters(model), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
     )
 
+    lesson = PathLesson(model)
+
     def step() -> None:
         loss = torch.nn.functional.cross_entropy(model(images), labels)
         if table is not None:
@@ -111,6 +117,8 @@ def worker(name: str, mode: str, threads: int, device: str) -> None:
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if mode == "paths":
+            lesson.after_backward()
         for optimiser in optimisers:
             optimiser.step()
         if device == "cuda":

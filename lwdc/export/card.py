@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from lwdc.files import write_text
-from lwdc.records import Int8Result, Measures, Result
+from lwdc.records import CostResult, Int8Result, Measures, Result
 from lwdc.text import percent, points, si, significant
 
 FILE = "model_card.md"
@@ -28,10 +28,7 @@ def card(result: Result, *, licence: str | None = None) -> str:
     head = {"license": licence or "unknown", "library_name": "lwdc", "datasets": [data], "tags": ["lwdc", "compressed"]}
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", ""]
     lines += [f"# {network} on {data}, compressed", ""]
-    asked = " and ".join(
-        f"{cost.name} ({f'budget {cost.budget}' if cost.budget is not None else f'factor {cost.factor}'})"
-        for cost in result.costs
-    )
+    asked = " and ".join(_asked(cost) for cost in result.costs)
     lines += [f"Compressed with lwdc {result.environment.get('lwdc', '')} under {asked}, seed {result.seed}.", ""]
     lines += [*_figures(result), "", "## Operators", ""]
     counts = Counter(site.operator for site in result.sites)
@@ -56,6 +53,12 @@ def card(result: Result, *, licence: str | None = None) -> str:
         measured_on = f"{result.environment.get('device')}, {result.environment.get('threads')} threads"
         lines += ["", f"Milliseconds were measured on: {measured_on}."]
     return "\n".join([*lines, ""])
+
+
+def _asked(cost: CostResult) -> str:
+    if cost.budget is not None:
+        return f"{cost.name} (budget {cost.budget})"
+    return cost.name if cost.factor is None else f"{cost.name} (factor {cost.factor})"
 
 
 def _figures(result: Result) -> list[str]:

@@ -5,6 +5,7 @@ from lwdc.gates.gumbel import GumbelSoftmax
 from lwdc.gates.lwdc import TrainableGate
 from lwdc.gates.one_hot import OneHot
 from lwdc.gates.reinmax import ReinMax
+from lwdc.gates.single_path import SinglePath
 from lwdc.gates.softmax import Softmax
 
-__all__ = ["Gate", "GumbelSoftmax", "OneHot", "ReinMax", "Softmax", "TrainableGate"]
+__all__ = ["Gate", "GumbelSoftmax", "OneHot", "ReinMax", "SinglePath", "Softmax", "TrainableGate"]

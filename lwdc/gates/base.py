@@ -19,6 +19,8 @@ class Gate(nn.Module, abc.ABC):
     A subclass gives ``sample`` and, where evaluation or expectation is not the tempered softmax, those.
     """
 
+    takes_one = False  # every sample is one-hot, and what it leaves out needs no gradient: it need not run
+
     logits: nn.Parameter
     uniform: Tensor
     temperature: Tensor

@@ -4,7 +4,7 @@ from lwdc.pipeline.compress import PHASES, compress
 from lwdc.pipeline.compute import Compute
 from lwdc.pipeline.prepare import Prepared, prepare
 from lwdc.pipeline.run import Interrupted, Run, check_folder, compare_configs
-from lwdc.pipeline.settings import BackboneSettings, CostSettings, FrontSettings, Settings
+from lwdc.pipeline.settings import BackboneSettings, CostSettings, FrontSettings, ScoreSettings, Settings
 
 __all__ = [
     "PHASES",
@@ -15,6 +15,7 @@ __all__ = [
     "Interrupted",
     "Prepared",
     "Run",
+    "ScoreSettings",
     "Settings",
     "check_folder",
     "compare_configs",

@@ -6,7 +6,7 @@ import dataclasses
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,18 @@ from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, pr
 from lwdc.pipeline.quantising import quantise, warning_of
 from lwdc.pipeline.ranks import Ranks
 from lwdc.pipeline.run import Interrupted, Run, alone, check_folder, resumable
-from lwdc.pipeline.settings import Settings
+from lwdc.pipeline.scoring import search_by_scores, train_paths
+from lwdc.pipeline.settings import CostSettings, Settings
 from lwdc.pipeline.settling import settle
 from lwdc.records import Accuracies, CostResult, Result, as_dict
 from lwdc.selection import selection_ops
-from lwdc.strategies import SearchLesson, search_fit
+from lwdc.strategies import Chooser, search_fit
 from lwdc.surgery import discretise, rebuild
 from lwdc.tracking import Sink
 from lwdc.training import Fit, Recipe, load_checkpoint, put_tensors, read_tensors, save_checkpoint
 
 PHASES = ("baseline", "search", "finetune", "export")
+TIMED = ("baseline", "paths", "search", "finetune")  # as they follow one another; paths in searches by scores alone
 TABLES = "costs.json"
 
 
@@ -84,7 +86,8 @@ def _compress(
     if until == "baseline":
         prepared: Trainable = prepare_training(settings, ranks)
     else:
-        source = folder if resume else settings.searched
+        # A supernet trained by paths serves any costs.
+        source = folder if resume else settings.searched if settings.scores is None else None
         tables = None if source is None else ranks.from_first(lambda: _tables(source))
         prepared = prepare(settings, tables, ranks)
     options: dict[str, Any] = {"ignore": ignore, "checkpoint_minutes": settings.checkpoint_minutes}
@@ -154,10 +157,7 @@ def _say_what_is_trained(prepared: Trainable, run: Run) -> None:
 def _say_what_is_planned(prepared: Prepared, run: Run) -> None:
     settings, plan = prepared.settings, prepared.plan
     costs = [(cost, table) for cost, table in zip(settings.cost.all, prepared.tables, strict=True)]
-    pressure = " and ".join(
-        f"{table.name}, " + (f"factor {cost.factor}" if cost.budget is None else f"budget {cost.budget}")
-        for cost, table in costs
-    )
+    pressure = " and ".join(f"{table.name}, {_asked(cost)}" for cost, table in costs)
     epochs = "+".join(str(recipe.epochs) for recipe in (settings.train, settings.search, settings.finetune))
     run.note(
         f"{prepared.backbone.name} on {settings.data.name}; {pressure}; "
@@ -176,6 +176,12 @@ def _say_what_is_planned(prepared: Prepared, run: Run) -> None:
         run.note(f"{name} dropped at {count} site(s): {reason}")
     for name, reason in plan.left_alone:
         run.note(f"{name} left alone: {reason}")
+
+
+def _asked(cost: CostSettings) -> str:
+    if cost.budget is not None:
+        return f"budget {cost.budget}"
+    return "as its score counts it" if cost.factor is None else f"factor {cost.factor}"
 
 
 def _baseline(prepared: Trainable, run: Run) -> nn.Module:
@@ -197,14 +203,31 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
 
 
 def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Module, Architecture]:
-    settings = prepared.settings
     supernet = prepared.placed(prepared.supernet(baseline))
     if "search" in run.done:
         return _chosen(run, supernet)
+    seconds, find = _trained_search(prepared, run, baseline, supernet)
+    figures = run.ranks.from_first(lambda: _choose(prepared.alone(), run, baseline, supernet, find))
+    seconds += figures.pop("seconds")
+    run.finish("search", seconds=seconds, **figures)
+    return _chosen(run, supernet)
+
+
+def _trained_search(
+    prepared: Prepared, run: Run, baseline: nn.Module, supernet: nn.Module
+) -> tuple[float, Callable[[], tuple[Chooser, dict[str, Any]]]]:
+    """What all ranks do of the search, in place on the supernet: its wall time, and how the first one then chooses.
+
+    That also gives figures, with further ``seconds``.
+    """
+    settings = prepared.settings
+    if settings.scores is not None:
+        train_paths(prepared, run, baseline, supernet)
+        return 0.0, lambda: search_by_scores(prepared.alone(), run, baseline, supernet)
     lesson = prepared.lesson(supernet)
     seconds = 0.0
     if settings.searched is not None:
-        load_search(supernet, settings.searched)
+        load_search(supernet, settings.searched, SUPERNET)
         run.note(f"the search is that of {settings.searched}")
     else:
         teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
@@ -213,24 +236,26 @@ def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Modul
             seed=settings.seed, fabric=prepared.fabric, teacher=teacher, sync_norms=settings.compute.sync_norms,
         )  # fmt: skip
         seconds = run.train(fit)
-    figures = run.ranks.from_first(lambda: _choose(prepared.alone(), run, baseline, supernet, lesson))
-    seconds += figures.pop("seconds")
-    run.finish("search", seconds=seconds, **figures)
-    return _chosen(run, supernet)
+    return seconds, lambda: (lesson, {"seconds": 0.0})
 
 
 def _choose(
-    prepared: Prepared, run: Run, baseline: nn.Module, supernet: nn.Module, lesson: SearchLesson
-) -> dict[str, Any]:  # fmt: skip
+    prepared: Prepared,
+    run: Run,
+    baseline: nn.Module,
+    supernet: nn.Module,
+    find: Callable[[], tuple[Chooser, dict[str, Any]]],
+) -> dict[str, Any]:
     """Settle on an architecture and write it, with its weights and the supernet's; figures for later phases."""
+    chooser, known = find()
     clock = time.perf_counter()
-    architecture, measured, missed = settle(prepared, lesson, baseline, run.note)
-    if prepared.front is not None:
+    architecture, measured, missed = settle(prepared, chooser, baseline, run.note)
+    if prepared.front is not None or prepared.menu is not None:
         settle_norms(prepared, supernet)
-    network, found = chosen_network(prepared, supernet, baseline, architecture, mixes=not lesson.hard)
+    network, found = chosen_network(prepared, supernet, baseline, architecture, mixes=not chooser.hard)
     said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
     run.note(f"of the validation examples the network chosen has right {said}; the best of it goes on")
-    seconds = time.perf_counter() - clock
+    seconds = known["seconds"] + time.perf_counter() - clock
     save_checkpoint(run.folder / SUPERNET, {"state": supernet.state_dict()})
     _save_weights(network, run.folder / "discretised.safetensors")
     architecture.save(run.folder / "architecture.json")
@@ -238,6 +263,7 @@ def _choose(
     if warning := architecture.verdict():
         run.note(warning, "warning")
     return {
+        **known,
         "seconds": seconds,
         "valid": max(found.values()),
         "supernet_valid": prepared.accuracy(supernet, "valid"),
@@ -245,7 +271,7 @@ def _choose(
         "cost_after": prepared.table.in_unit(prepared.table.of(architecture)),
         "measured": measured,
         "warnings": [missed] if missed else [],
-        "probabilities": lesson.decidedness(architecture),
+        "probabilities": chooser.decidedness(architecture),
         "errors": {n: op.errors for n, op in ops.items()},
     }
 
@@ -325,7 +351,7 @@ def _export(
         sites=sites,
         exports=tuple(exports),
         warnings=tuple(text for text in warnings if text),
-        seconds={phase: run.done[phase]["seconds"] for phase in ("baseline", "search", "finetune")}
+        seconds={phase: run.done[phase]["seconds"] for phase in TIMED if phase in run.done}
         | {"export": time.perf_counter() - clock},
         environment=environment(prepared.fabric.device),
         folder=str(run.folder),

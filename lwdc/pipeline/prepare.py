@@ -10,11 +10,12 @@ from torch import nn
 
 from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.candidates.sampling import starts_of
-from lwdc.costs import BudgetController, CostTable, parse_budget, tabulate
+from lwdc.costs import BudgetController, CostTable, choose_within, parse_budget, tabulate
 from lwdc.data.seeding import seed_all
-from lwdc.errors import BackboneError, CheckpointError, CostError, TrainingError
+from lwdc.errors import BackboneError, CheckpointError, CostError, LwdcError, TrainingError
 from lwdc.pipeline.ranks import Ranks
 from lwdc.pipeline.settings import FrontSettings, Settings
+from lwdc.proposers import Menu, Proposer
 from lwdc.selection import selection_ops
 from lwdc.space import Plan, make_plan
 from lwdc.strategies import (
@@ -75,6 +76,7 @@ class Prepared(Trainable):
     tables: tuple[CostTable, ...]  # one for every cost, the one asked for first before the others
     bounds: tuple[int | None, ...]  # of their budgets, in whole numbers of the tables
     front: tuple[int, int] | None = None  # the bounds between which a front is searched for, the smaller one first
+    menu: Menu | None = None  # what a search by scores chooses from
 
     @property
     def table(self) -> CostTable:
@@ -105,6 +107,7 @@ class Prepared(Trainable):
     def lesson(self, supernet: nn.Module) -> SearchLesson:
         """What the search adds to training."""
         settings = self.settings
+        assert settings.logits_optim is not None
         joint = JointLesson(
             supernet, self._pressures(supernet), settings.logits_optim,
             decide=settings.decide, decide_from=settings.decide_from,
@@ -113,6 +116,16 @@ class Prepared(Trainable):
             return joint
         assert self.bound is not None
         return FrontLesson(joint, self.bound)
+
+    def proposer(self, reference: float) -> Proposer:
+        """The strategy of a search by scores, whose original network has the accuracy ``reference``."""
+        scores = self.settings.scores
+        assert scores is not None and self.menu is not None
+        seed = derive_seed(self.settings.seed, "proposer", 0) % 2**32
+        try:
+            return scores.proposer(self.menu, score=scores.score, reference=reference, seed=seed)
+        except TypeError as error:
+            raise LwdcError(f"strategy.proposer cannot be built: {error}") from error
 
     def _pressures(self, supernet: nn.Module) -> list[Pressure | Held]:
         """One for every cost."""
@@ -159,10 +172,13 @@ def prepare(
     measured is not measured again. Raises the ``LwdcError`` of whatever does not fit.
     """
     if settings.searched is not None:
-        _search_file(settings.searched)
+        _search_file(settings.searched, reused_file(settings))
     costs = settings.cost.all
-    for cost in costs:
-        check_pressure(cost.model.name, cost.factor, cost.budget)
+    if settings.scores is not None:
+        settings.scores.check_costs(costs)
+    else:
+        for cost in costs:
+            check_pressure(cost.model.name, cost.factor, cost.budget)
     start = prepare_training(settings, ranks)
     model = start.model
     plan = make_plan(model, settings.space, settings.data.input_size)
@@ -182,11 +198,17 @@ def prepare(
         for cost, table in zip(costs, tables, strict=True)
     )
     front = None if settings.front is None else _range(settings.front, tables[0], bounds[0])
-    prepared = Prepared(settings, start.ranks, start.backbone, model, start.notes, plan, tables, bounds, front)
+    menu = None if settings.scores is None else Menu.of(plan, tables, bounds)
+    prepared = Prepared(settings, start.ranks, start.backbone, model, start.notes, plan, tables, bounds, front, menu)
     prepared.add_dial(probe)
     if settings.searched is not None:
-        load_search(probe, settings.searched)
-    prepared.lesson(probe).choice()  # refuses budgets that clash
+        load_search(probe, settings.searched, reused_file(settings))
+    if menu is None:
+        prepared.lesson(probe).choice()  # refuses budgets that clash
+    else:
+        asked = [(table, bound) for table, bound in zip(tables, bounds, strict=True) if bound is not None]
+        choose_within(probe, asked)  # does, too
+        prepared.proposer(reference=1.0)  # and this what it cannot be built with
     return prepared
 
 
@@ -205,9 +227,9 @@ def _range(front: FrontSettings, table: CostTable, asked: int | None) -> tuple[i
     return smaller, larger
 
 
-def load_search(supernet: nn.Module, folder: Path) -> None:
-    """Load what an earlier run's search made of the same supernet, in place. Raises ``CheckpointError``."""
-    path = _search_file(folder)
+def load_search(supernet: nn.Module, folder: Path, name: str) -> None:
+    """Load what an earlier run made of the same supernet, in place. Raises ``CheckpointError``."""
+    path = _search_file(folder, name)
     try:
         supernet.load_state_dict(load_checkpoint(path)["state"])
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
@@ -217,11 +239,17 @@ def load_search(supernet: nn.Module, folder: Path) -> None:
         ) from error
 
 
-SUPERNET = "supernet.pt"
+SUPERNET = "supernet.pt"  # as it is when the architecture has been chosen
+PATHS = "paths.pt"  # trained by sampling paths, before any search
 
 
-def _search_file(folder: Path) -> Path:
-    path = Path(folder) / SUPERNET
+def reused_file(settings: Settings) -> str:
+    """What ``searched`` takes from another run's folder."""
+    return SUPERNET if settings.scores is None else PATHS
+
+
+def _search_file(folder: Path, name: str) -> Path:
+    path = Path(folder) / name
     if not path.is_file():
         raise CheckpointError(f"searched={folder} has no {path.name}; name the folder of a run that has searched.")
     return path

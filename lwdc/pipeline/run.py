@@ -131,6 +131,17 @@ class Run:
         self._fit_state = None  # of this phase, if it was taken from another run after all
         self._save(None)
 
+    def keep(self, phase: str, state: dict[str, Any], seconds: float) -> None:
+        """Save the state of a phase under way that is no training, after ``seconds`` of it, with the records so far."""
+        self._save({"state": {**state, "phase": phase}, "seconds": seconds})
+
+    def unfinished(self, phase: str) -> dict[str, Any] | None:
+        """What ``keep`` saved of the phase before the run was broken off, with its ``seconds``; None if nothing was."""
+        fit, self._fit_state = self._fit_state, None
+        if fit is None or fit["state"]["phase"] != phase:
+            return None
+        return {**fit["state"], "seconds": fit["seconds"]}
+
     def show_result(self) -> Result:
         """Hand the result of a finished run to every sink once more, but not to its records."""
 

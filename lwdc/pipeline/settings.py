@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ from torch import Tensor
 
 from lwdc.costs import CostModel, WholeCostModel, linear
 from lwdc.data import DataModule
-from lwdc.errors import LwdcError
+from lwdc.errors import CostError, LwdcError, unknown_name
+from lwdc.evaluators import Evaluator
 from lwdc.export import check_formats
 from lwdc.gates import Gate, Softmax
 from lwdc.pipeline.compute import Compute
+from lwdc.proposers import ProposerFactory, Score, kept
 from lwdc.selection import Mixing
 from lwdc.space import SearchSpace
 from lwdc.training import OptimiserFactory, Recipe
@@ -65,6 +67,55 @@ class FrontSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScoreSettings:
+    """A search by scores: a proposer asks for architectures, and an evaluator says what they are worth."""
+
+    proposer: ProposerFactory
+    evaluators: Mapping[str, Evaluator]  # by name, from cheap to dear
+    evaluator: str  # the name of the one that scores
+    score: Score = kept
+    evaluations: int = 100
+    batch: int = 10  # architectures that are asked for at once
+    jobs: int = 1  # of these evaluated at a time
+    correlate: int = 0  # random architectures that all evaluators rank before the search
+
+    def __post_init__(self) -> None:
+        for name, least in (("evaluations", 1), ("batch", 1), ("jobs", 1), ("correlate", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise LwdcError(f"strategy.{name} is a number from {least} on, found {value!r}.")
+        if self.evaluator not in self.evaluators:
+            raise LwdcError("strategy.evaluator: " + unknown_name("evaluator", str(self.evaluator), self.evaluators))
+        if self.correlate == 1 or (self.correlate and len(self.evaluators) < 2):
+            raise LwdcError(
+                f"strategy.correlate={self.correlate} compares how evaluators rank architectures: that takes two or "
+                f"more of each, and there are evaluators {', '.join(self.evaluators)}."
+            )
+
+    def check_costs(self, costs: Sequence[CostSettings]) -> None:
+        """Raises ``CostError`` for what a search by scores cannot do with its costs."""
+        for cost in costs:
+            if cost.factor is not None:
+                raise CostError(
+                    f"{cost.model.name}: a search by scores weighs accuracy and cost by strategy.score, and has no use "
+                    "for cost.factor: leave it out and give cost.budget, or take the score lwdc.proposers.compression."
+                )
+            given = {name: getattr(cost, name) for name in ("ramp", "begin", "end", "stiffness", "rate")}
+            if changed := [name for name, value in given.items() if value != getattr(CostSettings, name)]:
+                raise CostError(
+                    f"{cost.model.name}: cost.{changed[0]} says how a search by gradients is driven to its budget; a "
+                    "search by scores proposes only what keeps it. Leave it out."
+                )
+        if costs[0].budget is None and self.score(1.0, 0.5) == self.score(1.0, 1.0):
+            raise CostError(
+                f"{costs[0].model.name}: the score counts accuracy alone, so give cost.budget; or take a score that "
+                "counts the cost, by strategy.score._target_=lwdc.proposers.compression."
+            )
+        if missing := next((cost.model.name for cost in costs[1:] if cost.budget is None), None):
+            raise CostError(f"{missing}: a further cost of a search by scores is a bound, so give its budget.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """One run of the whole line."""
 
@@ -74,11 +125,12 @@ class Settings:
     train: Recipe
     search: Recipe
     finetune: Recipe
-    logits_optim: OptimiserFactory
+    logits_optim: OptimiserFactory | None = None  # a search by scores needs none
     prior: float = 4.0  # weight of what operators keep of the trained layers, in the logits at the start
     decide: float = 1.0
     decide_from: float = 0.5
     front: FrontSettings | None = None  # None: a search for one factor or budget
+    scores: ScoreSettings | None = None  # None: a search by gradients
     space: SearchSpace = dataclasses.field(default_factory=SearchSpace)
     gate: Callable[[int], Gate] = Softmax
     mixing: Mixing = "auto"
@@ -94,7 +146,7 @@ class Settings:
     seed: int = 0
     deterministic: bool = False  # only algorithms that give the same bits every time
     baseline: Path | None = None  # folder of a run whose baseline is reused
-    searched: Path | None = None  # folder of a run with a front, whose baseline and search are reused
+    searched: Path | None = None  # folder of a run whose baseline and search (of a front), or supernet, are reused
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
@@ -112,8 +164,21 @@ class Settings:
                 "strategy=joint_front searches under one cost and is read off at a budget: give cost.budget, and "
                 "neither cost.factor nor cost.also; or use strategy=joint."
             )
-        if self.searched is not None and self.front is None:
-            raise LwdcError("searched= takes up a search with strategy=joint_front; give that strategy here, too.")
+        if self.searched is not None and self.front is None and self.scores is None:
+            raise LwdcError(
+                "searched= takes up a search with strategy=joint_front, or the supernet of a search by scores: give "
+                "such a strategy here, too."
+            )
+        if self.scores is None:
+            if self.logits_optim is None:
+                raise LwdcError("a search by gradients trains the gates' logits: give strategy.logits_optim.")
+            if self.gate(2).takes_one:
+                raise LwdcError("gate=single_path learns nothing: choose another gate, or a strategy like random.")
+        elif not self.gate(2).takes_one:
+            raise LwdcError(
+                "a search by scores trains one path a step, drawn evenly, whatever the gate: leave gate= out, which is "
+                "then single_path."
+            )
         for size in self.latency_batches:
             if not isinstance(size, int) or size < 1:
                 raise LwdcError(f"latency_batches are batch sizes from 1 on, found {size!r}.")

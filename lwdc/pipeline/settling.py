@@ -9,14 +9,14 @@ from lwdc.architecture import Architecture
 from lwdc.costs import MeasuredCostModel
 from lwdc.errors import CostError
 from lwdc.pipeline.prepare import Prepared
-from lwdc.strategies import SearchLesson
+from lwdc.strategies import Chooser
 from lwdc.surgery import discretise
 
 _ATTEMPTS = 5
 
 
 def settle(
-    prepared: Prepared, lesson: SearchLesson, baseline: nn.Module, note: Callable[[str, str], None]
+    prepared: Prepared, chooser: Chooser, baseline: nn.Module, note: Callable[[str, str], None]
 ) -> tuple[Architecture, list[float | None], str | None]:
     """The choice, what each cost was measured to be for it, in its unit (None for counted ones), and any warning.
 
@@ -29,10 +29,10 @@ def settle(
     for _ in range(_ATTEMPTS):
         tried = list(bounds)
         try:
-            architecture = lesson.choice(tried)
+            architecture = chooser.choice(tried)
         except CostError:  # nothing is left below the bound: what was found before stands
             break
-        measured = _measured(prepared, lesson, baseline, architecture)
+        measured = _measured(prepared, chooser, baseline, architecture)
         excess = [0.0] * len(bounds)
         for i, (table, asked, found) in enumerate(zip(prepared.tables, prepared.bounds, measured, strict=True)):
             if found is None:
@@ -49,7 +49,7 @@ def settle(
         if not any(excess):
             break
     assert best is not None  # the first bounds are those that `prepare` has tried
-    lesson.choice(kept)  # leaves a supernet whose gates depend on the budget where the best was found
+    chooser.choice(kept)  # leaves a supernet whose gates depend on the budget where the best was found
     warning = None
     if best[0]:
         warning = f"no architecture tried keeps the budget as measured: the nearest one is {best[0]:.1%} above it"
@@ -58,11 +58,11 @@ def settle(
 
 
 def _measured(
-    prepared: Prepared, lesson: SearchLesson, baseline: nn.Module, architecture: Architecture
+    prepared: Prepared, chooser: Chooser, baseline: nn.Module, architecture: Architecture
 ) -> list[int | None]:
     """In whole numbers of the tables."""
     size = prepared.settings.data.input_size
-    network, _ = discretise(lesson.supernet, architecture)
+    network, _ = discretise(chooser.supernet, architecture)
     found: list[int | None] = []
     for cost, table in zip(prepared.settings.cost.all, prepared.tables, strict=True):
         if isinstance(cost.model, MeasuredCostModel):

@@ -15,7 +15,7 @@ COLUMNS = (
     "overrides", "seed", "status", "cost", "factor", "budget", "cost_before", "cost_after", "macs_before",
     "macs_after", "params_before", "params_after", "bytes_before", "bytes_after", "latency_ms_before",
     "latency_ms_after", "test_baseline", "test_supernet", "test_discretised", "test_finetuned", "valid_baseline",
-    "valid_supernet", "valid_discretised", "valid_finetuned", "folder",
+    "valid_supernet", "valid_discretised", "valid_finetuned", "evaluations", "search_seconds", "folder",
 )  # fmt: skip
 
 
@@ -80,9 +80,10 @@ def shared_baseline(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path |
 
 
 def shared_search(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path | None:
-    """The same for the search of a front, which is made once whatever is read off."""
+    """The same for the search of a front, which is made once whatever is read off, and for a supernet of paths."""
     wanted = _searches(config)
-    return _earlier(sweep, own, "search", lambda known: not differences(_searches(known), wanted, _APART))
+    phase = "paths" if "proposer" in config["strategy"] else "search"
+    return _earlier(sweep, own, phase, lambda known: not differences(_searches(known), wanted, _APART))
 
 
 def check_searched(folder: Path, config: Mapping[str, Any]) -> None:
@@ -91,16 +92,21 @@ def check_searched(folder: Path, config: Mapping[str, Any]) -> None:
     if differing := differences(_searches(known), _searches(config), ["baseline", *_APART]):
         raise CheckpointError(
             f"searched={folder} searched with another configuration: {differing}. "
-            "Only cost.budget and what follows the search may differ."
+            "Only cost.budget, or in searches by scores the cost and who proposes, and what follows may differ."
         )
 
 
 def _searches(config: Mapping[str, Any]) -> dict[str, Any]:
-    """All of a configuration that the search of a front depends on."""
+    """All of a configuration that the search of a front, or a supernet trained by paths, depends on."""
+    if "proposer" in config["strategy"]:
+        strategy = {key: value for key, value in config["strategy"].items() if key not in _ASKING}
+        return _trains(config) | {key: config.get(key) for key in ("space", "gate")} | {"strategy": strategy}
     asked = {key: value for key, value in config["cost"].items() if key != "budget"}
     return _trains(config) | {key: config.get(key) for key in ("space", "gate", "strategy")} | {"cost": asked}
 
 
+# Of searches by scores: what comes after the training of paths.
+_ASKING = ("proposer", "score", "evaluations", "batch", "jobs", "evaluator", "evaluators", "correlate")
 _APART = (  # of these settings: what the search does not depend on
     "strategy.refit_images", "strategy.recalibrate_batches", "compute.accelerator", "compute.threads",
     "compute.devices", "compute.nodes", "compute.strategy", "compute.timeout_s", "cost.cache", "cost.strict",
@@ -142,6 +148,11 @@ def _found(folder: Path) -> dict[str, Any]:
         ("search", "valid"): "valid_discretised",
         ("search", "cost_before"): "cost_before",
         ("search", "cost_after"): "cost_after",
+        ("search", "evaluations"): "evaluations",
         ("finetune", "valid"): "valid_finetuned",
     }
-    return {column: done[phase][key] for (phase, key), column in wanted.items() if phase in done}
+    found = {column: done[phase].get(key) for (phase, key), column in wanted.items() if phase in done}
+    if "search" in done:
+        seconds = sum(done[phase]["seconds"] for phase in ("paths", "search") if phase in done)
+        found["search_seconds"] = round(seconds, 2)
+    return found

@@ -1,4 +1,4 @@
-"""What every search promises beyond a lesson: a choice."""
+"""What every search promises: a choice."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,8 +9,8 @@ from lwdc.architecture import Architecture
 from lwdc.training.fit import Lesson
 
 
-class SearchLesson(Lesson, Protocol):
-    """A lesson that trains the gates of ``supernet`` and afterwards chooses."""
+class Chooser(Protocol):
+    """Chooses among the architectures of ``supernet``, once the search is done."""
 
     supernet: nn.Module
     hard: bool  # one operator a step was trained, and no mixture
@@ -23,3 +23,7 @@ class SearchLesson(Lesson, Protocol):
 
     def decidedness(self, architecture: Architecture) -> dict[str, float]:
         """Per site the probability of the architecture's operator."""
+
+
+class SearchLesson(Lesson, Chooser, Protocol):
+    """A lesson that trains the gates and afterwards chooses by them."""

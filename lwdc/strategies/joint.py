@@ -9,16 +9,15 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
-from lwdc.candidates.original import Original
 from lwdc.candidates.sampling import starts_of
 from lwdc.costs import choose_within
 from lwdc.data import DataModule
 from lwdc.records import GateRecord, SearchState
-from lwdc.selection import SelectionOp, advance, gates, selection_ops
-from lwdc.strategies.base import SearchLesson
+from lwdc.selection import advance, gates, selection_ops
+from lwdc.strategies.idle import spare_idle
 from lwdc.strategies.pressure import Held, Pressure
 from lwdc.surgery import candidate_index
-from lwdc.training import Fit, OptimiserFactory, Recipe
+from lwdc.training import Fit, Lesson, OptimiserFactory, Recipe
 
 
 class JointLesson:
@@ -60,16 +59,8 @@ class JointLesson:
         return term
 
     def after_backward(self) -> None:
-        """Operators that took no part have a zero gradient: momentum and decay would still move them."""
-        if not self.hard:
-            return
-        for op in selection_ops(self.supernet).values():
-            if op.sampled is None:
-                continue
-            for operator, weight in zip(op.operators, op.sampled.tolist(), strict=True):
-                if weight == 0:
-                    for parameter in _weights_of(operator, op):
-                        parameter.grad = None
+        if self.hard:
+            spare_idle(self.supernet)
 
     def end(self, step_share: float) -> None:
         for pressure in self.pressures:
@@ -109,13 +100,6 @@ class JointLesson:
             pressure.load_state_dict(saved)
 
 
-def _weights_of(operator: nn.Module, op: SelectionOp) -> list[nn.Parameter]:
-    """The parameters of one operator alone; those of the original are the convolution's, but for the shared bias."""
-    if isinstance(operator, Original):
-        return [p for name, p in op.conv.named_parameters() if name != "bias"]
-    return list(operator.parameters())
-
-
 def mean_entropy(supernet: nn.Module) -> Tensor:
     """How undecided the gates are: their mean entropy as a share of the largest, in [0, 1]."""
     entropies = []
@@ -138,15 +122,19 @@ def search_fit(
     supernet: nn.Module,
     data: DataModule,
     recipe: Recipe,
-    lesson: SearchLesson,
+    lesson: Lesson,
     *,
     seed: int,
     fabric: Fabric,
+    phase: str = "search",
     teacher: nn.Module | None = None,
     sync_norms: bool = False,
 ) -> Fit:
-    """One pass over weights and logits, in place, as a ``Fit``; afterwards ``lesson.choice()`` is the architecture."""
+    """One pass over the weights, and over what the lesson trains, in place, as a ``Fit``.
+
+    Afterwards ``lesson.choice()`` of a ``SearchLesson`` is the architecture.
+    """
     return Fit(
-        "search", supernet, data, recipe, seed=seed, fabric=fabric, teacher=teacher, lesson=lesson,
+        phase, supernet, data, recipe, seed=seed, fabric=fabric, teacher=teacher, lesson=lesson,
         parameters=weight_parameters(supernet), sync_norms=sync_norms,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lwdc.gates
 from lwdc.errors import SpaceError
-from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax, TrainableGate
+from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, SinglePath, Softmax, TrainableGate
 from lwdc.gates.base import one_hot_of, straight_through
 
 MakeGate = Callable[..., Gate]
@@ -23,11 +23,12 @@ def hard_gumbel(num_candidates: int, **schedule: Any) -> Gate:
     return GumbelSoftmax(num_candidates, hard=True, **schedule)
 
 
-ALL: list[MakeGate] = [Softmax, GumbelSoftmax, hard_gumbel, OneHot, TrainableGate, ReinMax]
+ALL: list[MakeGate] = [Softmax, GumbelSoftmax, hard_gumbel, OneHot, TrainableGate, ReinMax]  # that learn
 HARD: list[MakeGate] = [hard_gumbel, OneHot, TrainableGate, ReinMax]
-RANDOM: list[MakeGate] = [GumbelSoftmax, hard_gumbel, ReinMax]
+RANDOM: list[MakeGate] = [GumbelSoftmax, hard_gumbel, ReinMax, SinglePath]
 
 every_gate = pytest.mark.parametrize("make", ALL)
+any_gate = pytest.mark.parametrize("make", [*ALL, SinglePath])
 hard_gates = pytest.mark.parametrize("make", HARD)
 
 
@@ -52,10 +53,10 @@ def forms(gate: Gate) -> list[Tensor]:
 
 def test_the_list_above_holds_every_gate_of_the_package() -> None:
     made = {type(make(2)) for make in ALL}
-    assert {getattr(lwdc.gates, name) for name in lwdc.gates.__all__} - {Gate} == made
+    assert {getattr(lwdc.gates, name) for name in lwdc.gates.__all__} - {Gate, SinglePath} == made
 
 
-@every_gate
+@any_gate
 @given(logits=st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=9), temperature=st.floats(0.05, 5))
 @settings(max_examples=40)
 def test_every_form_sums_to_one(make: MakeGate, logits: list[float], temperature: float) -> None:
@@ -67,7 +68,7 @@ def test_every_form_sums_to_one(make: MakeGate, logits: list[float], temperature
         assert bool((weights >= 0).all())
 
 
-@every_gate
+@any_gate
 def test_expectation_and_evaluation_are_not_random(make: MakeGate) -> None:
     gate = drawn(make)
     for ask in (gate.expectation, gate.expected, gate.probabilities, gate.scores, gate.eval()):
@@ -120,7 +121,7 @@ def test_the_warm_up_is_uniform_and_moves_no_logit(make: MakeGate) -> None:
     assert gate.probabilities().tolist() != [0.25] * 4
 
 
-@every_gate
+@any_gate
 def test_the_temperature_falls_geometrically_to_its_end(make: MakeGate) -> None:
     gate = make(3, warmup=0.2, annealed=0.8, temperature=2.0, final_temperature=0.02)
     found = []
@@ -138,7 +139,7 @@ def test_every_schedule_ends_at_the_final_temperature(warmup: float, annealed: f
     assert int(gate.uniform) == 0
 
 
-@every_gate
+@any_gate
 def test_the_state_dict_carries_the_schedule(make: MakeGate) -> None:
     gate, other = drawn(make), drawn(make)
     for progress in (0.5, 0.9):
@@ -183,7 +184,7 @@ def test_the_score_is_an_average_that_outlives_one_flicker() -> None:
     assert int(gate.scores().argmax()) == 1
 
 
-@every_gate
+@any_gate
 def test_without_a_schedule_the_logits_decide(make: MakeGate) -> None:
     gate = make(4)
     gate.logits.data.copy_(torch.tensor([0.0, 1.0, 5.0, 2.0]))

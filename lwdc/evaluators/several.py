@@ -1,0 +1,46 @@
+"""Several evaluations at a time, in processes of their own."""
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+
+import torch
+from joblib import Parallel, delayed
+
+from lwdc.architecture import Architecture
+from lwdc.errors import TrainingError
+from lwdc.evaluators.base import Evaluation, Evaluator, Subject, evaluate
+
+
+def evaluate_all(
+    evaluator: Evaluator, subject: Subject, architectures: Sequence[Architecture], jobs: int = 1
+) -> Iterator[Evaluation]:
+    """One evaluation for each architecture, in their order, ``jobs`` at a time; what is found hangs not on ``jobs``.
+
+    Each process has as many threads as this one. Raises ``TrainingError`` if one of them is killed.
+    """
+    if jobs == 1 or len(architectures) < 2:
+        yield from (evaluate(evaluator, subject, architecture) for architecture in architectures)
+        return
+    here = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    work = Parallel(n_jobs=jobs, return_as="generator", mmap_mode=None, max_nbytes=None, pre_dispatch=jobs)
+    try:
+        yield from work(delayed(_elsewhere)(evaluator, subject, architecture, *here) for architecture in architectures)
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a process that evaluated an architecture was killed, as happens where memory is short: lower "
+            "strategy.jobs."
+        ) from error
+
+
+def _elsewhere(
+    evaluator: Evaluator, subject: Subject, architecture: Architecture, threads: int, deterministic: bool
+) -> Evaluation:
+    """One evaluation, in a process that leaves interrupts to the one that asked for it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    return evaluate(evaluator, subject, architecture)

@@ -1,0 +1,135 @@
+"""Evaluators: accuracies that hang on the architecture alone, and leave everything as it was."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from lwdc.architecture import Architecture
+from lwdc.backbones import Backbone
+from lwdc.data import Digits
+from lwdc.errors import DataError, LwdcError
+from lwdc.evaluators import (
+    Evaluator,
+    FineTuned,
+    FromScratch,
+    SharedWeights,
+    Subject,
+    evaluate,
+    evaluate_all,
+    fingerprint,
+)
+from lwdc.gates import SinglePath
+from lwdc.objectives import Distillation
+from lwdc.selection import selection_ops
+from lwdc.space import SearchSpace
+from lwdc.surgery import discretise, wrap
+from lwdc.training import Recipe, accuracy, recalibrate
+
+SPACE = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 4}, {"op": "pointwise"}])
+EVALUATORS: list[Evaluator] = [SharedWeights(50, 1), FineTuned(3, 50, 1), FromScratch(1, 50)]
+every_evaluator = pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda e: type(e).__name__)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    data = Digits(limit_train=128, valid=100)
+    data.prepare(torch.device("cpu"))
+    backbone = Backbone("cifar_resnet8", 10, 1, {"channels": (4, 8, 8), "drop_rate": 0.1})
+    torch.manual_seed(0)
+    baseline = backbone.create()
+    supernet = wrap(baseline, SPACE, SinglePath, (1, 8, 8))
+    recipe = Recipe(9, 64, functools.partial(torch.optim.SGD, lr=0.05), objective=Distillation(), ema=0.9)
+    return Subject(supernet, baseline, backbone.create, data, recipe, 0, Fabric(accelerator="cpu", devices=1))
+
+
+def architecture(subject: Subject, index: int) -> Architecture:
+    ops = selection_ops(subject.supernet)
+    return Architecture({name: op.candidates[(index + i) % 3] for i, (name, op) in enumerate(ops.items())})
+
+
+def states(subject: Subject) -> dict[str, Any]:
+    found = {**subject.supernet.state_dict(prefix="s."), **subject.baseline.state_dict(prefix="b.")}
+    return {name: value.clone() for name, value in found.items()}
+
+
+@every_evaluator
+def test_what_was_evaluated_before_changes_nothing(evaluator: Evaluator, subject: Subject) -> None:
+    before = states(subject)
+    first, second = (architecture(subject, index) for index in (0, 1))
+    found = [evaluate(evaluator, subject, a).accuracy for a in (first, second)]
+    torch.manual_seed(7)
+    again = [evaluate(evaluator, subject, a).accuracy for a in (second, first)]
+    assert found == again[::-1] and None not in found
+    after = states(subject)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(p.requires_grad for p in subject.baseline.parameters())
+
+
+def test_shared_weights_score_the_discretised_network_with_its_norms_re_estimated(subject: Subject) -> None:
+    chosen = architecture(subject, 1)
+    network, _ = discretise(subject.supernet, chosen)
+    recalibrate(network, subject.train_batches(2, 5), 2)
+    assert SharedWeights(60, 2)(subject, chosen, 5) == pytest.approx(accuracy(network, subject.held_out(60)), abs=0.02)
+    assert sum(len(labels) for _, labels in subject.held_out(60)) == 60
+    assert sum(len(labels) for _, labels in subject.held_out(None)) == 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Fails:
+    """Raises, or gives, what it is told to."""
+
+    outcome: Any
+
+    def __call__(self, subject: Subject, architecture: Architecture, seed: int) -> float:
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return float(self.outcome)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [(RuntimeError("out of\nmemory"), "out of memory"), (LwdcError("no"), "no"), (float("nan"), "the accuracy is nan")],
+)
+def test_a_failure_is_an_evaluation_with_its_reason(subject: Subject, outcome: Any, reason: str) -> None:
+    found = evaluate(Fails(outcome), subject, architecture(subject, 0))
+    assert (found.accuracy, found.error) == (None, reason)
+
+
+@pytest.mark.parametrize("outcome", [KeyboardInterrupt(), DataError("unreadable"), AttributeError("a mistake")])
+def test_what_is_no_fault_of_the_architecture_is_raised(subject: Subject, outcome: BaseException) -> None:
+    with pytest.raises(type(outcome)):
+        evaluate(Fails(outcome), subject, architecture(subject, 0))
+
+
+def test_a_fingerprint_tells_options_weights_data_and_seed_apart(subject: Subject) -> None:
+    own = fingerprint(SharedWeights(50), subject)
+    assert own == fingerprint(SharedWeights(50), subject)
+    other = wrap(subject.baseline, SPACE, SinglePath, (1, 8, 8))
+    next(other.parameters()).data.add_(1e-3)
+    data = Digits(limit_train=128, valid=100, split_seed=1)
+    data.prepare(torch.device("cpu"))
+    others = [
+        fingerprint(SharedWeights(51), subject),
+        *(
+            fingerprint(SharedWeights(50), dataclasses.replace(subject, **change))
+            for change in ({"supernet": other}, {"data": data}, {"seed": 1})
+        ),
+    ]
+    assert len({own, *others}) == 5
+
+
+@pytest.mark.parametrize("options", [{"images": 0}, {"images": 1.5}, {"batches": -1}, {"batches": True}])
+def test_options_that_say_nothing_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(LwdcError, match=r"an evaluator's (images|batches) is a number from"):
+        SharedWeights(**options)
+
+
+@pytest.mark.long  # processes that import PyTorch anew
+def test_several_at_a_time_find_what_one_after_the_other_do(subject: Subject) -> None:
+    asked = [architecture(subject, index) for index in range(3)]
+    alone, beside = ([e.accuracy for e in evaluate_all(EVALUATORS[0], subject, asked, jobs)] for jobs in (1, 2))
+    assert alone == beside and None not in alone
