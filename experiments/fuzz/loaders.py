@@ -20,7 +20,8 @@ from lwdc.backbones import load_weights
 from lwdc.costs import CostTable, FromFile
 from lwdc.costs.measurements import Measurements
 from lwdc.data import Esc10, Mnist
-from lwdc.data.image_folder import _open as open_image
+from lwdc.data.decoding import decode
+from lwdc.data.image_folder import ImageFiles
 from lwdc.data.wav import read_wav
 from lwdc.errors import CheckpointError
 from lwdc.export.package import read_description
@@ -80,8 +81,8 @@ def loaders() -> dict[str, Loader]:
         "wav": Loader("a.wav", _wav(), lambda f: read_wav(f / "a.wav", 8000)),
         "clips": Loader("ESC-10/meta.csv", _CLIPS, lambda f: Esc10(f).clips()),
         "idx": Loader("MNIST/raw/train-images-idx3-ubyte", _idx(np.zeros((4, 28, 28))), lambda f: Mnist(f).read()),
-        "image": Loader("a.png", _image("PNG"), lambda f: open_image(str(f / "a.png"))),
-        "image_jpeg": Loader("a.jpg", _image("JPEG"), lambda f: open_image(str(f / "a.jpg"))),
+        "image": Loader("a.png", _image("PNG"), lambda f: _decoded(f / "a.png")),
+        "image_jpeg": Loader("a.jpg", _image("JPEG"), lambda f: _decoded(f / "a.jpg")),
     }
     return found
 
@@ -110,6 +111,10 @@ _STATE = {
     "records": 3,
     "weights": {"a": torch.arange(6.0)},
 }
+
+
+def _decoded(path: Path) -> Image.Image:
+    return decode(path.name, lambda: ImageFiles("", (), torch.empty(0), (str(path),)).open(0))
 
 
 def _parsed(path: Path) -> Any:

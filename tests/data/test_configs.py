@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from lwdc.data import DataModule
+from lwdc.data import DataModule, Images
 
 FOLDER = Path(__file__).parents[2] / "conf" / "data"
 
@@ -15,11 +15,13 @@ FOLDER = Path(__file__).parents[2] / "conf" / "data"
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
 def test_config_builds_its_data_module(name: str) -> None:
     options = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
+    for other in options.pop("defaults", []):
+        options = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{other}.yaml")) | options
     module, _, target = options.pop("_target_").rpartition(".")
     cls = getattr(importlib.import_module(module), target)
     data = cls(**options)
     assert isinstance(data, DataModule)
-    if name != "image_folder":  # which is named after its folder
+    if not isinstance(data, Images):  # which are named after their folder
         assert data.name == name
     unlisted = set(inspect.signature(cls).parameters) - set(options)
-    assert unlisted <= {"mean", "std"}, "options that the config should list"
+    assert unlisted <= {"mean", "std", "options"}, "options that the config should list"
