@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -54,7 +55,7 @@ class WebDataset(Images):
     def _shards(self, name: str) -> tuple[list[Path], Sequence[int | None]]:
         """The files of a split in order, and how many samples each has if that is known."""
         info = self._info()
-        if ".tar" not in name and info.exists():
+        if ".tar" not in name and os.path.lexists(info):
             return _listed(info, name)
         pattern = name if ".tar" in name else f"{name}-*.tar"
         shards = [path for one in expand_braces(pattern) for path in self._matching(one)]
@@ -74,12 +75,12 @@ class WebDataset(Images):
 
     def _info(self) -> Path:
         old = self.root / "info.json"
-        return old if old.exists() else self.root / "_info.json"
+        return old if os.path.lexists(old) else self.root / "_info.json"
 
     def _numbered(self, labels: list[int], where: str) -> tuple[list[str], list[int]]:
         """Class names, and for each label which of them."""
         path = self.root / "classnames.txt"
-        if not path.exists():
+        if not os.path.lexists(path):
             found, numbers = np.unique(labels, return_inverse=True)
             return [str(label) for label in found.tolist()], numbers.tolist()
         try:
