@@ -22,8 +22,8 @@ class HfDataset(Images):
 
     Splits are called as there, parts too (``train[:90%]``). ``image_key`` and ``label_key`` are the columns of images
     and of class labels. The library turns the files into arrow tables in its own cache once; rows of these are read at
-    any place and time, in an order that is exact and resumable. Nothing is downloaded, no loading script is run. Needs
-    the extra ``huggingface``.
+    any place and time, in an order that is exact and resumable. A name on the hub is refused, and no loading script is
+    run. Needs the extra ``huggingface``.
     """
 
     def __init__(
@@ -55,6 +55,10 @@ class HfDataset(Images):
             raise DataError(
                 f"the column {self.label_key!r} of {where} holds no class labels; "
                 f"make it one by dataset.class_encode_column({self.label_key!r})."
+            )
+        if reader.dataset[0][self.image_key] is None:  # what the library makes of a column that is not there
+            raise DataError(
+                f"{where} has no column {self.image_key!r} of images; set data.image_key to that of images."
             )
         found = torch.from_numpy(labels.astype(np.int64))
         check_labels(found, len(reader.class_to_idx), where)

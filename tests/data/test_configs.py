@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,11 @@ def test_config_builds_its_data_module(name: str) -> None:
         assert data.name == name
     unlisted = set(inspect.signature(cls).parameters) - set(options)
     assert unlisted <= {"mean", "std", "options"}, "options that the config should list"
+
+
+def test_augmentations_are_set_on_the_command_line(lwdc_in: Callable[..., tuple[int, str, str]]) -> None:
+    for name in ("image_folder", "image_tar", "webdataset", "hf_dataset"):
+        given = ("search", f"data={name}", "data.augment.auto_augment=rand-m9-mstd0.5", "--cfg", "job")
+        code, out, error = lwdc_in(*given)
+        assert code == 0, error
+        assert "auto_augment: rand-m9-mstd0.5" in out and "image_size: 224" in out
