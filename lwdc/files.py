@@ -111,6 +111,21 @@ def read_bytes(path: Path, most: int = MOST) -> bytes:
         return file.read(most)
 
 
+def read_span(path: Path, start: int, count: int, most: int = MOST) -> bytes:
+    """``count`` bytes of a regular file from byte ``start`` on. Raises ``OSError``, and ``ValueError`` if the file ends
+    before, or for more than ``most``."""
+    if count > most:
+        raise ValueError(f"it has {count:,} bytes, and {most:,} at most are read")
+    if check_regular(path) < start + count:
+        raise ValueError(f"{path} ends before its byte {start + count:,}")
+    with Path(path).open("rb", buffering=0) as file:
+        file.seek(start)
+        found = bytearray()
+        while len(found) < count and (more := file.read(count - len(found))):
+            found += more
+    return bytes(found)
+
+
 def read_text(path: Path, most: int = MOST, *, encoding: str = "utf-8", errors: str = "strict") -> str:
     """The same as text; what is not in ``encoding`` is a ``ValueError``, unless ``errors`` says otherwise."""
     return read_bytes(path, most).decode(encoding, errors)

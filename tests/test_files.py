@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lwdc.errors import WriteError
-from lwdc.files import clear_leftovers, replacing, write_json, write_text
+from lwdc.files import clear_leftovers, read_span, replacing, write_json, write_text
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
 
@@ -72,3 +72,15 @@ def test_others_may_read_what_was_written(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "ünïcode")
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "ünïcode"
+
+
+def test_a_span_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"0123456789")
+    assert read_span(path, 3, 4) == b"3456" and read_span(path, 10, 0) == b""
+    with pytest.raises(ValueError, match="ends before its byte 11"):
+        read_span(path, 7, 4)
+    with pytest.raises(ValueError, match="it has 5 bytes, and 4 at most are read"):
+        read_span(path, 0, 5, most=4)
+    with pytest.raises(OSError, match="is no file, but a folder"):
+        read_span(tmp_path, 0, 0)

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import tarfile
 import tempfile
 import wave
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +21,9 @@ import lwdc
 from lwdc.backbones import load_weights
 from lwdc.costs import CostTable, FromFile
 from lwdc.costs.measurements import Measurements
-from lwdc.data import Esc10, Mnist
-from lwdc.data.image_folder import _open as open_image
+from lwdc.data import Esc10, ImageSource, ImageTar, Mnist, WebDataset
+from lwdc.data.decoding import decode
+from lwdc.data.image_folder import ImageFiles
 from lwdc.data.wav import read_wav
 from lwdc.errors import CheckpointError
 from lwdc.export.package import read_description
@@ -82,8 +85,12 @@ def loaders() -> dict[str, Loader]:
         "wav": Loader("a.wav", _wav(), lambda f: read_wav(f / "a.wav", 8000)),
         "clips": Loader("ESC-10/meta.csv", _CLIPS, lambda f: Esc10(f).clips()),
         "idx": Loader("MNIST/raw/train-images-idx3-ubyte", _idx(np.zeros((4, 28, 28))), lambda f: Mnist(f).read()),
-        "image": Loader("a.png", _image("PNG"), lambda f: open_image(str(f / "a.png"))),
-        "image_jpeg": Loader("a.jpg", _image("JPEG"), lambda f: open_image(str(f / "a.jpg"))),
+        "image": Loader("a.png", _image("PNG"), lambda f: _decoded(f / "a.png")),
+        "image_jpeg": Loader("a.jpg", _image("JPEG"), lambda f: _decoded(f / "a.jpg")),
+        "image_tar": Loader("train.tar", _tar(_CLASSES), lambda f: _all(ImageTar(f).source("train"))),
+        "shard": Loader("train-0.tar", _tar(_SAMPLES), lambda f: _all(WebDataset(f).source("train"))),
+        "shards_info": Loader("_info.json", _INFO, lambda f: WebDataset(f).source("train")),
+        "class_names": Loader("classnames.txt", b"ant\nbee\n", lambda f: WebDataset(f).source("train")),
     }
     return found
 
@@ -97,6 +104,8 @@ def beside(name: str, folder: Path) -> None:
             ("t10k-labels-idx1-ubyte", np.arange(4)),
         ):
             (folder / "MNIST/raw" / file).write_bytes(_idx(values))
+    if name in ("shards_info", "class_names"):
+        (folder / "train-0.tar").write_bytes(_tar(_SAMPLES))
 
 
 _EPOCH = EpochRecord("baseline", 1, 2, 16, 0.5, 0.9, 0.8, 0.1, 1.5)
@@ -117,6 +126,14 @@ _STATE = {
     "records": 3,
     "weights": {"a": torch.arange(6.0)},
 }
+
+
+def _decoded(path: Path) -> Image.Image:
+    return decode(path.name, lambda: ImageFiles("", (), torch.empty(0), (str(path),)).open(0))
+
+
+def _all(source: ImageSource) -> list[Image.Image]:
+    return [decode(source.name(place), partial(source.open, place)) for place in range(len(source.labels))]
 
 
 def _parsed(path: Path) -> Any:
@@ -168,3 +185,20 @@ def _image(kind: str) -> bytes:
     content = io.BytesIO()
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(content, kind)
     return content.getvalue()
+
+
+_CLASSES = {"ant/0.png": _image("PNG"), "bee/0.jpg": _image("JPEG"), "bee/1.png": _image("PNG")}
+_SAMPLES = {"a/0.png": _image("PNG"), "a/0.cls": b"0", "a/1.jpg": _image("JPEG"), "a/1.cls": b"1"}
+_INFO = (
+    b'{"splits": {"train": {"name": "train", "num_samples": 2, "filenames": ["train-0.tar"], "shard_lengths": [2]}}}'
+)
+
+
+def _tar(contents: dict[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return made.getvalue()[: archive.offset]  # without the zeros after its end

@@ -7,13 +7,17 @@ from lwdc.data.clips import Clips
 from lwdc.data.digits import Digits
 from lwdc.data.esc import Esc10, Esc50
 from lwdc.data.fsdd import Fsdd
+from lwdc.data.hf_dataset import HfDataset
 from lwdc.data.image_folder import ImageFolder
+from lwdc.data.image_tar import ImageTar
+from lwdc.data.images import Images, ImageSource
 from lwdc.data.in_memory import InMemory, Labelled
 from lwdc.data.mnist import FashionMnist, Mnist
 from lwdc.data.preprocessing import Preprocessing
 from lwdc.data.shard import WHOLE, Shard
 from lwdc.data.svhn import Svhn
 from lwdc.data.torchvision_set import TorchvisionSet
+from lwdc.data.web_dataset import WebDataset
 
 __all__ = [
     "WHOLE",
@@ -29,7 +33,11 @@ __all__ = [
     "Esc50",
     "FashionMnist",
     "Fsdd",
+    "HfDataset",
     "ImageFolder",
+    "ImageSource",
+    "ImageTar",
+    "Images",
     "InMemory",
     "Labelled",
     "Mnist",
@@ -38,4 +46,5 @@ __all__ = [
     "ShiftAndGain",
     "Svhn",
     "TorchvisionSet",
+    "WebDataset",
 ]

@@ -52,7 +52,7 @@ def test_classes_are_the_folders_and_every_split_is_stratified(tree: Path) -> No
     data = prepared(tree, valid_share=0.25)
     assert data.class_names == ("cat", "dog", "emu") and data.num_classes == 3
     assert data.name == tree.name
-    counts = {s: torch.cat([y for _, y in data.batches(s, 7)]).bincount().tolist() for s in data.folders}
+    counts = {s: torch.cat([y for _, y in data.batches(s, 7)]).bincount().tolist() for s in data.names}
     assert counts == {"train": [9] * 3, "valid": [3] * 3, "test": [3] * 3}
 
 
@@ -60,7 +60,7 @@ def test_images_are_resized_and_cropped_as_the_preprocessing_says(tree: Path) ->
     data = prepared(tree, crop_pct=0.8)
     assert data.preprocessing.resize == 20 and data.preprocessing.crop == (16, 16)
     images, _ = next(data.batches("test", 1))
-    with Image.open(data._split("test")[0][0]) as image:
+    with Image.open(data._split("test").name(0)) as image:
         width, height = image.size
         scale = 20 / min(width, height)
         resized = image.resize((int(width * scale), int(height * scale)), Image.Resampling.BICUBIC)
