@@ -29,11 +29,14 @@ def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
     """Accuracy of a run's network on validation and test examples; also written to ``evaluation.json``."""
     fabric = settings.compute.alone().fabric()
     settings.data.prepare(fabric.device)
+    execution = settings.compute.execution
+    execution.check(settings.data.input_size)
     network = _network(folder, settings).to(fabric.device)
-    figures = {
-        split: accuracy(network, settings.data.batches(split, settings.train.batch_size), fabric)
-        for split in ("valid", "test")
-    }
+    with execution.of(network):
+        figures = {
+            split: accuracy(network, settings.data.batches(split, settings.train.batch_size), fabric, execution)
+            for split in ("valid", "test")
+        }
     write_json(folder / "evaluation.json", figures)
     return figures
 

@@ -18,7 +18,7 @@ from lwdc.selection import SelectionOp, advance, gates, selection_ops
 from lwdc.strategies.base import SearchLesson
 from lwdc.strategies.pressure import Held, Pressure
 from lwdc.surgery import candidate_index
-from lwdc.training import Fit, OptimiserFactory, Recipe
+from lwdc.training import AS_IT_STANDS, Execution, Fit, OptimiserFactory, Recipe
 
 
 class JointLesson:
@@ -143,10 +143,10 @@ def search_fit(
     seed: int,
     fabric: Fabric,
     teacher: nn.Module | None = None,
-    sync_norms: bool = False,
+    execution: Execution = AS_IT_STANDS,
 ) -> Fit:
     """One pass over weights and logits, in place, as a ``Fit``; afterwards ``lesson.choice()`` is the architecture."""
     return Fit(
         "search", supernet, data, recipe, seed=seed, fabric=fabric, teacher=teacher, lesson=lesson,
-        parameters=weight_parameters(supernet), sync_norms=sync_norms,
+        parameters=weight_parameters(supernet), execution=execution,
     )  # fmt: skip
