@@ -272,7 +272,7 @@ def draw(supernet: nn.Module) -> None:
 
 
 def forget(supernet: nn.Module) -> None:
-    """Forget what was drawn, in place: as a forward pass ends, also a failed one, for the sample must not outlive it."""
+    """Forget what was drawn, in place: a sample must not outlive its forward pass, also a failed one."""
     for op in supernet.modules():
         if isinstance(op, SelectionOp):
             op.mixture = None

@@ -51,7 +51,7 @@ class Execution:
                 if self.sync_norms:
                     stack.enter_context(synced_norms(model))
                 if self.channels_last:
-                    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                    model.to(memory_format=torch.channels_last)
                     stack.callback(model.to, memory_format=torch.contiguous_format)
                 if self.checkpointing:
                     stack.enter_context(_checkpointing(model))

@@ -144,7 +144,7 @@ class Fit:
         optimiser = recipe.optim([p for p in trained if p.requires_grad and id(p) not in given])
         others = [*([recipe.starts_optim(starts)] if starts else []), *self.lesson.optimisers()]
         if execution.channels_last:  # before several ranks agree on how gradients lie in memory
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.to(memory_format=torch.channels_last)
         self._module = fabric.setup_module(model)
         self._optimisers: list[Any] = [fabric.setup_optimizers(o) for o in (optimiser, *others)]
         self._scheduler = recipe.scheduler(optimiser, self.steps) if recipe.epochs else None

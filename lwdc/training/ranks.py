@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+
 import torch
 from lightning_fabric import Fabric
 from timm.layers import convert_sync_batchnorm
