@@ -228,15 +228,16 @@ def _weighted(operator: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _without_learning(operator: nn.Module) -> Iterator[None]:
-    """While this lasts batch norms take the batch's statistics, if they did, and remember none."""
+    """While this lasts batch norms learn nothing from their batches, which they keep for the backward pass as ever."""
     norms = [m for m in operator.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, counted in kept:
+        norm.momentum, norm.num_batches_tracked = 0.0, None if counted is None else counted.clone()
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, counted in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, counted
 
 
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -102,6 +102,9 @@ class Compute:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         fabric = self._fabric()
+        if self.compile:
+            # The compiler looks for it at the weights that gates have drawn, which have none.
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
         if self.processes > 1:
             self._check_launch(fabric)
             # DDP keeps gradients of 1x1 convolutions with other strides than the weights, to no measurable loss.
