@@ -28,9 +28,9 @@ def settings_of(folder: Path) -> dict[str, Any]:
 def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
     """Accuracy of a run's network on validation and test examples; also written to ``evaluation.json``."""
     fabric = settings.compute.alone().fabric()
-    settings.data.prepare(fabric.device)
-    execution = settings.compute.execution
+    execution = settings.compute.alone().execution
     execution.check(settings.data.input_size)
+    settings.data.prepare(fabric.device)
     network = _network(folder, settings).to(fabric.device)
     with execution.of(network):
         figures = {

@@ -64,7 +64,7 @@ class Trainable:
         """Top-1, in [0, 1], on a split of the data; the model is left in evaluation mode."""
         batches = self.settings.data.batches(split, self.settings.train.batch_size, shard_of(self.fabric))
         # To compile a network for one pass over the examples takes longer than it saves.
-        execution = dataclasses.replace(self.settings.compute.execution, compile=False)
+        execution = dataclasses.replace(self.settings.compute.execution, compile=False, sync_norms=False)
         with self.ranks.noticing_loss(), execution.of(model):
             return accuracy(model, batches, self.fabric, execution)
 
@@ -133,8 +133,8 @@ def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainabl
     """Read the data and build the network. Raises the ``LwdcError`` of whatever does not fit."""
     ranks = ranks or Ranks(settings.compute)
     data = settings.data
-    data.prepare(ranks.fabric.device)
     settings.compute.execution.check(data.input_size)
+    data.prepare(ranks.fabric.device)
     for recipe in (settings.train, settings.search, settings.finetune):
         recipe.check_ranks(ranks.count)
         recipe.check(data.steps(recipe.batch_size))
