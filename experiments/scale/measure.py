@@ -82,9 +82,9 @@ def worker(options: argparse.Namespace) -> dict:
 
     with Execution(checkpointing=options.mode == "checkpointing").of(model):
         step()
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         step()
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = torch.cuda.max_memory_allocated() / 2**20 if options.device == "cuda" else _peak() - before
     return {
         "model": options.model,
@@ -95,6 +95,7 @@ def worker(options: argparse.Namespace) -> dict:
         "precision": options.precision,
         "peak_mib": round(peak, 1),
         "seconds": round(seconds, 3),
+        "cpu_seconds": round(cpu, 3),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else f"cpu, {options.threads} thread(s)",
         "torch": torch.__version__,
