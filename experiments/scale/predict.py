@@ -3,8 +3,8 @@
     python experiments/scale/predict.py experiments/scale/cpu.jsonl
 
 Everything is counted on PyTorch's meta device, which holds shapes and no numbers: bytes that autograd keeps,
-parameters, FLOPs, operations. Of what was measured one number enters: what a process takes beside tensors (PyTorch's own buffers,
-libraries that are loaded late), so that the smallest plain batch of every network comes out as measured.
+parameters, FLOPs, operations. Of what was measured one number enters: what a process takes beside tensors (PyTorch's
+own buffers, libraries that are loaded late), so that the smallest plain batch of every network comes out as measured.
 """
 
 import argparse
