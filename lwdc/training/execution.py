@@ -42,8 +42,8 @@ class Execution:
     def of(self, *models: nn.Module) -> Iterator[None]:
         """While this lasts the models run so; in place, and put back.
 
-        In place means that nothing is wrapped: names in ``state_dict()`` are what they were, and copies run as they
-        stand. A model that is compiled here is compiled for itself: networks of one class would share a limit of
+        In place means that nothing is wrapped: names in ``state_dict()`` are what they were, and copies are not
+        compiled. A model that is compiled here is compiled for itself: networks of one class would share a limit of
         8 variants (training, evaluation, sizes of batches), behind which PyTorch gives up compiling them.
         """
         with contextlib.ExitStack() as stack:
