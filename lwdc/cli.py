@@ -62,6 +62,7 @@ _NOT_COMPARED = (
     "compute.nodes",
     "compute.strategy",
     "compute.timeout_s",
+    "compute.checkpointing",
     "cost.cache",
     "cost.strict",
     "cost.model.cache",

@@ -18,23 +18,28 @@ Strided = tuple[tuple[int, ...], tuple[int, ...], int]  # arguments of `as_strid
 class Placement:
     """Where a compact kernel's entries lie in a dense one: two strided views of the same shape.
 
-    Worked out once a site, because forming views costs as much as filling small kernels.
+    Worked out once a site, because forming views costs as much as filling small kernels. Both kernels are laid out in
+    ``layout``.
     """
 
     dense: Strided
     compact: Strided
     fills: bool  # the compact kernel is as large as the dense one
+    layout: torch.memory_format
 
 
-def place(site: Site, support: Support, operator: Operator) -> Placement:
+def place(
+    site: Site, support: Support, operator: Operator, layout: torch.memory_format = torch.contiguous_format
+) -> Placement:
     """Where the compact kernel of a linear ``operator`` lies in a dense kernel of the site on ``support``."""
     assert operator.support is not None
     shape = kernel_shape(site, support)
     inner = (site.out_channels, site.in_channels // operator.groups, *operator.support.count)
-    dense = block_view(torch.empty(shape, device="meta"), support, operator.support, site.groups, operator.groups)
-    compact = as_blocks(torch.empty(inner, device="meta"), site.groups, operator.groups)
+    whole, part = (torch.empty(size, device="meta", memory_format=layout) for size in (shape, inner))
+    dense = block_view(whole, support, operator.support, site.groups, operator.groups)
+    compact = as_blocks(part, site.groups, operator.groups)
     fills = shape == inner and (support, site.groups) == (operator.support, operator.groups)
-    return Placement(_strided(dense), _strided(compact), fills)
+    return Placement(_strided(dense), _strided(compact), fills, layout)
 
 
 def _strided(view: Tensor) -> Strided:
@@ -44,7 +49,8 @@ def _strided(view: Tensor) -> Strided:
 def mix(weights: Tensor, shape: tuple[int, ...], kernels: list[Tensor], placements: list[Placement]) -> Tensor:
     """The dense kernel ``shape`` that the compact ``kernels`` give with ``weights``, ``(len(kernels),)``.
 
-    Differentiable once, in weights and kernels. Only the compact kernels are kept for the backward pass.
+    Differentiable once, in weights and kernels. Only the compact kernels are kept for the backward pass. It is laid out
+    as the placements are, for which kernels that are laid out otherwise are copied.
     """
     mixed: Tensor = _Mix.apply(weights, shape, placements, *kernels)
     return mixed
@@ -55,11 +61,15 @@ class _Mix(torch.autograd.Function):
     def forward(
         ctx: Any, weights: Tensor, shape: tuple[int, ...], placements: list[Placement], *given: Tensor
     ) -> Tensor:
-        kernels = [kernel.contiguous() for kernel in given]
+        layout = placements[0].layout
+        kernels = [kernel.contiguous(memory_format=layout) for kernel in given]
         scales = weights.unbind()
         first = next((i for i, place in enumerate(placements) if place.fills), None)
         # A kernel that fills the buffer spares zeros and an addition.
-        mixed = kernels[0].new_zeros(shape) if first is None else kernels[first] * scales[first]
+        if first is None:
+            mixed = torch.empty(shape, dtype=kernels[0].dtype, device=kernels[0].device, memory_format=layout).zero_()
+        else:
+            mixed = kernels[first] * scales[first]
         for i, (kernel, place) in enumerate(zip(kernels, placements, strict=True)):
             if i != first:
                 mixed.as_strided(*place.dense).addcmul_(kernel.as_strided(*place.compact), scales[i])
@@ -71,7 +81,7 @@ class _Mix(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weights, *kernels = ctx.saved_tensors
-        gradient = gradient.contiguous()
+        gradient = gradient.contiguous(memory_format=ctx.placements[0].layout)
         scales = weights.unbind()
         weight_grads: list[Tensor] = []
         kernel_grads: list[Tensor | None] = []
@@ -79,12 +89,17 @@ class _Mix(torch.autograd.Function):
             view = gradient.as_strided(*place.dense)
             if ctx.needs_input_grad[0]:
                 weight_grads.append(
-                    torch.dot(gradient.view(-1), kernel.view(-1))
+                    torch.dot(_flat(gradient), _flat(kernel))
                     if place.fills
                     else (view * kernel.as_strided(*place.compact)).sum()
                 )
             kernel_grads.append(_compact(view * scales[i], kernel, place) if ctx.needs_input_grad[3 + i] else None)
         return (torch.stack(weight_grads) if weight_grads else None, None, None, *kernel_grads)
+
+
+def _flat(kernel: Tensor) -> Tensor:
+    """All entries in the order of memory."""
+    return kernel.as_strided((kernel.numel(),), (1,))
 
 
 def _compact(entries: Tensor, kernel: Tensor, place: Placement) -> Tensor:

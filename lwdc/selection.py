@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from lwdc.candidates import Candidate, Operator, label
 from lwdc.candidates.base import kernel_shape
@@ -27,7 +29,15 @@ class SelectionOp(nn.Module):
     added. With ``mixing="branches"`` every operator runs as a branch, for comparison.
 
     Attributes of the convolution can be read through this module, because networks do so; ``weight`` is
-    the mixed kernel.
+    the mixed kernel. It is laid out in memory as the layer's own weight is, or as what flows through: ``channels_last``
+    stays so.
+
+    With ``checkpointing`` what a branch computes is not kept for the backward pass but computed again there, one branch
+    at a time (``torch.utils.checkpoint``): of all branches together only the input stays. Here, and not around whole
+    stages of the backbone, because branches are what a supernet keeps beyond its backbone, because any backbone can
+    have it so, and because here the weights drawn for this step are at hand as an argument: the supernet has forgotten
+    them by the time of the backward pass. What is random in a branch is the same again, and batch norms learn from the
+    first time only.
     """
 
     def __init__(
@@ -48,6 +58,7 @@ class SelectionOp(nn.Module):
         self.operators = nn.ModuleList(operators)
         self.gate = gate
         self.mixing = mixing
+        self.checkpointing = False
         self.errors = dict(errors or {})  # relative inheritance error by label
         self.mixture: Tensor | None = None  # weights of the forward pass now running, else None
         self.sampled: Tensor | None = None  # those of the last one, without gradient
@@ -55,7 +66,10 @@ class SelectionOp(nn.Module):
         supports = [op.support for op in operators if op.support is not None]
         self._linear = [i for i, op in enumerate(operators) if op.support is not None]
         self._support = union(supports) if any(all(s.count) for s in supports) else None
-        self._placements = {i: place(site, self._support, operators[i]) for i in self._linear if self._support}
+        self._placements = {
+            layout: {i: place(site, self._support, operators[i], layout) for i in self._linear if self._support}
+            for layout in (_LAYOUTS if site.dims == 2 else _LAYOUTS[:1])
+        }
         for operator in operators:
             if isinstance(operator, Original):
                 operator.own(conv)
@@ -71,6 +85,12 @@ class SelectionOp(nn.Module):
     def chosen(self) -> int:
         """Index of the candidate with the largest final score."""
         return int(self.gate.scores().argmax())
+
+    @property
+    def may_branch(self) -> bool:
+        """Whether an operator runs as a branch, on some inputs at least."""
+        operators: list[Any] = list(self.operators)
+        return self.mixing == "branches" or any(op.support is None or op.product_rank for op in operators)
 
     def original_weight(self) -> nn.Parameter:
         """The weight parameter of the convolution that stood here."""
@@ -132,18 +152,19 @@ class SelectionOp(nn.Module):
         bias = self._bias(weights)
         total: Tensor | None = None
         if in_kernel and self._support is not None:
-            kernel = self.mixed_kernel(weights, in_kernel)
+            kernel = self.mixed_kernel(weights, in_kernel, self._layout(x))
             total = convolve(x, kernel, bias, self.site, self._support, self.site.groups)
             bias = None
         for i in running:
             if i not in in_kernel:
-                branch = operators[i](x)
-                branch = branch * weights[i].to(branch.dtype)
+                branch = self._branch(operators[i], x, weights[i])
                 total = branch if total is None else total + branch
         assert total is not None
         return total if bias is None else total + bias.to(total.dtype).view(-1, *(1,) * self.site.dims)
 
-    def mixed_kernel(self, weights: Tensor, chosen: list[int]) -> Tensor:
+    def mixed_kernel(
+        self, weights: Tensor, chosen: list[int], layout: torch.memory_format = torch.contiguous_format
+    ) -> Tensor:
         """The weighted sum of the kernels of the operators at ``chosen``, on the joint support, in full precision."""
         assert self._support is not None
         with _full_precision(weights.device):
@@ -152,7 +173,7 @@ class SelectionOp(nn.Module):
             picked = weights if len(chosen) == len(weights) else weights[chosen]
             return mix(
                 picked.to(kernels[0].dtype), kernel_shape(self.site, self._support), kernels,
-                [self._placements[i] for i in chosen],
+                [self._placements[layout][i] for i in chosen],
             )  # fmt: skip
 
     def _running(self, weights: Tensor) -> list[int]:
@@ -160,6 +181,22 @@ class SelectionOp(nn.Module):
         if not self.gate.takes_one:
             return list(range(len(self.operators)))
         return [int(weights.argmax()) if self.taken is None else self.taken]
+
+    def _branch(self, operator: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+        if not self.checkpointing or not torch.is_grad_enabled():
+            return _weighted(operator, x, weight)
+        computed: Tensor = checkpoint(
+            _weighted, operator, x, weight,
+            use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _without_learning(operator)),
+        )  # fmt: skip
+        return computed
+
+    def _layout(self, x: Tensor) -> torch.memory_format:
+        # As a convolution decides: by the input or, where that is no answer (one channel), by the weight.
+        weight = self.conv._parameters.get("weight")
+        if self.site.dims == 2 and any(t is not None and _is_channels_last(t) for t in (x, weight)):
+            return torch.channels_last
+        return torch.contiguous_format
 
     def _mixes_as_kernel(self, operator: Any, x: Tensor) -> bool:
         if operator.support is None or self.mixing == "branches":
@@ -185,6 +222,32 @@ class SelectionOp(nn.Module):
         return f"{', '.join(self.labels)}; mixing={self.mixing}"
 
 
+_LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def _weighted(operator: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    branch: Tensor = operator(x)
+    return branch * weight.to(branch.dtype)
+
+
+@contextlib.contextmanager
+def _without_learning(operator: nn.Module) -> Iterator[None]:
+    """While this lasts batch norms learn nothing from their batches, which they keep for the backward pass as ever."""
+    norms = [m for m in operator.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, counted in kept:
+        norm.momentum, norm.num_batches_tracked = 0.0, None if counted is None else counted.clone()
+    try:
+        yield
+    finally:
+        for norm, momentum, counted in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, counted
+
+
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
@@ -200,6 +263,34 @@ def selection_ops(supernet: nn.Module) -> dict[str, SelectionOp]:
 def gates(supernet: nn.Module) -> Iterator[Gate]:
     """Every gate once, also where sites share one."""
     return (m for m in supernet.modules() if isinstance(m, Gate))
+
+
+def draw(supernet: nn.Module) -> None:
+    """One sample per gate for all its sites, in place; the next forward pass mixes by it, in which nothing is drawn.
+
+    Without this a supernet does so itself as its forward pass begins. Sites that have drawn already keep what they
+    have. A network without gates is left as it is.
+    """
+    sampled: dict[Gate, Tensor] = {}
+    taken: dict[Gate, int] = {}
+    for op in supernet.modules():
+        if isinstance(op, SelectionOp) and op.mixture is None:
+            if op.gate not in sampled:
+                sampled[op.gate] = op.gate()
+            op.mixture = sampled[op.gate]
+            op.sampled = sampled[op.gate].detach()
+            # Now and not between convolutions, where a GPU would be waited for at every site.
+            if op.gate.takes_one:
+                if op.gate not in taken:
+                    taken[op.gate] = int(op.sampled.argmax())
+                op.taken = taken[op.gate]
+
+
+def forget(supernet: nn.Module) -> None:
+    """Forget what was drawn, in place: a sample must not outlive its forward pass, also a failed one."""
+    for op in supernet.modules():
+        if isinstance(op, SelectionOp):
+            op.mixture = op.taken = None
 
 
 def advance(supernet: nn.Module, progress: float) -> None:

@@ -13,7 +13,7 @@ from lwdc.candidates.base import with_settings
 from lwdc.candidates.original import trained_weight
 from lwdc.errors import ArchitectureError, SpaceError, unknown_name
 from lwdc.gates import Gate, Softmax
-from lwdc.selection import Mixing, SelectionOp, selection_ops
+from lwdc.selection import Mixing, SelectionOp, draw, forget, selection_ops
 from lwdc.sites import Site, find_sites
 from lwdc.space import Choice, Plan, SearchSpace, make_plan
 from lwdc.tracing import Shape, reference
@@ -219,29 +219,15 @@ def _swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None
 
 
 def _sample_gates(supernet: nn.Module, args: Any) -> None:
-    """Before a forward pass: one sample per gate for all its sites and calls."""
+    """Before a forward pass."""
     del args
-    sampled: dict[Gate, Any] = {}
-    taken: dict[Gate, int] = {}
-    for op in supernet.modules():
-        if isinstance(op, SelectionOp):
-            if op.gate not in sampled:
-                sampled[op.gate] = op.gate()
-            op.mixture = sampled[op.gate]
-            op.sampled = sampled[op.gate].detach()
-            # Now and not between convolutions, where a GPU would be waited for at every site.
-            if op.gate.takes_one:
-                if op.gate not in taken:
-                    taken[op.gate] = int(op.sampled.argmax())
-                op.taken = taken[op.gate]
+    draw(supernet)
 
 
 def _forget_gates(supernet: nn.Module, args: Any, output: Any) -> None:
-    """After a forward pass, also a failed one: the sample must not outlive it."""
+    """After a forward pass, also a failed one."""
     del args, output
-    for op in supernet.modules():
-        if isinstance(op, SelectionOp):
-            op.mixture = op.taken = None
+    forget(supernet)
 
 
 def _unwrap(network: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:

@@ -1,4 +1,4 @@
-"""Compiled supernets: one graph without breaks, which computes what the supernet does (no option of a run yet)."""
+"""Compiled supernets: one graph without breaks, which computes what the supernet does."""
 
 import copy
 import functools

@@ -1,13 +1,15 @@
 """Times one search step against one plain training step, side by side.
 
     python experiments/search_step/benchmark.py [--rounds 7] [--threads 2] [--only NAME ...] [--out results.json]
+    python experiments/search_step/benchmark.py --only resnet56_four --batch 512 --device cuda \
+        --precision bf16-mixed --channels-last --compile inductor
 
 Every mode (plain training, lwdc mixing kernels, lwdc running branches, lwdc training one path drawn a step) lives in
 a process of its own.
 The rounds are interleaved: each process in turn times a few steps while the others wait, so that a
 drift of the machine meets all of them. A step is everything: forward, loss, cost penalty, backward, both
-optimisers. Reported are ratios of medians to plain training, CPU seconds, and peak memory above what
-the imports alone take.
+optimisers. Reported are ratios of medians to plain training, CPU seconds, images a second, and peak memory above
+what the imports alone take. A compiled network is compiled in the three steps before the first round.
 """
 
 import argparse
@@ -64,14 +66,17 @@ SETTINGS = {
         "memory": 1.15,
     },
     "efficientnet_b0_four": {"model": "efficientnet_b0", "size": 64, "batch": 16, "ops": FOUR, "time": 1.3},
+    "resnet56_four": {"model": "cifar_resnet56", "size": 32, "batch": 64, "ops": FOUR, "time": 1.15, "memory": 1.15},
     "resnet50_four": {"model": "resnet50", "size": 64, "batch": 16, "ops": FOUR, "time": 1.4},
 }
 MODES = ("plain", "kernels", "branches", "paths")
 STEPS = 3  # timed together, in one round of one process
 
 
-def worker(name: str, mode: str, threads: int, device: str) -> None:
+def worker(options: argparse.Namespace) -> None:
     """Time steps whenever a line comes in; say what memory it took when the input ends."""
+    import contextlib
+
     import timm
     import torch
 
@@ -80,18 +85,21 @@ def worker(name: str, mode: str, threads: int, device: str) -> None:
     from lwdc.candidates.sampling import starts_of
     from lwdc.costs import Macs, penalty, tabulate
     from lwdc.gates import SinglePath
-    from lwdc.selection import advance, gates
+    from lwdc.selection import advance, draw, gates
     from lwdc.space import SearchSpace
     from lwdc.strategies import PathLesson, weight_parameters
+    from lwdc.training import Execution
 
-    torch.set_num_threads(threads)
+    name, mode, device = options.worker, options.mode, options.device
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     imports = _resident()
     setting = SETTINGS[name]
     size = (3, setting["size"], setting["size"])
     model = timm.create_model(setting["model"], num_classes=10).to(device)
-    images = torch.randn(setting["batch"], *size, device=device)
-    labels = torch.randint(10, (setting["batch"],), device=device)
+    execution = Execution(channels_last=options.channels_last, compile=options.compile or False)
+    images = execution.laid_out(torch.randn(batch_of(name, options), *size, device=device))
+    labels = torch.randint(10, (len(images),), device=device)
     optimisers = []
     table = None
     if mode == "paths":
@@ -109,9 +117,14 @@ def worker(name: str, mode: str, threads: int, device: str) -> None:
     )
 
     lesson = PathLesson(model)
+    stack = contextlib.ExitStack()
+    stack.enter_context(execution.of(model))
+    autocast = torch.autocast(device, torch.bfloat16, enabled=options.precision == "bf16-mixed")
 
     def step() -> None:
-        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        draw(model)
+        with autocast:
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
         if table is not None:
             loss = loss + 0.5 * penalty(model, table)
         for optimiser in optimisers:
@@ -139,6 +152,11 @@ def worker(name: str, mode: str, threads: int, device: str) -> None:
     print(json.dumps(peak), flush=True)
 
 
+def batch_of(name: str, options: argparse.Namespace) -> int:
+    """Images of a step."""
+    return options.batch or SETTINGS[name]["batch"]
+
+
 def _resident() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
@@ -148,19 +166,9 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def compare(name: str, rounds: int, threads: int, device: str) -> dict:
+def compare(name: str, options: argparse.Namespace) -> dict:
     """All modes of one setting, interleaved."""
-    command = [
-        sys.executable,
-        __file__,
-        "--worker",
-        name,
-        "--threads",
-        str(threads),
-        "--device",
-        device,
-        "--mode",
-    ]
+    command = [sys.executable, __file__, "--worker", name, *sys.argv[1:], "--mode"]
     processes = {
         mode: subprocess.Popen([*command, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for mode in MODES
@@ -168,7 +176,7 @@ def compare(name: str, rounds: int, threads: int, device: str) -> dict:
     times: dict[str, list] = {mode: [] for mode in MODES}
     for process in processes.values():
         assert process.stdout.readline().strip() == "ready"
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         for mode, process in processes.items():
             process.stdin.write("go\n")
             process.stdin.flush()
@@ -182,6 +190,7 @@ def compare(name: str, rounds: int, threads: int, device: str) -> dict:
         result[mode] = {"wall_s": walls, "cpu_s": cpus, "peak_mib": peak}
     plain = result["plain"]
     for mode in MODES:
+        result[mode]["images_per_s"] = batch_of(name, options) / statistics.median(result[mode]["wall_s"])
         result[mode]["wall_ratio"] = statistics.median(result[mode]["wall_s"]) / statistics.median(plain["wall_s"])
         result[mode]["cpu_ratio"] = statistics.median(result[mode]["cpu_s"]) / statistics.median(plain["cpu_s"])
         result[mode]["memory_ratio"] = result[mode]["peak_mib"] / plain["peak_mib"]
@@ -193,20 +202,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", choices=["inductor", "aot_eager", "eager"])
+    parser.add_argument("--batch", type=int, help="images of a step, instead of each setting's own")
     parser.add_argument("--only", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker")
     parser.add_argument("--mode")
     options = parser.parse_args()
     if options.worker:
-        worker(options.worker, options.mode, options.threads, options.device)
+        worker(options)
         return
     import torch
 
     results = {}
-    print(f"{'setting':<22}{'mode':<10}{'ms/step':>9}{'ratio':>8}{'cpu':>7}{'peak MiB':>10}{'ratio':>8}   bars")
+    columns = f"{'ms/step':>9}{'images/s':>10}{'ratio':>8}{'cpu':>7}{'peak MiB':>10}{'ratio':>8}"
+    print(f"{'setting':<22}{'mode':<10}{columns}   bars")
     for name in options.only:
-        results[name] = compare(name, options.rounds, options.threads, options.device)
+        results[name] = compare(name, options)
         for mode in MODES:
             row = results[name][mode]
             bars = (
@@ -215,12 +229,15 @@ def main() -> None:
                 else ""
             )
             print(
-                f"{name:<22}{mode:<10}{statistics.median(row['wall_s']) * 1000:>9.1f}{row['wall_ratio']:>8.2f}"
+                f"{name:<22}{mode:<10}{statistics.median(row['wall_s']) * 1000:>9.1f}{row['images_per_s']:>10.0f}"
+                f"{row['wall_ratio']:>8.2f}"
                 f"{row['cpu_ratio']:>7.2f}{row['peak_mib']:>10.0f}{row['memory_ratio']:>8.2f}   {bars}",
                 flush=True,
             )
     if options.out:
         machine = {"torch": torch.__version__, "threads": options.threads, "device": options.device}
+        machine |= {"precision": options.precision, "channels_last": options.channels_last, "compile": options.compile}
+        machine |= {"batch": options.batch}
         machine |= {"processor": platform.processor(), "python": platform.python_version()}
         options.out.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
 

@@ -233,7 +233,7 @@ def _trained_search(
         teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
         fit = search_fit(
             supernet, settings.data, settings.search, lesson,
-            seed=settings.seed, fabric=prepared.fabric, teacher=teacher, sync_norms=settings.compute.sync_norms,
+            seed=settings.seed, fabric=prepared.fabric, teacher=teacher, execution=settings.compute.execution,
         )  # fmt: skip
         seconds = run.train(fit)
     return seconds, lambda: (lesson, {"seconds": 0.0})
@@ -397,7 +397,7 @@ def _agreement(found: Agreement) -> str:
 def _fit(phase: str, model: nn.Module, recipe: Recipe, prepared: Trainable, teacher: nn.Module | None = None) -> Fit:
     return Fit(
         phase, model, prepared.settings.data, recipe, seed=prepared.settings.seed, fabric=prepared.fabric,
-        teacher=teacher, sync_norms=prepared.settings.compute.sync_norms,
+        teacher=teacher, execution=prepared.settings.compute.execution,
     )  # fmt: skip
 
 

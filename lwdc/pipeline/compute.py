@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import inspect
 import math
 import warnings
 
@@ -12,9 +13,11 @@ from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from lwdc.errors import LwdcError, unknown_name
+from lwdc.training import Execution
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _STRATEGIES = ("auto", "ddp")
+_BACKENDS = ("inductor", "aot_eager", "eager")  # the last two, which compile to no code, are for finding faults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Compute:
     precision: str = "32-true"  # or bf16-mixed, 16-mixed
     threads: int | None = None  # CPU threads; None: torch's default
     sync_norms: bool = False  # batch norms see the examples of all devices; GPUs only
+    channels_last: bool = False  # images and their convolutions' weights lie in memory by place, not by channel
+    compile: bool | str = False  # by torch.compile, while training and for `lwdc evaluate`; or one of its backends
+    checkpointing: bool = False  # a search keeps less for the backward pass, and computes branches again
     timeout_s: float = 60.0  # how long a process waits for another one in training before that counts as lost
 
     def __post_init__(self) -> None:
@@ -42,8 +48,34 @@ class Compute:
         for name, known in (("precision", _PRECISIONS), ("strategy", _STRATEGIES)):
             if getattr(self, name) not in known:
                 raise LwdcError(f"compute.{name}: " + unknown_name(name, str(getattr(self, name)), known))
+        for name in ("sync_norms", "channels_last", "checkpointing"):
+            if not isinstance(getattr(self, name), bool):
+                raise LwdcError(f"compute.{name} is true or false, found {getattr(self, name)!r}.")
+        self._check_compile()
         if not isinstance(self.timeout_s, (int, float)) or not 0 < self.timeout_s < math.inf:
             raise LwdcError(f"compute.timeout_s is a number of seconds above 0, found {self.timeout_s!r}.")
+
+    def _check_compile(self) -> None:
+        if self.compile is False:
+            return
+        if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
+            raise LwdcError(
+                f"compute.compile needs a PyTorch that compiles every network for itself, from 2.15 on; this is "
+                f"{torch.__version__}."
+            )
+        if self.compile is not True and self.compile not in _BACKENDS:
+            text = unknown_name("backend", str(self.compile), _BACKENDS)
+            raise LwdcError(f"compute.compile is true, false or a backend of torch.compile: {text}")
+        if self.checkpointing:
+            raise LwdcError(
+                "compute.compile and compute.checkpointing cannot be had together: in a compiled network nothing keeps "
+                "batch norms from learning once more as branches are computed again. Leave one out."
+            )
+
+    @property
+    def execution(self) -> Execution:
+        """How networks run here."""
+        return Execution(self.sync_norms, self.channels_last, self.compile, self.checkpointing)
 
     @property
     def processes(self) -> int:
@@ -70,6 +102,9 @@ class Compute:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         fabric = self._fabric()
+        if self.compile:
+            # The compiler looks for it at the weights that gates have drawn, which have none.
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
         if self.processes > 1:
             self._check_launch(fabric)
             # DDP keeps gradients of 1x1 convolutions with other strides than the weights, to no measurable loss.
@@ -116,6 +151,8 @@ class Compute:
             )
         if self.sync_norms and kind != "cuda":
             raise LwdcError(f"compute.sync_norms=true needs GPUs, and this run is on {kind}: leave it out.")
+        if self.compile in (True, "inductor"):
+            _check_inductor(kind)
         if self.processes > 1 and not torch.distributed.is_available():
             raise LwdcError("several processes need a PyTorch that is built with distributed; this one is not.")
 
@@ -138,3 +175,21 @@ class Compute:
 def _started_from_outside(fabric: Fabric) -> bool:
     assert isinstance(fabric.strategy, DDPStrategy) and fabric.strategy.cluster_environment is not None
     return fabric.strategy.cluster_environment.creates_processes_externally
+
+
+def _check_inductor(kind: str) -> None:
+    # Here, as it takes seconds.
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch.utils._triton import has_triton
+
+    needs = None
+    if kind == "cpu":
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            needs = "a C++ compiler, such as g++"
+    elif kind == "cuda" and not has_triton():
+        needs = "Triton and a GPU that it knows"
+    if needs is not None:
+        raise LwdcError(f"compute.compile=true needs {needs}, and there is none here: leave it out.")

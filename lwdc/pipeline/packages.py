@@ -28,12 +28,15 @@ def settings_of(folder: Path) -> dict[str, Any]:
 def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
     """Accuracy of a run's network on validation and test examples; also written to ``evaluation.json``."""
     fabric = settings.compute.alone().fabric()
+    execution = settings.compute.alone().execution
+    execution.check(settings.data.input_size)
     settings.data.prepare(fabric.device)
     network = _network(folder, settings).to(fabric.device)
-    figures = {
-        split: accuracy(network, settings.data.batches(split, settings.train.batch_size), fabric)
-        for split in ("valid", "test")
-    }
+    with execution.of(network):
+        figures = {
+            split: accuracy(network, settings.data.batches(split, settings.train.batch_size), fabric, execution)
+            for split in ("valid", "test")
+        }
     write_json(folder / "evaluation.json", figures)
     return figures
 

@@ -12,7 +12,7 @@ from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.candidates.sampling import starts_of
 from lwdc.costs import BudgetController, CostTable, choose_within, parse_budget, tabulate
 from lwdc.data.seeding import seed_all
-from lwdc.errors import BackboneError, CheckpointError, CostError, LwdcError, TrainingError
+from lwdc.errors import BackboneError, CheckpointError, CostError, LwdcError, SpaceError, TrainingError
 from lwdc.pipeline.ranks import Ranks
 from lwdc.pipeline.settings import FrontSettings, Settings
 from lwdc.proposers import Menu, Proposer
@@ -64,8 +64,10 @@ class Trainable:
     def accuracy(self, model: nn.Module, split: str) -> float:
         """Top-1, in [0, 1], on a split of the data; the model is left in evaluation mode."""
         batches = self.settings.data.batches(split, self.settings.train.batch_size, shard_of(self.fabric))
-        with self.ranks.noticing_loss():
-            return accuracy(model, batches, self.fabric)
+        # To compile a network for one pass over the examples takes longer than it saves.
+        execution = dataclasses.replace(self.settings.compute.execution, compile=False, sync_norms=False)
+        with self.ranks.noticing_loss(), execution.of(model):
+            return accuracy(model, batches, self.fabric, execution)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +146,7 @@ def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainabl
     """Read the data and build the network. Raises the ``LwdcError`` of whatever does not fit."""
     ranks = ranks or Ranks(settings.compute)
     data = settings.data
+    settings.compute.execution.check(data.input_size)
     data.prepare(ranks.fabric.device)
     for recipe in (settings.train, settings.search, settings.finetune):
         recipe.check_ranks(ranks.count)
@@ -183,6 +186,11 @@ def prepare(
     model = start.model
     plan = make_plan(model, settings.space, settings.data.input_size)
     probe = start.placed(wrap(model, gate=settings.gate, inherit=False, mixing=settings.mixing, plan=plan))
+    if settings.compute.checkpointing and not any(op.may_branch for op in selection_ops(probe).values()):
+        raise SpaceError(
+            "compute.checkpointing computes branches again, and in this space all operators are mixed as kernels: "
+            "leave it out."
+        )
     if settings.finetune.ema is not None and starts_of(probe):
         raise TrainingError("finetune.ema cannot average the starts of epitomes, which become whole: leave it out.")
     names = [cost.model.name for cost in costs]

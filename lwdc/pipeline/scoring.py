@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 import signal
 import time
@@ -63,10 +64,12 @@ def train_paths(prepared: Prepared, run: Run, baseline: nn.Module, supernet: nn.
         run.note(f"the supernet is that of {settings.searched}")
     else:
         teacher = copy.deepcopy(baseline) if settings.search.objective.needs_teacher else None
+        # Every step runs other operators, and each combination of them would be compiled anew.
+        execution = dataclasses.replace(settings.compute.execution, compile=False)
         fit = search_fit(
             supernet, settings.data, settings.search, PathLesson(supernet),
             phase="paths", seed=settings.seed, fabric=prepared.fabric, teacher=teacher,
-            sync_norms=settings.compute.sync_norms,
+            execution=execution,
         )  # fmt: skip
         seconds = run.train(fit)
     if run.ranks.first:

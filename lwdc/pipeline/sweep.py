@@ -109,8 +109,8 @@ def _searches(config: Mapping[str, Any]) -> dict[str, Any]:
 _ASKING = ("proposer", "score", "evaluations", "batch", "jobs", "evaluator", "evaluators", "correlate")
 _APART = (  # of these settings: what the search does not depend on
     "strategy.refit_images", "strategy.recalibrate_batches", "compute.accelerator", "compute.threads",
-    "compute.devices", "compute.nodes", "compute.strategy", "compute.timeout_s", "cost.cache", "cost.strict",
-    "cost.model.cache", "cost.model.strict", "data.workers", "data.check_all",
+    "compute.devices", "compute.nodes", "compute.strategy", "compute.timeout_s", "compute.checkpointing", "cost.cache",
+    "cost.strict", "cost.model.cache", "cost.model.strict", "data.workers", "data.check_all",
 )  # fmt: skip
 
 

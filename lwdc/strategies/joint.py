@@ -17,7 +17,7 @@ from lwdc.selection import advance, gates, selection_ops
 from lwdc.strategies.idle import spare_idle
 from lwdc.strategies.pressure import Held, Pressure
 from lwdc.surgery import candidate_index
-from lwdc.training import Fit, Lesson, OptimiserFactory, Recipe
+from lwdc.training import AS_IT_STANDS, Execution, Fit, Lesson, OptimiserFactory, Recipe
 
 
 class JointLesson:
@@ -128,7 +128,7 @@ def search_fit(
     fabric: Fabric,
     phase: str = "search",
     teacher: nn.Module | None = None,
-    sync_norms: bool = False,
+    execution: Execution = AS_IT_STANDS,
 ) -> Fit:
     """One pass over the weights, and over what the lesson trains, in place, as a ``Fit``.
 
@@ -136,5 +136,5 @@ def search_fit(
     """
     return Fit(
         phase, supernet, data, recipe, seed=seed, fabric=fabric, teacher=teacher, lesson=lesson,
-        parameters=weight_parameters(supernet), sync_norms=sync_norms,
+        parameters=weight_parameters(supernet), execution=execution,
     )  # fmt: skip

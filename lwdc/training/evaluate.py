@@ -9,18 +9,24 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from lwdc.data import Batch
+from lwdc.training.execution import AS_IT_STANDS, Execution
 from lwdc.training.ranks import total
 
 
-def accuracy(model: nn.Module, batches: Iterable[Batch], fabric: Fabric | None = None) -> float:
-    """Top-1 accuracy in [0, 1], of all ranks' examples; the model is left in evaluation mode."""
+def accuracy(
+    model: nn.Module, batches: Iterable[Batch], fabric: Fabric | None = None, execution: Execution = AS_IT_STANDS
+) -> float:
+    """Top-1 accuracy in [0, 1], of all ranks' examples; the model is left in evaluation mode.
+
+    It is taken to run by ``execution`` already.
+    """
     fabric = fabric or _plain()
     model.eval()
     right = torch.zeros((), dtype=torch.int64)
     seen = 0
     with torch.no_grad(), fabric.autocast():
         for images, labels in batches:
-            right = right.to(labels.device) + (model(images).argmax(dim=1) == labels).sum()
+            right = right.to(labels.device) + (model(execution.laid_out(images)).argmax(dim=1) == labels).sum()
             seen += len(labels)
     counts = total(torch.stack([right, torch.tensor(seen, device=right.device)]), fabric).tolist()
     return float(counts[0] / max(counts[1], 1))

@@ -19,8 +19,9 @@ from lwdc.data.seeding import seed_all, seeded
 from lwdc.errors import CheckpointError, TrainingError
 from lwdc.records import EpochRecord, SearchState
 from lwdc.training.evaluate import accuracy
+from lwdc.training.execution import AS_IT_STANDS, Execution
 from lwdc.training.nonfinite import all_finite, first_not_finite, gradients
-from lwdc.training.ranks import check_gates, drawing_apart, shard_of, share_buffers, synced_norms, total
+from lwdc.training.ranks import check_gates, drawing_apart, shard_of, share_buffers, total
 from lwdc.training.recipe import Recipe
 
 
@@ -100,7 +101,7 @@ class Fit:
 
     Several ranks share every batch, and what they train is what one rank would have trained, but for rounding,
     for what is drawn for each example (dropout, mixup), and for batch norms, which see the examples of their own rank
-    unless they are synced (``sync_norms``, on GPUs). All ranks call everything together.
+    unless they are synced (``execution``, on GPUs). All ranks call everything together.
     """
 
     def __init__(
@@ -115,12 +116,14 @@ class Fit:
         parameters: list[nn.Parameter] | None = None,
         teacher: nn.Module | None = None,
         lesson: Lesson | None = None,
-        sync_norms: bool = False,
+        execution: Execution = AS_IT_STANDS,
     ) -> None:
         self.phase, self.data, self.recipe, self.seed, self.fabric = phase, data, recipe, seed, fabric
         self.model, self.teacher = model, teacher
         self.lesson: Lesson = lesson or Plain()
-        self.sync_norms = sync_norms and fabric.world_size > 1
+        execution.check(data.input_size)
+        several = fabric.world_size > 1
+        self.execution = dataclasses.replace(execution, sync_norms=execution.sync_norms and several)
         recipe.check_ranks(fabric.world_size)
         self.steps = data.steps(recipe.batch_size)
         self.step = 0  # optimiser steps done
@@ -140,6 +143,8 @@ class Fit:
         trained = parameters if parameters is not None else list(model.parameters())
         optimiser = recipe.optim([p for p in trained if p.requires_grad and id(p) not in given])
         others = [*([recipe.starts_optim(starts)] if starts else []), *self.lesson.optimisers()]
+        if execution.channels_last:  # before several ranks agree on how gradients lie in memory
+            model.to(memory_format=torch.channels_last)
         self._module = fabric.setup_module(model)
         self._optimisers: list[Any] = [fabric.setup_optimizers(o) for o in (optimiser, *others)]
         self._scheduler = recipe.scheduler(optimiser, self.steps) if recipe.epochs else None
@@ -154,7 +159,10 @@ class Fit:
 
     def run(self) -> Iterator[StepRecord | EpochRecord]:
         """Train from where the state stands to the end."""
-        with synced_norms(self.model) if self.sync_norms else contextlib.nullcontext():
+        others = [] if self._average is None else [self._average.module]
+        if self.teacher is not None and self.recipe.objective.needs_teacher:
+            others.append(self.teacher)
+        with self.execution.of(self.model), dataclasses.replace(self.execution, sync_norms=False).of(*others):
             while self.step < self.total or self._at_unfinished_epoch():
                 epoch, start = divmod(self.step, self.steps)
                 if start == 0 and self._at_unfinished_epoch():  # the last step is done, the validation is not
@@ -218,7 +226,7 @@ class Fit:
     def _backward(self, images: Tensor, labels: Tensor) -> Tensor:
         """Add the gradients of the batch; this rank's part of its mean loss, and how many it has right: ``(2,)``."""
         pieces, ranks = self.recipe.accumulate, self.fabric.world_size
-        targets = labels
+        images, targets = self.execution.laid_out(images), labels
         if self._mixup is not None:
             with seeded(derive_seed(self.seed, f"{self.phase}/mixup", self.step) % 2**32):
                 images, targets = self._mixup(images.clone(), labels)
@@ -305,7 +313,10 @@ class Fit:
             loss=loss,
             train_accuracy=right / self.recipe.batch_size,
             valid_accuracy=accuracy(
-                kept, self.data.batches("valid", self.recipe.batch_size, shard_of(self.fabric)), self.fabric
+                kept,
+                self.data.batches("valid", self.recipe.batch_size, shard_of(self.fabric)),
+                self.fabric,
+                self.execution,
             ),
             learning_rate=self._optimisers[0].param_groups[0]["lr"],
             seconds=self._seconds + time.perf_counter() - clock,

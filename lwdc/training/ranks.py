@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -12,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lwdc.data import Shard
 from lwdc.errors import TrainingError
-from lwdc.selection import SelectionOp, selection_ops
+from lwdc.selection import SelectionOp, draw, forget, selection_ops
 
 
 def shard_of(fabric: Fabric) -> Shard:
@@ -67,24 +66,21 @@ def _state(op: SelectionOp) -> Tensor:
 
 @contextlib.contextmanager
 def drawing_apart(model: nn.Module, seed: int | None, device: torch.device, *, again: bool) -> Iterator[None]:
-    """While this lasts a forward pass draws its gates as it stands, and all else that is random from ``seed``.
+    """While this lasts a forward pass has its gates drawn as it stands, and all else that is random from ``seed``.
 
     So the gates are the same on every rank and for every piece of a batch, and dropout is not. None: everything as
-    it stands. If ``again``, the generators are put back at the end, for the next piece.
+    it stands. If ``again``, the generators are put back at the end, for the next piece. Gates are drawn here, before
+    the forward pass, so that a compiled one has nothing of it in its graph: its own generators would draw otherwise.
     """
     devices = [device] if device.type == "cuda" else []
-    with contextlib.ExitStack() as stack:
-        if again:
-            stack.enter_context(torch.random.fork_rng(devices))
+    with torch.random.fork_rng(devices) if again else contextlib.nullcontext():
+        draw(model)
         if seed is not None:
-
-            def reseed(module: nn.Module, args: Any) -> None:
-                del module, args
-                torch.manual_seed(seed)
-
-            # Behind the hook by which a supernet samples its gates.
-            stack.callback(model.register_forward_pre_hook(reseed).remove)
-        yield
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            forget(model)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.exc as cpp_exc
 from lightning_fabric.utilities import rank_zero_only
 
 from lwdc.errors import LwdcError
@@ -22,6 +23,11 @@ from lwdc.pipeline.ranks import Ranks
             r"unknown precision '16-mix'\. Did you mean '16-mixed'.*Known: 16-mixed, 32-true",
         ),
         ({"strategy": "fsdp"}, r"unknown strategy 'fsdp'\. .*Known: auto, ddp"),
+        ({"channels_last": "yes"}, r"compute\.channels_last is true or false, found 'yes'"),
+        ({"checkpointing": 1}, r"compute\.checkpointing is true or false, found 1"),
+        ({"compile": "inductr"}, r"compile is true, false or a backend .*: unknown backend 'inductr'\. Did you mean"),
+        ({"compile": None}, r"compile is true, false or a backend .*'None'.* Known: aot_eager, eager, inductor"),
+        ({"compile": True, "checkpointing": True}, r"compile and compute\.checkpointing cannot be had together"),
         ({"timeout_s": 0}, r"compute\.timeout_s is a number of seconds above 0, found 0"),
     ],
 )
@@ -66,6 +72,26 @@ def test_a_precision_that_the_gpu_lacks_is_refused(monkeypatch: pytest.MonkeyPat
     with pytest.raises(LwdcError, match="'bf16-mixed' is not supported by this GPU; use 16-mixed"):
         Compute(precision="bf16-mixed")._check_device("cuda")
     Compute(precision="16-mixed")._check_device("cuda")
+
+
+def test_compiling_is_refused_where_nothing_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise cpp_exc.InvalidCxxCompiler
+
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", none)
+    with pytest.raises(LwdcError, match=r"compute\.compile=true needs a C\+\+ compiler, such as g\+\+"):
+        Compute("cpu", compile=True).fabric()
+    Compute("cpu", compile="eager")._check_device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
+    with pytest.raises(LwdcError, match=r"compute\.compile=true needs Triton and a GPU that it knows"):
+        Compute(compile=True)._check_device("cuda")
+
+
+def test_compiling_is_refused_where_networks_would_share_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model, backend="inductor": model)  # as in PyTorch 2.13
+    with pytest.raises(LwdcError, match=r"compile needs a PyTorch that compiles every network for itself, from 2\.15"):
+        Compute("cpu", compile="eager")
 
 
 def test_several_processes_need_a_pytorch_that_can_do_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from lwdc.selection import selection_ops
 from lwdc.space import SearchSpace
 from lwdc.strategies import FrontLesson, Held, JointLesson, Pressure, add_dial, dial_of, search_fit
 from lwdc.surgery import wrap
-from lwdc.training import Fit, Recipe
+from lwdc.training import AS_IT_STANDS, Execution, Fit, Recipe
 
 InRanks = Callable[..., list[Any]]
 
@@ -105,7 +105,7 @@ def tabulated(dial: bool) -> CostTable:
     return tabulate(supernet("softmax", dial=dial), Macs())
 
 
-def search(model: nn.Module, ranks: int, **changes: Any) -> Fit:
+def search(model: nn.Module, ranks: int, execution: Execution = AS_IT_STANDS, **changes: Any) -> Fit:
     """Two epochs of ten steps."""
     table = tabulated(has_dial(model))
     recipe = dataclasses.replace(Recipe(2, 64, SGD, objective=Distillation()), **changes)
@@ -113,7 +113,8 @@ def search(model: nn.Module, ranks: int, **changes: Any) -> Fit:
         lesson: Any = FrontLesson(JointLesson(model, [Held(table, dial_of(model))], ADAM), table.total // 2)
     else:
         lesson = JointLesson(model, [Pressure(table, budget=BudgetController(0.5))], ADAM)
-    return search_fit(model, exact(), recipe, lesson, seed=0, fabric=fabric_of(ranks), teacher=network())
+    fabric = fabric_of(ranks)
+    return search_fit(model, exact(), recipe, lesson, seed=0, fabric=fabric, teacher=network(), execution=execution)
 
 
 def has_dial(model: nn.Module) -> bool:
@@ -152,6 +153,18 @@ def test_two_ranks_search_as_one_does(gate: str, dial: bool, in_ranks: InRanks) 
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     for ours, theirs in zip(told, records, strict=True):
         assert figures(ours) == pytest.approx(figures(theirs), abs=1e-10)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:Grad strides do not match bucket view strides")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("execution", [Execution(channels_last=True, checkpointing=True), Execution(compile="eager")])
+def test_two_ranks_search_as_one_does_however_networks_run(execution: Execution, in_ranks: InRanks) -> None:
+    """With dropout nowhere: one rank alone runs as it stands."""
+    alone, _ = trained(search(supernet("gumbel"), 1, epochs=1))
+    (first, _), (second, _) = in_ranks(2, lambda rank: trained(search(supernet("gumbel"), 2, execution, epochs=1)))
+    assert_same(first, alone)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_a_batch_that_cannot_be_halved_is_weighed_by_its_examples(in_ranks: InRanks) -> None:
