@@ -146,8 +146,9 @@ def table(records: list[dict[str, Any]]) -> str:
             scores = [r["score"] for r in found]
             spread = f"{statistics.stdev(scores):.3f}" if scores[1:] else ""
             paired = [r["score"] > control[r["seed"]] for r in found if r["seed"] in control]
+            above = f"{sum(paired)} of {len(paired)}" if paired and name != "evolution" else ""
             lines.append(
-                f"| {name} | {statistics.mean(scores):.3f} | {spread} | {sum(paired)} of {len(paired)} | "
+                f"| {name} | {statistics.mean(scores):.3f} | {spread} | {above} | "
                 f"{statistics.mean(r['evaluations'] for r in found):.0f} | "
                 f"{statistics.mean(r['ask_cpu_seconds'] for r in found):.3f} | {len(found)} |"
             )

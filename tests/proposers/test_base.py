@@ -28,7 +28,7 @@ Build = Callable[..., Proposer]
 MakeMenu = Callable[..., Menu]
 MakeTruth = Callable[..., Callable[[Code], float]]
 
-QUICK = {"begin": 20, "unlabelled": 100, "training_steps": 60, "descent_steps": 20, "drawn": 10}
+QUICK = {"begin": 20, "unlabelled": 100, "training_steps": 25, "descent_steps": 10, "drawn": 5}
 
 PROPOSERS: dict[str, Build] = {
     "random": RandomSearch,
