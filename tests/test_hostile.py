@@ -50,8 +50,17 @@ def _experiment() -> ModuleType:
 
 FUZZ = _experiment()
 LOADERS = FUZZ.loaders()
-TEXT = ["architecture", "description", "costs", "table_json", "measurements", "records", "config"]  # of json
-SKIPS = {"measurements"}  # leaves out the lines that it does not know, and measures again
+TEXT = [
+    "architecture",
+    "description",
+    "costs",
+    "table_json",
+    "measurements",
+    "evaluations",
+    "records",
+    "config",
+]  # of json
+SKIPS = {"measurements", "evaluations"}  # leave out the lines that they do not know, which are made again
 
 
 @contextlib.contextmanager
