@@ -1,7 +1,8 @@
 """The selection operator: every candidate of one site, mixed by a gate."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -51,6 +52,7 @@ class SelectionOp(nn.Module):
         self.errors = dict(errors or {})  # relative inheritance error by label
         self.mixture: Tensor | None = None  # weights of the forward pass now running, else None
         self.sampled: Tensor | None = None  # those of the last one, without gradient
+        self.formed: dict[int, Tensor] = {}  # kernels of operators, formed beforehand for the forward pass now running
         supports = [op.support for op in operators if op.support is not None]
         self._linear = [i for i, op in enumerate(operators) if op.support is not None]
         self._support = union(supports) if any(all(s.count) for s in supports) else None
@@ -116,7 +118,7 @@ class SelectionOp(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # The mixture belongs to a running forward pass and hangs in its graph: no copy wants it.
-        return {**self.__dict__, "mixture": None, "sampled": None}
+        return {**self.__dict__, "mixture": None, "sampled": None, "formed": {}}
 
     def weights(self) -> Tensor:
         """Mixing weights of this step: those sampled at the supernet, or the gate's own outside of it."""
@@ -146,7 +148,7 @@ class SelectionOp(nn.Module):
         assert self._support is not None
         with _full_precision(weights.device):
             operators: list[Any] = list(self.operators)
-            kernels = [operators[i].compact_kernel() for i in chosen]
+            kernels = [self.formed[i] if i in self.formed else operators[i].compact_kernel() for i in chosen]
             picked = weights if len(chosen) == len(weights) else weights[chosen]
             return mix(
                 picked.to(kernels[0].dtype), kernel_shape(self.site, self._support), kernels,
@@ -187,6 +189,23 @@ def selection_ops(supernet: nn.Module) -> dict[str, SelectionOp]:
     """The selection operators of a supernet by site name, in forward order."""
     found = {m.site.name: m for m in supernet.modules() if isinstance(m, SelectionOp)}
     return dict(sorted(found.items(), key=lambda item: item[1].site.index))
+
+
+def form_together(ops: Iterable[SelectionOp]) -> None:
+    """Form the kernels of all operators that are alike in one go, in place, for the forward pass that begins."""
+    alike: dict[Hashable, list[tuple[SelectionOp, int, Operator]]] = defaultdict(list)
+    for op in ops:
+        for i in op._linear if op.mixing == "auto" else ():
+            operator: Any = op.operators[i]
+            if (kind := operator.alike()) is not None:
+                alike[type(operator), kind].append((op, i, operator))
+    for members in alike.values():
+        (first, _, operator), *others = members
+        if others:
+            with _full_precision(first.original_weight().device):
+                kernels = operator.compact_kernels([other for _, _, other in others])
+            for (op, i, _), kernel in zip(members, kernels, strict=True):
+                op.formed[i] = kernel
 
 
 def gates(supernet: nn.Module) -> Iterator[Gate]:

@@ -13,7 +13,7 @@ from lwdc.candidates.base import with_settings
 from lwdc.candidates.original import trained_weight
 from lwdc.errors import ArchitectureError, SpaceError, unknown_name
 from lwdc.gates import Gate, Softmax
-from lwdc.selection import Mixing, SelectionOp, selection_ops
+from lwdc.selection import Mixing, SelectionOp, form_together, selection_ops
 from lwdc.sites import Site, find_sites
 from lwdc.space import Choice, Plan, SearchSpace, make_plan
 from lwdc.tracing import Shape, reference
@@ -219,15 +219,16 @@ def _swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None
 
 
 def _sample_gates(supernet: nn.Module, args: Any) -> None:
-    """Before a forward pass: one sample per gate for all its sites and calls."""
+    """Before a forward pass: one sample per gate for all its sites and calls, and the kernels that gain by it."""
     del args
     sampled: dict[Gate, Any] = {}
-    for op in supernet.modules():
-        if isinstance(op, SelectionOp):
-            if op.gate not in sampled:
-                sampled[op.gate] = op.gate()
-            op.mixture = sampled[op.gate]
-            op.sampled = sampled[op.gate].detach()
+    ops = [op for op in supernet.modules() if isinstance(op, SelectionOp)]
+    for op in ops:
+        if op.gate not in sampled:
+            sampled[op.gate] = op.gate()
+        op.mixture = sampled[op.gate]
+        op.sampled = sampled[op.gate].detach()
+    form_together(ops)
 
 
 def _forget_gates(supernet: nn.Module, args: Any, output: Any) -> None:
@@ -236,6 +237,7 @@ def _forget_gates(supernet: nn.Module, args: Any, output: Any) -> None:
     for op in supernet.modules():
         if isinstance(op, SelectionOp):
             op.mixture = None
+            op.formed.clear()
 
 
 def _unwrap(network: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:

@@ -99,7 +99,7 @@ def worker(name: str, mode: str, threads: int, device: str) -> None:
         advance(model, 0.4)  # after the warm-up, while starts of epitomes still move
         optimisers.append(torch.optim.Adam([gate.logits for gate in gates(model)], lr=0.03))
         if starts := starts_of(model):
-            optimisers.append(torch.optim.Adam(starts, lr=1e-3))
+            optimisers.append(torch.optim.Adam(starts, lr=1e-3, foreach=True))
     optimisers.append(
         torch.optim.SGD(weight_parameters(model), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
     )
