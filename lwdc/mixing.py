@@ -96,7 +96,8 @@ def _compact(entries: Tensor, kernel: Tensor, place: Placement) -> Tensor:
 
 
 def _view(tensor: Tensor, strided: Strided) -> Tensor:
-    """The view of a contiguous ``tensor``, which may itself lie anywhere in its storage."""
+    """The view of a dense ``tensor``, which may itself lie anywhere in its storage."""
     size, stride, offset = strided
-    # An offset that is handed to `as_strided` counts from the storage's begin, one that is not from the tensor's.
-    return (tensor.view(-1)[offset:] if offset else tensor).as_strided(size, stride)
+    # An offset that is handed to `as_strided` counts from where the storage begins; without one it is the tensor's own.
+    begin = tensor.as_strided((tensor.numel(),), (1,))[offset:] if offset else tensor
+    return begin.as_strided(size, stride)

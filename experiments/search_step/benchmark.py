@@ -1,6 +1,6 @@
 """Times one search step against one plain training step, side by side.
 
-    python experiments/search_step/benchmark.py [--rounds 7] [--threads 2] [--only NAME ...] [--out results.json]
+    python experiments/search_step/benchmark.py [--rounds 7] [--threads 2] [--only NAME ...] [--modes MODE ...] [--out F]
 
 Every mode (plain training, lwdc mixing kernels, lwdc running branches) lives in a process of its own.
 The rounds are interleaved: each process in turn times a few steps while the others wait, so that a
@@ -140,8 +140,8 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def compare(name: str, rounds: int, threads: int, device: str) -> dict:
-    """All modes of one setting, interleaved."""
+def compare(name: str, rounds: int, threads: int, device: str, modes: tuple[str, ...] = MODES) -> dict:
+    """The modes of one setting, interleaved."""
     command = [
         sys.executable,
         __file__,
@@ -155,9 +155,9 @@ def compare(name: str, rounds: int, threads: int, device: str) -> dict:
     ]
     processes = {
         mode: subprocess.Popen([*command, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for mode in MODES
+        for mode in modes
     }
-    times: dict[str, list] = {mode: [] for mode in MODES}
+    times: dict[str, list] = {mode: [] for mode in modes}
     for process in processes.values():
         assert process.stdout.readline().strip() == "ready"
     for _ in range(rounds):
@@ -173,7 +173,7 @@ def compare(name: str, rounds: int, threads: int, device: str) -> dict:
         walls, cpus = zip(*times[mode], strict=True)
         result[mode] = {"wall_s": walls, "cpu_s": cpus, "peak_mib": peak}
     plain = result["plain"]
-    for mode in MODES:
+    for mode in modes:
         result[mode]["wall_ratio"] = statistics.median(result[mode]["wall_s"]) / statistics.median(plain["wall_s"])
         result[mode]["cpu_ratio"] = statistics.median(result[mode]["cpu_s"]) / statistics.median(plain["cpu_s"])
         result[mode]["memory_ratio"] = result[mode]["peak_mib"] / plain["peak_mib"]
@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--modes", nargs="*", default=MODES[1:], choices=MODES[1:], help="beside plain training")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker")
     parser.add_argument("--mode")
@@ -198,8 +199,9 @@ def main() -> None:
     results = {}
     print(f"{'setting':<22}{'mode':<10}{'ms/step':>9}{'ratio':>8}{'cpu':>7}{'peak MiB':>10}{'ratio':>8}   bars")
     for name in options.only:
-        results[name] = compare(name, options.rounds, options.threads, options.device)
-        for mode in MODES:
+        modes = (MODES[0], *options.modes)
+        results[name] = compare(name, options.rounds, options.threads, options.device, modes)
+        for mode in modes:
             row = results[name][mode]
             bars = (
                 f"time {SETTINGS[name]['time']}, memory {SETTINGS[name].get('memory', '-')}"

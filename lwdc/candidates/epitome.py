@@ -294,8 +294,8 @@ def _check_options(
     if (ratio is None) == (out is None and into is None):
         raise SpaceError("an epitome takes either ratio, or out and into: how much smaller it is than the kernel.")
     for name, value in (("ratio", ratio), ("out", out), ("into", into), ("taps", taps)):
-        if value is not None and not value >= 1:
-            raise SpaceError(f"an epitome's {name} must be at least 1, found {value}.")
+        if value is not None and not 1 <= value < math.inf:
+            raise SpaceError(f"an epitome's {name} must be a number of at least 1, found {value}.")
     if not 0 < window <= 1:
         raise SpaceError(f"an epitome's window is a share of its channels in (0, 1], found {window}.")
     if sampling == "wsnet":

@@ -237,8 +237,10 @@ def test_expanding_puts_equal_plain_convolutions_in_place(at: Any) -> None:
     [
         ({}, "either ratio, or out and into"),
         ({"ratio": 2, "out": 2}, "either ratio, or out and into"),
-        ({"ratio": 0.5}, "ratio must be at least 1, found 0.5"),
-        ({"into": -1}, "into must be at least 1, found -1"),
+        ({"ratio": 0.5}, "ratio must be a number of at least 1, found 0.5"),
+        ({"ratio": float("nan")}, "ratio must be a number of at least 1, found nan"),
+        ({"out": float("inf")}, "out must be a number of at least 1, found inf"),
+        ({"into": -1}, "into must be a number of at least 1, found -1"),
         ({"ratio": 2, "window": 0}, r"window is a share of its channels in \(0, 1\], found 0"),
         ({"ratio": 2, "window": 1.5}, "found 1.5"),
         ({"ratio": 2, "indexing": "axis"}, "indexing is per_axis or per_block, found 'axis'"),
