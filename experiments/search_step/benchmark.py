@@ -1,6 +1,6 @@
 """Times one search step against one plain training step, side by side.
 
-    python experiments/search_step/benchmark.py [--rounds 7] [--threads 2] [--only NAME ...] [--modes MODE ...] [--out F]
+    python experiments/search_step/benchmark.py [--rounds 7] [--threads 2] [--only NAME ...] [--modes MODE ...]
 
 Every mode (plain training, lwdc mixing kernels, lwdc running branches) lives in a process of its own.
 The rounds are interleaved: each process in turn times a few steps while the others wait, so that a
