@@ -11,7 +11,7 @@ from lwdc.candidates.base import Operator, as_blocks, block_view, kernel_shape
 from lwdc.geometry import Support
 from lwdc.sites import Site
 
-Strided = tuple[tuple[int, ...], tuple[int, ...], int]  # arguments of `as_strided`: size, stride, offset
+Strided = tuple[tuple[int, ...], tuple[int, ...], int]  # size, stride, offset: of entries, from the first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Mix(torch.autograd.Function):
             mixed = kernels[first] * scales[first]
         for i, (kernel, place) in enumerate(zip(kernels, placements, strict=True)):
             if i != first:
-                mixed.as_strided(*place.dense).addcmul_(kernel.as_strided(*place.compact), scales[i])
+                _view(mixed, place.dense).addcmul_(_view(kernel, place.compact), scales[i])
         ctx.save_for_backward(weights, *kernels)
         ctx.placements = placements
         return mixed
@@ -86,12 +86,12 @@ class _Mix(torch.autograd.Function):
         weight_grads: list[Tensor] = []
         kernel_grads: list[Tensor | None] = []
         for i, (kernel, place) in enumerate(zip(kernels, ctx.placements, strict=True)):
-            view = gradient.as_strided(*place.dense)
+            view = _view(gradient, place.dense)
             if ctx.needs_input_grad[0]:
                 weight_grads.append(
                     torch.dot(_flat(gradient), _flat(kernel))
                     if place.fills
-                    else (view * kernel.as_strided(*place.compact)).sum()
+                    else (view * _view(kernel, place.compact)).sum()
                 )
             kernel_grads.append(_compact(view * scales[i], kernel, place) if ctx.needs_input_grad[3 + i] else None)
         return (torch.stack(weight_grads) if weight_grads else None, None, None, *kernel_grads)
@@ -107,5 +107,13 @@ def _compact(entries: Tensor, kernel: Tensor, place: Placement) -> Tensor:
     if entries.shape == kernel.shape:
         return entries
     whole = torch.empty_like(kernel)
-    whole.as_strided(*place.compact).copy_(entries)
+    _view(whole, place.compact).copy_(entries)
     return whole
+
+
+def _view(tensor: Tensor, strided: Strided) -> Tensor:
+    """The view of a dense ``tensor``, which may itself lie anywhere in its storage."""
+    size, stride, offset = strided
+    # An offset that is handed to `as_strided` counts from where the storage begins; without one it is the tensor's own.
+    begin = tensor.as_strided((tensor.numel(),), (1,))[offset:] if offset else tensor
+    return begin.as_strided(size, stride)

@@ -1,7 +1,8 @@
 """The selection operator: every candidate of one site, mixed by a gate."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -63,6 +64,7 @@ class SelectionOp(nn.Module):
         self.mixture: Tensor | None = None  # weights of the forward pass now running, else None
         self.sampled: Tensor | None = None  # those of the last one, without gradient
         self.taken: int | None = None  # where the gate takes one operator: which, in the forward pass now running
+        self.formed: dict[int, Tensor] = {}  # kernels of operators, formed beforehand for the forward pass now running
         supports = [op.support for op in operators if op.support is not None]
         self._linear = [i for i, op in enumerate(operators) if op.support is not None]
         self._support = union(supports) if any(all(s.count) for s in supports) else None
@@ -137,7 +139,7 @@ class SelectionOp(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # The mixture belongs to a running forward pass and hangs in its graph: no copy wants it.
-        return {**self.__dict__, "mixture": None, "sampled": None, "taken": None}
+        return {**self.__dict__, "mixture": None, "sampled": None, "taken": None, "formed": {}}
 
     def weights(self) -> Tensor:
         """Mixing weights of this step: those sampled at the supernet, or the gate's own outside of it."""
@@ -169,7 +171,7 @@ class SelectionOp(nn.Module):
         assert self._support is not None
         with _full_precision(weights.device):
             operators: list[Any] = list(self.operators)
-            kernels = [operators[i].compact_kernel() for i in chosen]
+            kernels = [self.formed[i] if i in self.formed else operators[i].compact_kernel() for i in chosen]
             picked = weights if len(chosen) == len(weights) else weights[chosen]
             return mix(
                 picked.to(kernels[0].dtype), kernel_shape(self.site, self._support), kernels,
@@ -260,6 +262,25 @@ def selection_ops(supernet: nn.Module) -> dict[str, SelectionOp]:
     return dict(sorted(found.items(), key=lambda item: item[1].site.index))
 
 
+def form_together(ops: Iterable[SelectionOp]) -> None:
+    """Form the kernels of all operators that are alike in one go, in place, for the forward pass that begins."""
+    alike: dict[Hashable, list[tuple[SelectionOp, int, Operator]]] = defaultdict(list)
+    for op in ops:
+        for i in op._linear if op.mixing == "auto" else ():
+            if op.taken not in (None, i):
+                continue
+            operator: Any = op.operators[i]
+            if (kind := operator.alike()) is not None:
+                alike[type(operator), kind].append((op, i, operator))
+    for members in alike.values():
+        (first, _, operator), *others = members
+        if others:
+            with _full_precision(first.original_weight().device):
+                kernels = operator.compact_kernels([other for _, _, other in others])
+            for (op, i, _), kernel in zip(members, kernels, strict=True):
+                op.formed[i] = kernel
+
+
 def gates(supernet: nn.Module) -> Iterator[Gate]:
     """Every gate once, also where sites share one."""
     return (m for m in supernet.modules() if isinstance(m, Gate))
@@ -273,17 +294,18 @@ def draw(supernet: nn.Module) -> None:
     """
     sampled: dict[Gate, Tensor] = {}
     taken: dict[Gate, int] = {}
-    for op in supernet.modules():
-        if isinstance(op, SelectionOp) and op.mixture is None:
-            if op.gate not in sampled:
-                sampled[op.gate] = op.gate()
-            op.mixture = sampled[op.gate]
-            op.sampled = sampled[op.gate].detach()
-            # Now and not between convolutions, where a GPU would be waited for at every site.
-            if op.gate.takes_one:
-                if op.gate not in taken:
-                    taken[op.gate] = int(op.sampled.argmax())
-                op.taken = taken[op.gate]
+    ops = [op for op in supernet.modules() if isinstance(op, SelectionOp) and op.mixture is None]
+    for op in ops:
+        if op.gate not in sampled:
+            sampled[op.gate] = op.gate()
+        op.mixture = sampled[op.gate]
+        op.sampled = sampled[op.gate].detach()
+        # Now and not between convolutions, where a GPU would be waited for at every site.
+        if op.gate.takes_one:
+            if op.gate not in taken:
+                taken[op.gate] = int(op.sampled.argmax())
+            op.taken = taken[op.gate]
+    form_together(ops)
 
 
 def forget(supernet: nn.Module) -> None:
@@ -291,6 +313,7 @@ def forget(supernet: nn.Module) -> None:
     for op in supernet.modules():
         if isinstance(op, SelectionOp):
             op.mixture = op.taken = None
+            op.formed.clear()
 
 
 def advance(supernet: nn.Module, progress: float) -> None:

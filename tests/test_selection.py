@@ -19,6 +19,7 @@ from lwdc.geometry import own_support, union
 from lwdc.mixing import mix
 from lwdc.mixing import place as place_kernel
 from lwdc.selection import SelectionOp, advance, gates, selection_ops
+from lwdc.space import SearchSpace
 from lwdc.surgery import wrap
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
@@ -182,6 +183,25 @@ def test_the_mixing_function_does_not_care_about_strides(place: Any) -> None:
             torch.testing.assert_close(p.grad, gradient)
 
 
+def test_the_mixing_function_takes_parts_of_other_tensors(place: Any) -> None:
+    """Kernels that lie in one stack, and a gradient that comes out of a concatenation."""
+    at = place(nn.Conv2d(4, 4, 3, groups=2, padding=1), 6, 6)
+    op = mixture(at, LINEAR)
+    shape = (4, 2, *op._support.count)
+    places = [place_kernel(op.site, op._support, o) for o in op.operators]
+    weights = torch.rand(len(places), dtype=torch.float64)
+    kernels = [o.compact_kernel().detach() for o in op.operators]
+    apart = [k.clone().requires_grad_() for k in kernels]
+    parts = [torch.stack([torch.zeros_like(k), k]).unbind()[1].requires_grad_() for k in kernels]
+    wanted, found = mix(weights, shape, apart, places), mix(weights, shape, parts, places)
+    assert torch.equal(found, wanted)
+    back = torch.randn_like(wanted)
+    wanted.backward(back)
+    torch.cat([torch.zeros_like(found), found]).backward(torch.cat([torch.zeros_like(back), back]))
+    for part, kernel in zip(parts, apart, strict=True):
+        assert torch.equal(part.grad, kernel.grad)
+
+
 def test_every_operator_and_every_logit_gets_a_gradient(place: Any) -> None:
     at = place(nn.Conv2d(8, 8, 3, padding=1), 8, 8)
     op = mixture(at, LINEAR + BRANCHES)
@@ -270,8 +290,6 @@ SPACE = [
 
 @pytest.fixture
 def supernet() -> Callable[..., nn.Module]:
-    from lwdc.space import SearchSpace
-
     def make(gate: Any = GumbelSoftmax, **space: Any) -> nn.Module:
         return wrap(Net(), SearchSpace(SPACE, **{"stem": False, **space}), gate, (3, 8, 8))
 
@@ -306,7 +324,36 @@ def test_a_forward_pass_that_fails_forgets_its_sample(supernet: Any) -> None:
         net(torch.zeros(2, 3, 0, 0))
     with pytest.raises(RuntimeError):
         net(torch.zeros(2, 5, 8, 8))
-    assert all(op.mixture is None for op in selection_ops(net).values())
+    assert all(op.mixture is None and not op.formed for op in selection_ops(net).values())
+
+
+@pytest.mark.parametrize("progress", [0.4, 0.6])
+def test_epitomes_of_sites_alike_are_formed_together_to_the_same_effect(
+    progress: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = [{"op": "original"}, {"op": "epitome", "ratio": 2}, {"op": "epitome", "ratio": 4, "indexing": "per_block"}]
+    layers = [nn.Conv2d(8, width, 3, padding=1) for width in (8, 8, 8, 16)]
+    net = wrap(nn.Sequential(*layers), SearchSpace(space), Softmax, (8, 6, 6)).double()
+    advance(net, progress)
+    formed: list[list[int]] = []
+    for op in selection_ops(net).values():
+        op.register_forward_hook(lambda module, args, y: formed.append(sorted(module.formed)))
+
+    def trained() -> list[Tensor | None]:
+        net.zero_grad()
+        images = torch.linspace(-1, 1, 4 * 8 * 36, dtype=torch.float64).view(4, 8, 6, 6)
+        net(images).square().sum().backward()
+        return [p.grad for p in net.parameters()]
+
+    together = trained()
+    assert formed == [[1, 2], [1, 2], []]  # not the stem, and the last one has no other like it
+    assert not any(op.formed for op in selection_ops(net).values())
+    monkeypatch.setattr("lwdc.surgery.form_together", lambda ops: None)
+    for found, wanted in zip(together, trained(), strict=True):
+        assert (found is None) == (wanted is None)
+        if found is not None:
+            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+    assert formed[3:] == [[], [], []]
 
 
 def test_a_layer_held_under_two_names_is_one_selection_operator(supernet: Any) -> None:

@@ -1,6 +1,6 @@
 """Times one search step against one plain training step, side by side.
 
-    python experiments/search_step/benchmark.py [--rounds 7] [--threads 2] [--only NAME ...] [--out results.json]
+    python experiments/search_step/benchmark.py [--rounds 7] [--threads 2] [--only NAME ...] [--modes MODE ...]
     python experiments/search_step/benchmark.py --only resnet56_four --batch 512 --device cuda \
         --precision bf16-mixed --channels-last --compile inductor
 
@@ -111,7 +111,7 @@ def worker(options: argparse.Namespace) -> None:
         advance(model, 0.4)  # after the warm-up, while starts of epitomes still move
         optimisers.append(torch.optim.Adam([gate.logits for gate in gates(model)], lr=0.03))
         if starts := starts_of(model):
-            optimisers.append(torch.optim.Adam(starts, lr=1e-3))
+            optimisers.append(torch.optim.Adam(starts, lr=1e-3, foreach=True))
     optimisers.append(
         torch.optim.SGD(weight_parameters(model), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
     )
@@ -167,13 +167,14 @@ def _peak() -> float:
 
 
 def compare(name: str, options: argparse.Namespace) -> dict:
-    """All modes of one setting, interleaved."""
+    """The modes of one setting, interleaved."""
+    modes = (MODES[0], *options.modes)
     command = [sys.executable, __file__, "--worker", name, *sys.argv[1:], "--mode"]
     processes = {
         mode: subprocess.Popen([*command, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for mode in MODES
+        for mode in modes
     }
-    times: dict[str, list] = {mode: [] for mode in MODES}
+    times: dict[str, list] = {mode: [] for mode in modes}
     for process in processes.values():
         assert process.stdout.readline().strip() == "ready"
     for _ in range(options.rounds):
@@ -189,7 +190,7 @@ def compare(name: str, options: argparse.Namespace) -> dict:
         walls, cpus = zip(*times[mode], strict=True)
         result[mode] = {"wall_s": walls, "cpu_s": cpus, "peak_mib": peak}
     plain = result["plain"]
-    for mode in MODES:
+    for mode in modes:
         result[mode]["images_per_s"] = batch_of(name, options) / statistics.median(result[mode]["wall_s"])
         result[mode]["wall_ratio"] = statistics.median(result[mode]["wall_s"]) / statistics.median(plain["wall_s"])
         result[mode]["cpu_ratio"] = statistics.median(result[mode]["cpu_s"]) / statistics.median(plain["cpu_s"])
@@ -207,6 +208,7 @@ def main() -> None:
     parser.add_argument("--compile", choices=["inductor", "aot_eager", "eager"])
     parser.add_argument("--batch", type=int, help="images of a step, instead of each setting's own")
     parser.add_argument("--only", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--modes", nargs="*", default=MODES[1:], choices=MODES[1:], help="beside plain training")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker")
     parser.add_argument("--mode")
@@ -221,7 +223,7 @@ def main() -> None:
     print(f"{'setting':<22}{'mode':<10}{columns}   bars")
     for name in options.only:
         results[name] = compare(name, options)
-        for mode in MODES:
+        for mode in (MODES[0], *options.modes):
             row = results[name][mode]
             bars = (
                 f"time {SETTINGS[name]['time']}, memory {SETTINGS[name].get('memory', '-')}"

@@ -1,6 +1,7 @@
 """What every operator at a site promises."""
 
 import abc
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,14 @@ class Operator(nn.Module, abc.ABC):
     def compact_kernel(self) -> Tensor:
         """The kernel without its structural zeros; differentiable in the operator's weights."""
         raise NotImplementedError(f"{type(self).__name__} is not linear")
+
+    def alike(self) -> Hashable:
+        """What operators share whose kernels may be formed together; None where each forms its own."""
+        return None
+
+    def compact_kernels(self, others: Sequence["Operator"]) -> tuple[Tensor, ...]:
+        """This operator's ``compact_kernel()`` and those of ``others`` that are alike, formed in one go."""
+        raise NotImplementedError(f"a {type(self).__name__} forms its own kernel")
 
     def kernel(self, support: Support | None = None) -> Tensor:
         """The dense kernel ``(C_out, C_in / site.groups, *support.count)`` on a support that holds the operator's.

@@ -6,7 +6,7 @@ features), how they begin, and inheritance from a trained kernel are ours.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import cast
 
 import numpy as np
@@ -14,10 +14,10 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
 
-from lwdc.candidates.base import DoesNotFit, Operator, check_padding, restrict, scaled_like
+from lwdc.candidates.base import DoesNotFit, Operator, check_padding, kernel_shape, restrict, scaled_like
 from lwdc.candidates.chain import Layer, convolution
 from lwdc.candidates.registry import register_candidate
-from lwdc.candidates.sampling import Fold, Sampling, Starts, TiedConv, Unfold, sample
+from lwdc.candidates.sampling import Fold, Sampling, Starts, TiedConv, Unfold, form, sample
 from lwdc.errors import SpaceError
 from lwdc.geometry import own_support
 from lwdc.sites import Site
@@ -33,6 +33,23 @@ class Sampled(Operator):
     def starts(self) -> list[Starts]:
         """Where its windows begin, axis by axis."""
         return [m for m in self.modules() if isinstance(m, Starts)]
+
+    def axes(self) -> list[Starts]:
+        """Its starts as ``form`` takes them; none where it forms its kernel in another way."""
+        return []
+
+    def alike(self) -> Hashable:
+        """Small kernels of one shape are formed together: one by one, bookkeeping would cost more than arithmetic."""
+        site, axes, epitome = self.site, self.axes(), self.epitome()
+        if not axes or math.prod(kernel_shape(site, own_support(site))) > _SMALL:
+            return None
+        shapes = site.out_channels, site.in_channels, site.groups, epitome.shape
+        return shapes, tuple(starts.alike for starts in axes), epitome.dtype, epitome.device
+
+    def compact_kernels(self, others: Sequence[Operator]) -> tuple[Tensor, ...]:
+        operators = [self, *cast(Sequence[Sampled], others)]
+        epitomes = [op.epitome() for op in operators]
+        return form(self.site, epitomes, list(zip(*(op.axes() for op in operators), strict=True))).unbind()
 
     def solve(self, target: Tensor) -> None:
         """Set the epitome to the best one for the starts as they are, in place.
@@ -107,6 +124,7 @@ class Sampled(Operator):
             self.epitome().mul_(scaled_like(self.compact_kernel(), norm))
 
 
+_SMALL = 2**16  # entries of a kernel up to which it gains from being formed with others
 _TURNS = 4  # of starts and epitome when a trained kernel is inherited
 _ITERATIONS = 30  # of least squares where there is no closed form
 _RTOL = 1e-2  # smaller singular values of the sampling count as zero: windows half-way between are nearly singular
@@ -123,6 +141,10 @@ class AxisEpitome(Sampled):
 
     def epitome(self) -> nn.Parameter:
         return cast(nn.Parameter, self.layers[-2].weight)
+
+    def axes(self) -> list[Starts]:
+        into, out = self.starts()
+        return [out, into]
 
     def compact_kernel(self) -> Tensor:
         into, out = self.starts()
@@ -169,6 +191,9 @@ class BlockEpitome(Sampled):
 
     def epitome(self) -> nn.Parameter:
         return self.conv.weight
+
+    def axes(self) -> list[Starts]:
+        return self.conv.axes
 
     def compact_kernel(self) -> Tensor:
         return self.conv.kernel()
@@ -269,8 +294,8 @@ def _check_options(
     if (ratio is None) == (out is None and into is None):
         raise SpaceError("an epitome takes either ratio, or out and into: how much smaller it is than the kernel.")
     for name, value in (("ratio", ratio), ("out", out), ("into", into), ("taps", taps)):
-        if value is not None and not value >= 1:
-            raise SpaceError(f"an epitome's {name} must be at least 1, found {value}.")
+        if value is not None and not 1 <= value < math.inf:
+            raise SpaceError(f"an epitome's {name} must be a number of at least 1, found {value}.")
     if not 0 < window <= 1:
         raise SpaceError(f"an epitome's window is a share of its channels in (0, 1], found {window}.")
     if sampling == "wsnet":

@@ -1,7 +1,7 @@
 """Sampling from an epitome: where its windows begin, and the modules that compute with it and stay when released."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -63,8 +63,9 @@ class Starts(nn.Module):
         starts = starts.round()
         share = starts / ranges.clamp_min(1)
         self.still = window == extent and begin is None  # every window is the whole, from its first entry on
+        # Kept in full precision as shares are: a product with whole numbers would have to convert them every time.
+        self.register_buffer("ranges", ranges.float().contiguous(), persistent=False)
         # Whole numbers are kept as such: a network in half precision still reads the same entries.
-        self.register_buffer("ranges", ranges.long().contiguous(), persistent=False)
         self.register_buffer("_reach", torch.arange(window + 1), persistent=False)
         self.register_buffer("settled", starts.long(), persistent=self.learned)  # where fixed, or once frozen
         if self.learned:
@@ -78,14 +79,8 @@ class Starts(nn.Module):
         While starts move it is one more: a window lies between its entries and the next ones, as far as
         ``(count, [copies])`` says.
         """
-        if not self.moves:
-            return self._inside(self.settled.unsqueeze(-1) + self._reach[: self.window]), None
-        starts = self.share * self.ranges
-        with torch.no_grad():
-            inside = self.share.clamp(0, 1) * self.ranges
-            lower = inside.floor()
-            offset = starts - inside + lower  # a constant, so that the gradient passes where a start is outside
-        return self._inside(lower.long().unsqueeze(-1) + self._reach), starts - offset
+        entries, weight = windows([self])
+        return entries[0], None if weight is None else weight[0]
 
     def flat(self) -> Positions:
         """The same by entry, laid end to end and cut: shape ``(total,)``."""
@@ -100,6 +95,11 @@ class Starts(nn.Module):
     def tiles(self) -> bool:
         """Whether it repeats the whole epitome a whole number of times."""
         return not self.learned and self.still and self.total % self.extent == 0
+
+    @property
+    def alike(self) -> Hashable:
+        """What starts share that differ in nothing but where they are."""
+        return self.total, self.extent, self.window, self.wrap, self.still, self.moves, self.settled.shape
 
     def advance(self, progress: float) -> None:
         """Between steps, in place: keep learned starts inside; halfway through a training round them for good."""
@@ -136,6 +136,21 @@ class Starts(nn.Module):
         return f"{self.total} from {self.extent}, windows of {self.window}, {kind}{', wrapped' if self.wrap else ''}"
 
 
+def windows(alike: Sequence[Starts]) -> Windows:
+    """What each of ``alike`` says of its windows, stacked: ``(len(alike), count, [copies,] window)``."""
+    first = alike[0]
+    if not first.moves:
+        settled = torch.stack([starts.settled for starts in alike])
+        return first._inside(settled.unsqueeze(-1) + first._reach[: first.window]), None
+    starts = torch.stack([starts.share for starts in alike]) * first.ranges
+    with torch.no_grad():
+        inside = torch.minimum(starts.clamp_min(0), first.ranges)
+        lower = inside.floor()
+        offset = starts - inside + lower  # a constant, so that the gradient passes where a start is outside
+        entries = first._inside(lower.long().unsqueeze(-1) + first._reach)
+    return entries, starts - offset
+
+
 def sample(source: Tensor, axis: int, starts: Starts) -> Tensor:
     """``source`` read along ``axis`` where the windows lie, end to end and cut: two taps to an entry."""
     entries, weight = starts()
@@ -150,6 +165,48 @@ def blend(source: Tensor, axis: int, weight: Tensor) -> Tensor:
     """Every entry along ``axis`` blended with the next, one entry less; ``weight``, the next one's, broadcasts."""
     size = source.shape[axis] - 1
     return torch.lerp(source.narrow(axis, 0, size), source.narrow(axis, 1, size), weight.to(source.dtype))
+
+
+def form(site: Site, epitomes: Sequence[Tensor], axes: Sequence[Sequence[Starts]]) -> Tensor:
+    """The kernels of sites alike, ``(len(epitomes), C_out, C_in / groups, *k)``, each sampled from its epitome.
+
+    ``axes`` holds, for filters, channels and taps, the starts of each: by block or for a whole row or column of them;
+    without those of taps blocks read these as they lie.
+    """
+    if all(starts[0].still for starts in axes[2:]):
+        axes = axes[:2]
+    n, g, tail = len(epitomes), site.groups, epitomes[0].shape[len(axes) :]
+    entries: Any = 0
+    blends = []
+    for axis, starts in enumerate(axes):
+        reached, weight = windows(starts)
+        entries = entries * starts[0].extent + _by_block(reached, axis, len(axes))
+        if weight is not None:
+            blends.append((4 + axis, _by_block(weight.unsqueeze(-1), axis, 2 + site.dims).unsqueeze(1)))
+    entries = entries.unsqueeze(1)
+    if n * g > 1:  # the epitomes lie one after the other, groups within each
+        size = math.prod(starts[0].extent for starts in axes)
+        first = torch.arange(0, n * g * size, size, device=entries.device)
+        entries = entries + first.view(n, g, *(1,) * (entries.dim() - 2))
+    # Every block is read once, one entry wider than it is where it lies between: (n, g, R_out, R_in, b_out, b_in, *k)
+    source = torch.stack(list(epitomes)) if n > 1 else epitomes[0]
+    blocks = source.reshape(-1, *tail).index_select(0, entries.flatten()).unflatten(0, entries.shape)
+    for axis, weight in blends:
+        blocks = blend(blocks, axis, weight)
+    dense = blocks.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    return dense[:, :, : site.out_channels // g, : site.in_channels // g].flatten(1, 2)
+
+
+def _by_block(part: Tensor, axis: int, axes: int) -> Tensor:
+    """What the ``Starts`` of an axis say by window, as ``(n, R_out, R_in, ...)`` with one more for each of ``axes``.
+
+    1 where it does not vary.
+    """
+    if part.dim() == 3:  # one start for a whole row or column of blocks
+        part = part.unsqueeze(1 if axis == 1 else 2)
+    elif axis == 1:  # those of the columns count the columns first
+        part = part.transpose(1, 2)
+    return part.reshape(*part.shape[:3], *(1,) * axis, part.shape[3], *(1,) * (axes - 1 - axis))
 
 
 class Fold(nn.Module):
@@ -220,25 +277,12 @@ class TiedConv(nn.Module):
 
     def kernel(self, epitome: Tensor | None = None) -> Tensor:
         """``(C_out, C_in / groups, *k)``, sampled from the weight, or from another ``epitome`` of its shape."""
-        epitome = self.weight if epitome is None else epitome
-        site, g = self.site, self.site.groups
-        taps = cast(list[Starts], list(self.tap_starts))
-        still = all(starts.still for starts in taps)  # then every block reads the taps as they lie
-        axes = [self.rows, self.columns, *([] if still else taps)]
-        tail = epitome.shape[len(axes) :]
-        entries: Any = 0
-        blends = []
-        for axis, starts in enumerate(axes):
-            reached, weight = starts()
-            entries = entries * starts.extent + _by_block(reached, axis, len(axes))
-            if weight is not None:
-                blends.append((3 + axis, _by_block(weight.unsqueeze(-1), axis, 2 + site.dims)))
-        # Every block is read once, one entry wider than it is where it lies between: (g, R_out, R_in, b_out, b_in, *k)
-        blocks = epitome.reshape(g, -1, *tail).index_select(1, entries.flatten()).unflatten(1, entries.shape)
-        for axis, weight in blends:
-            blocks = blend(blocks, axis, weight)
-        dense = blocks.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        return dense[:, : site.out_channels // g, : site.in_channels // g].flatten(0, 1)
+        return form(self.site, [self.weight if epitome is None else epitome], [[starts] for starts in self.axes])[0]
+
+    @property
+    def axes(self) -> list[Starts]:
+        """The starts of filters, channels and taps."""
+        return [self.rows, self.columns, *cast(list[Starts], list(self.tap_starts))]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, *sizes)`` to ``(B, C_out, *sizes)``."""
@@ -266,18 +310,6 @@ class TiedConv(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}
-
-
-def _by_block(part: Tensor, axis: int, axes: int) -> Tensor:
-    """What the ``Starts`` of an axis say by window, as ``(R_out, R_in, ...)`` with one more for each of ``axes``.
-
-    1 where it does not vary.
-    """
-    if part.dim() == 2:  # one start for a whole row or column of blocks
-        part = part.unsqueeze(0 if axis == 1 else 1)
-    elif axis == 1:  # those of the columns count the columns first
-        part = part.transpose(0, 1)
-    return part.reshape(*part.shape[:2], *(1,) * axis, part.shape[2], *(1,) * (axes - 1 - axis))
 
 
 def expand(network: nn.Module) -> nn.Module:

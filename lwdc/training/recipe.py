@@ -52,7 +52,8 @@ class TorchScheduler:
         self._scheduler.load_state_dict(state)
 
 
-_STARTS: OptimiserFactory = functools.partial(torch.optim.Adam, lr=0.01)
+# One call for many small tensors, also on a CPU: one by one they would take several times as long.
+_STARTS: OptimiserFactory = functools.partial(torch.optim.Adam, lr=0.01, foreach=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -237,8 +237,10 @@ def test_expanding_puts_equal_plain_convolutions_in_place(at: Any) -> None:
     [
         ({}, "either ratio, or out and into"),
         ({"ratio": 2, "out": 2}, "either ratio, or out and into"),
-        ({"ratio": 0.5}, "ratio must be at least 1, found 0.5"),
-        ({"into": -1}, "into must be at least 1, found -1"),
+        ({"ratio": 0.5}, "ratio must be a number of at least 1, found 0.5"),
+        ({"ratio": float("nan")}, "ratio must be a number of at least 1, found nan"),
+        ({"out": float("inf")}, "out must be a number of at least 1, found inf"),
+        ({"into": -1}, "into must be a number of at least 1, found -1"),
         ({"ratio": 2, "window": 0}, r"window is a share of its channels in \(0, 1\], found 0"),
         ({"ratio": 2, "window": 1.5}, "found 1.5"),
         ({"ratio": 2, "indexing": "axis"}, "indexing is per_axis or per_block, found 'axis'"),
@@ -264,6 +266,52 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 def test_what_cannot_stand_at_a_site_says_why(options: dict[str, Any], message: str, at: Any) -> None:
     with pytest.raises(DoesNotFit, match=message):
         build({"op": "epitome", **options}, at.site)
+
+
+@pytest.mark.parametrize("state", ["moving", "outside", "frozen"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ratio": 3},
+        {"into": 2, "wrap": True},
+        {"ratio": 3, "indexing": "per_block"},
+        {"out": 2, "into": 2, "taps": 1.5},
+        {"ratio": 3, "sampling": "fixed"},
+    ],
+)
+def test_kernels_of_sites_alike_are_the_same_formed_together(
+    options: dict[str, Any], groups: int, state: str, place: Any
+) -> None:
+    at = place(nn.Conv2d(12, 20, 3, padding=1, groups=groups), 6, 6)
+    operators = [epitome_at(at, **options) for _ in range(3)]
+    for operator in operators:
+        operator.reset(1.0)
+        with torch.no_grad():
+            for share in starts_of(operator):
+                share.uniform_(0.1, 1.0 if state == "moving" else 1.2)
+        if state == "frozen":
+            advance_starts(operator, 0.5)
+    assert len({operator.alike() for operator in operators}) == 1 and operators[0].alike() is not None
+    together = operators[0].compact_kernels(operators[1:])
+    for operator, kernel in zip(operators, together, strict=True):
+        alone, weights = operator.compact_kernel(), list(operator.parameters())
+        torch.testing.assert_close(kernel, alone, rtol=1e-12, atol=1e-12)
+        back = torch.randn_like(alone)
+        pair = [torch.autograd.grad(k, weights, back, retain_graph=True, allow_unused=True) for k in (kernel, alone)]
+        assert [g is None for g in pair[0]] == [state == "frozen" and p.dim() < 3 for p in weights]
+        for found, wanted in zip(*pair, strict=True):
+            if wanted is not None:
+                torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_only_small_kernels_with_equal_windows_are_formed_together(place: Any) -> None:
+    at, wide = place(nn.Conv2d(16, 16, 3), 6, 6), place(nn.Conv2d(96, 96, 3), 6, 6)
+    learned, frozen = epitome_at(at, ratio=3), epitome_at(at, ratio=3)
+    advance_starts(frozen, 0.5)
+    others = [frozen, epitome_at(at, ratio=4), epitome_at(at, ratio=3, window=0.25), epitome_at(at, ratio=3).float()]
+    assert len({operator.alike() for operator in (learned, *others)}) == 5
+    assert epitome_at(wide, ratio=3).alike() is None
 
 
 def test_many_windows_are_read_where_they_were_in_half_precision(place: Any) -> None:
