@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -62,7 +63,20 @@ def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
         ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names folders of this machine
+    _let_go(program)
     return program
+
+
+def _let_go(program: ExportedProgram) -> None:
+    """Break a circle that the garbage collector cannot see, by which every trace would stay in memory for good.
+
+    The symbol of the batch size knows the input by whose shape it was found, and that shape, which PyTorch keeps
+    outside of Python, holds the symbol. The list is read while a network is traced, and not again.
+    """
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, FakeTensor) and value.fake_mode.shape_env is not None:
+            value.fake_mode.shape_env.tracked_fakes = []
 
 
 def forget_shapes() -> None:
