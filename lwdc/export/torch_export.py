@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import linecache
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.graph_module import _loader
 
 from lwdc.candidates.sampling import expand
 from lwdc.errors import ExportError
@@ -79,8 +82,20 @@ def _let_go(program: ExportedProgram) -> None:
             value.fake_mode.shape_env.tracked_fakes = []
 
 
-def forget_shapes() -> None:
-    """Empty caches of PyTorch's that hold the shapes of every program traced so far, without bound."""
+@contextlib.contextmanager
+def forgetting() -> Iterator[None]:
+    """PyTorch keeps the sources of every graph that it makes and the shapes of every trace, without bound: not here."""
+    before = set(_loader.eval_cache)
+    try:
+        yield
+    finally:
+        for name in _loader.eval_cache.keys() - before:
+            del _loader.eval_cache[name]
+            linecache.cache.pop(name, None)
+        _forget_shapes()
+
+
+def _forget_shapes() -> None:
     for method in vars(ShapeEnv).values():
         while method is not None:
             if hasattr(method, "cache_clear"):
