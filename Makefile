@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv demo demo-seeds test test-long check fuzz peers cifar10 faults soak clean
+.PHONY: help .venv demo demo-seeds test test-long test-oldest check fuzz peers cifar10 faults soak clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -32,6 +32,17 @@ test: $(READY) ## the tests, without those that take minutes; ARGS= goes to pyte
 test-long: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m long $(ARGS)
 
+# What an operator, a search, an export and a run rest on; ARGS= names other tests.
+OLDEST := tests/test_surgery.py tests/test_selection.py tests/candidates tests/export tests/pipeline/test_compress.py
+
+test-oldest: .venv-oldest/.ready ## tests of the core with the oldest versions that lwdc allows, in .venv-oldest; old versions may warn
+	.venv-oldest/bin/python -m pytest -m 'not long' -W default $(or $(ARGS),$(OLDEST))
+
+.venv-oldest/.ready: setup.cfg constraints-oldest.txt
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install -c constraints-oldest.txt -e '.[test]'
+	@touch $@
+
 check: $(READY) ## lint, format, types, import direction
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -54,6 +65,6 @@ faults: $(READY) ## kill runs in every phase, 56 times, and compare their ends (
 soak: $(READY) ## 200 searches and exports in one process: memory and open files (minutes)
 	$(BIN)/python experiments/soak/soak.py $(ARGS)
 
-clean: ## remove .venv, .venv-peers, .venv-fuzz, caches and build files; outputs/ stays
-	rm -rf .venv .venv-peers .venv-fuzz build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove .venv, .venv-peers, .venv-fuzz, .venv-oldest, caches and build files; outputs/ stays
+	rm -rf .venv .venv-peers .venv-fuzz .venv-oldest build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find lwdc conf tests experiments -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -58,7 +58,7 @@ def stop_once(process: BaseProcess, folder: Path, number: int, ready: Any) -> No
     while not ready():
         assert process.is_alive(), said(folder)
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.02)  # reading a checkpoint takes as long as a step
     assert process.pid is not None
     os.kill(process.pid, number)
     process.join(60)

@@ -18,7 +18,7 @@ from lwdc.export.onnx import run_onnx, write_onnx
 from lwdc.export.package import load, save
 from lwdc.export.portable import portable
 from lwdc.export.staging import staging
-from lwdc.export.torch_export import forget_shapes, run_torch_export, trace, write_program
+from lwdc.export.torch_export import forgetting, run_torch_export, trace, write_program
 from lwdc.export.verify import Run, verify
 from lwdc.progress import tracked
 from lwdc.records import ExportRecord
@@ -61,11 +61,9 @@ def export_all(
         input_size=input_size,
     )
     job = _Job(copy, description, model, seed)
-    try:
-        with contextlib.closing(tracked(formats, f"exporting and verifying {', '.join(formats)}")) as shown:
-            return tuple(_export(Path(folder), name, job) for name in shown)
-    finally:
-        forget_shapes()
+    bar = tracked(formats, f"exporting and verifying {', '.join(formats)}")
+    with forgetting(), contextlib.closing(bar) as shown:
+        return tuple(_export(Path(folder), name, job) for name in shown)
 
 
 def check_formats(formats: Sequence[str]) -> None:

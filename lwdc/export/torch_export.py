@@ -3,12 +3,16 @@
 import contextlib
 import io
 import json
+import linecache
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.fx.graph_module import _loader
 
 from lwdc.candidates.sampling import expand
 from lwdc.errors import ExportError
@@ -62,11 +66,36 @@ def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
         ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names folders of this machine
+    _let_go(program)
     return program
 
 
-def forget_shapes() -> None:
-    """Empty caches of PyTorch's that hold the shapes of every program traced so far, without bound."""
+def _let_go(program: ExportedProgram) -> None:
+    """Break a circle that the garbage collector cannot see, by which every trace would stay in memory for good.
+
+    The symbol of the batch size knows the input by whose shape it was found, and that shape, which PyTorch keeps
+    outside of Python, holds the symbol. The list is read while a network is traced, and not again.
+    """
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, FakeTensor) and value.fake_mode.shape_env is not None:
+            value.fake_mode.shape_env.tracked_fakes = []
+
+
+@contextlib.contextmanager
+def forgetting() -> Iterator[None]:
+    """PyTorch keeps the sources of every graph that it makes and the shapes of every trace, without bound: not here."""
+    before = set(_loader.eval_cache)
+    try:
+        yield
+    finally:
+        for name in _loader.eval_cache.keys() - before:
+            del _loader.eval_cache[name]
+            linecache.cache.pop(name, None)
+        _forget_shapes()
+
+
+def _forget_shapes() -> None:
     for method in vars(ShapeEnv).values():
         while method is not None:
             if hasattr(method, "cache_clear"):

@@ -36,7 +36,7 @@ def _gradients(y: Tensor, x: Tensor, weights: list[nn.Parameter]) -> list[Tensor
 
 
 @given(data=st.data())
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_kernel_branch_and_released_module_agree(
     data: st.DataObject, places: Any, operators_at: Any, released: Any, close: Callable[[Tensor, Tensor], bool]
 ) -> None:
@@ -70,7 +70,7 @@ def test_kernel_branch_and_released_module_agree(
 
 
 @given(data=st.data())
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_every_operator_keeps_shape_and_reports_its_error(
     data: st.DataObject, places: Any, operators_at: Any, released: Any, close: Callable[[Tensor, Tensor], bool]
 ) -> None:
@@ -93,7 +93,7 @@ def test_every_operator_keeps_shape_and_reports_its_error(
 
 
 @given(data=st.data())
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_no_small_change_brings_inherited_weights_nearer(data: st.DataObject, places: Any, operators_at: Any) -> None:
     place = data.draw(places)
     weight = place.weight
@@ -111,7 +111,7 @@ def test_no_small_change_brings_inherited_weights_nearer(data: st.DataObject, pl
 
 
 @given(data=st.data(), norm=st.floats(0.1, 10))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_fresh_weights_have_the_norm_asked_for(
     data: st.DataObject, norm: float, places: Any, operators_at: Any
 ) -> None:

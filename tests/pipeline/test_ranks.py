@@ -151,13 +151,25 @@ def test_a_rank_that_hangs_counts_as_lost_after_the_time_that_was_set(
 
     def stuck(fit: Fit, *batch: Any) -> float | None:
         if fit.fabric.global_rank == 1 and fit.phase == "baseline" and fit.step == 1:
-            time.sleep(8)
+            _wait_for(tmp_path / "noticed")
         return step(fit, *batch)
+
+    def work(rank: int) -> None:
+        try:
+            compress(given, tmp_path / "run", CONFIG)
+        finally:
+            (tmp_path / "noticed").touch()
 
     monkeypatch.setattr(Fit, "_step", stuck)
     given = settings(compute=dataclasses.replace(TWO, timeout_s=3))
-    answers = in_ranks(2, lambda rank: compress(given, tmp_path / "run", CONFIG), failing=True)
+    answers = in_ranks(2, work, failing=True)
     assert answers[0].startswith("TrainingError: another process of this run is lost, or has not answered for 3 s")
+
+
+def _wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def test_an_error_of_the_first_rank_alone_is_raised_on_all(in_ranks: InRanks) -> None:

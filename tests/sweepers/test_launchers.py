@@ -52,9 +52,13 @@ def rows(folder: Path) -> dict[str, dict[str, str]]:
         return {Path(row["folder"]).name: row for row in csv.DictReader(file)}
 
 
-def failing_and_done(folder: Path, *launcher: str) -> None:
+def in_a_process(folder: Path) -> Run:
+    return lambda *arguments: finish(start(folder, *arguments))
+
+
+def failing_and_done(run: Run, folder: Path, *launcher: str) -> None:
     """A sweep of two runs, of which the first one fails."""
-    code, out, error = finish(start(folder, "search", "-m", *TINY, *launcher, "cost.budget=0.001,0.5"))
+    code, out, error = run("search", "-m", *TINY, *launcher, "cost.budget=0.001,0.5")
     assert code == 2, error
     assert "cannot be reached" in error and "1 run(s) of the sweep failed" in error and "Traceback" not in error
     assert "search" not in out  # no progress of several runs at once
@@ -64,15 +68,15 @@ def failing_and_done(folder: Path, *launcher: str) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_runs_in_processes_of_their_own_leave_rows_and_failures(tmp_path: Path) -> None:
-    failing_and_done(tmp_path, "hydra/launcher=submitit_local")
+def test_runs_in_processes_of_their_own_leave_rows_and_failures(lwdc_in: Run, tmp_path: Path) -> None:
+    failing_and_done(lwdc_in, tmp_path, "hydra/launcher=submitit_local")
 
 
 @pytest.mark.long  # a dozen imports of torch
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("launcher", [["hydra/launcher=submitit_local"], JOBLIB], ids=["submitit_local", "joblib"])
 def test_what_runs_in_processes_of_their_own_have_done_is_kept(launcher: list[str], tmp_path: Path) -> None:
-    failing_and_done(tmp_path, *launcher)
+    failing_and_done(in_a_process(tmp_path), tmp_path, *launcher)
     records = (tmp_path / "sweep" / "1" / "records.jsonl").read_bytes()
     again = ["search", "-m", *TINY, *launcher, "cost.budget=0.4,0.5"]  # the first one can be reached now
     code, _, error = finish(start(tmp_path, *again))

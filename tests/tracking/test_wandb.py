@@ -1,12 +1,12 @@
 """A real offline W&B run, read back from its own file."""
 
 import dataclasses
-import importlib.util
 import inspect
 import json
+import runpy
 import struct
-import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -241,11 +241,14 @@ TRAIN = [
     ("given", "group"),
     [([], "budgets"), pytest.param(["tracking.group=mine"], "mine", marks=pytest.mark.long)],
 )
-def test_the_runs_of_a_sweep_are_one_group_with_their_whole_configuration(tmp_path, given, group):
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_runs_of_a_sweep_are_one_group_with_their_whole_configuration(lwdc_in, tmp_path, given, group):
+    import wandb
+
     folder = tmp_path / "budgets"
-    command = [sys.executable, "-m", "lwdc.cli", *TRAIN, *given, f"hydra.sweep.dir={folder}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
-    assert done.returncode == 0, done.stderr
+    code, _, error = lwdc_in(*TRAIN, *given, f"hydra.sweep.dir={folder}")  # W&B leaves a file of its own open
+    assert code == 0, error
+    wandb.teardown()  # writes what is left
     for seed in (0, 1):
         (started,) = [record.run for record in wandb_records(folder / str(seed)) if record.HasField("run")]
         assert started.run_group == group
@@ -258,17 +261,30 @@ def test_the_runs_of_a_sweep_are_one_group_with_their_whole_configuration(tmp_pa
 WORKSPACE = Path(__file__).parents[2] / "experiments" / "wandb_workspace" / "workspace.py"
 
 
-def workspace(*arguments: str) -> subprocess.CompletedProcess:
-    if importlib.util.find_spec("wandb_workspaces") is None:
-        pytest.skip("wandb-workspaces is not installed")
-    command = [sys.executable, "-W", "ignore", str(WORKSPACE), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, stdin=subprocess.DEVNULL, check=False)
+@pytest.fixture
+def workspace(monkeypatch, capsys):
+    """The script: what it ends with, and what it says on stdout and stderr."""
+    pytest.importorskip("wandb_workspaces")
+
+    def run(*arguments: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(WORKSPACE), *arguments])
+        capsys.readouterr()
+        code = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                runpy.run_path(str(WORKSPACE), run_name="__main__")
+            except SystemExit as end:
+                code = end.code
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def test_the_workspace_asks_for_what_runs_write_and_needs_no_account(run):
-    made = workspace("me/lwdc", "--print")
-    assert made.returncode == 0, made.stderr
-    sections = json.loads(made.stdout)["section"]["panelBankConfig"]["sections"]
+def test_the_workspace_asks_for_what_runs_write_and_needs_no_account(run, workspace):
+    code, out, error = workspace("me/lwdc", "--print")
+    assert code is None, error
+    sections = json.loads(out)["section"]["panelBankConfig"]["sections"]
     panels = [panel for section in sections for panel in section["panels"]]
     scatters = [panel["config"] for panel in panels if panel["viewType"] == "Scatter Plot"]
     assert ("summary:share/macs", "summary:test/finetuned") in {(one["xAxis"], one["yAxis"]) for one in scatters}
@@ -286,20 +302,19 @@ def test_the_workspace_asks_for_what_runs_write_and_needs_no_account(run):
     assert {key for one in lines for key in one["metrics"]} <= logged
 
 
-def test_the_workspace_takes_other_settings_and_a_project_only():
-    made = workspace("me/lwdc", "--print", "--settings", "cost.factor,strategy.lr")
-    assert "config:cost.value.factor" in made.stdout and "config:strategy.value.lr" in made.stdout
-    assert "config:seed" not in made.stdout
-    assert "'lwdc' is not of the form ENTITY/PROJECT" in workspace("lwdc").stderr
+def test_the_workspace_takes_other_settings_and_a_project_only(workspace):
+    _, out, _ = workspace("me/lwdc", "--print", "--settings", "cost.factor,strategy.lr")
+    assert "config:cost.value.factor" in out and "config:strategy.value.lr" in out
+    assert "config:seed" not in out
+    assert "'lwdc' is not of the form ENTITY/PROJECT" in workspace("lwdc")[2]
 
 
-def test_a_workspace_without_an_account_is_refused_in_one_line(tmp_path, monkeypatch):
+def test_a_workspace_without_an_account_is_refused_in_one_line(workspace, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")  # nothing gets out, whoever runs this
-    refused = workspace("me/lwdc")
-    assert refused.returncode == 1
-    assert refused.stderr.splitlines()[-1].startswith("error: W&B did not take the workspace (")
+    refused, _, _ = workspace("me/lwdc")
+    assert str(refused).startswith("error: W&B did not take the workspace (") and "\n" not in str(refused)
 
 
 def test_a_resumed_run_goes_on_where_its_records_ended(tmp_path, records, search_records):
@@ -324,11 +339,6 @@ def test_a_missing_wandb_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(LwdcError, match="tracking=wandb needs wandb, which is not installed: pip install wandb"):
         WandbSink("lwdc-test", directory=tmp_path, config={})
-
-
-def test_tracking_can_be_imported_without_wandb():
-    program = "import sys; sys.modules['wandb'] = None; import lwdc.tracking"
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_the_configured_sink_takes_every_key_of_its_yaml():
