@@ -348,7 +348,7 @@ def test_epitomes_of_sites_alike_are_formed_together_to_the_same_effect(
     together = trained()
     assert formed == [[1, 2], [1, 2], []]  # not the stem, and the last one has no other like it
     assert not any(op.formed for op in selection_ops(net).values())
-    monkeypatch.setattr("lwdc.surgery.form_together", lambda ops: None)
+    monkeypatch.setattr("lwdc.selection.form_together", lambda ops: None)
     for found, wanted in zip(together, trained(), strict=True):
         assert (found is None) == (wanted is None)
         if found is not None:
