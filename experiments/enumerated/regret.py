@@ -14,11 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lwdc.conf
 import table
 import torch
+from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from scipy.stats import wilcoxon
 
 from lwdc.proposers import Proposer, compression, kept
@@ -35,8 +34,9 @@ COMMIT = subprocess.run(
 
 def build(name: str, **arguments: Any) -> Proposer:
     """The proposer that ``strategy=name`` has, with the settings of its yaml."""
-    folder = Path(next(iter(lwdc.conf.__path__)))
-    found: Proposer = instantiate(OmegaConf.load(folder / "strategy" / f"{name}.yaml").proposer)(**arguments)
+    with initialize_config_module("lwdc.conf", version_base="1.3"):
+        config = compose("config", [f"strategy={name}"])
+    found: Proposer = instantiate(config.strategy.proposer)(**arguments)
     return found
 
 
