@@ -11,6 +11,7 @@ import json
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from scipy.stats import wilcoxon
 
 from lwdc.proposers import Proposer, compression, kept
 
+Record = dict[str, Any]
 HERE = Path(__file__).parent
 EVALUATIONS, BATCH, BUDGET = 120, 10, 0.4
 SHOWN = (20, 40, 80, 120)  # evaluations after which regret is shown
@@ -75,8 +77,8 @@ def summary(records: list[dict[str, Any]]) -> str:
     for task in dict.fromkeys(r["task"] for r in records):
         mine = [r for r in records if r["task"] == task]
         lines += [f"### {task}", "", "| proposer | " + " | ".join(f"after {n}" for n in SHOWN)]
-        lines[-1] += " | against evolution | CPU s of asking | test accuracy | seeds |"
-        lines.append("|---" * (len(SHOWN) + 5) + "|")
+        lines[-1] += " | against evolution, over the search | at its end | CPU s of asking | test accuracy | seeds |"
+        lines.append("|---" * (len(SHOWN) + 6) + "|")
         names = sorted({r["proposer"] for r in mine}, key=PROPOSERS.index)
         for name in names:
             runs = sorted((r for r in mine if r["proposer"] == name), key=lambda r: r["seed"])
@@ -87,22 +89,22 @@ def summary(records: list[dict[str, Any]]) -> str:
                 cells.append(f"{100 * statistics.mean(found):.2f} ± {100 * spread:.2f}")
             seconds = statistics.mean(r["cpu_seconds_asking"] for r in runs)
             test = statistics.mean(r["test"] for r in runs)
-            lines.append(
-                f"| {name} | {' | '.join(cells)} | {against(runs, mine)} | {seconds:.1f} | {test:.1%} | {len(runs)} |"
-            )
+            cells += [against(runs, mine, lambda r: statistics.mean(r["regrets"]))]
+            cells += [against(runs, mine, lambda r: r["regrets"][-1])]
+            lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.1f} | {test:.1%} | {len(runs)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def against(runs: list[dict[str, Any]], all_runs: list[dict[str, Any]]) -> str:
-    """How often the mean regret over the whole search is smaller than that of evolution with the same seed."""
-    theirs = {r["seed"]: statistics.mean(r["regrets"]) for r in all_runs if r["proposer"] == "evolution"}
-    pairs = [(statistics.mean(r["regrets"]), theirs[r["seed"]]) for r in runs if r["seed"] in theirs]
+def against(runs: list[Record], all_runs: list[Record], figure: Callable[[Record], float]) -> str:
+    """How often a figure of regret is smaller than, equal to and larger than evolution's with the same seed."""
+    theirs = {r["seed"]: figure(r) for r in all_runs if r["proposer"] == "evolution"}
+    pairs = [(figure(r), theirs[r["seed"]]) for r in runs if r["seed"] in theirs]
     if not pairs or runs[0]["proposer"] == "evolution":
         return "-"
-    wins = sum(a < b for a, b in pairs)
-    p = wilcoxon(*zip(*pairs, strict=True)).pvalue if len(pairs) > 4 and any(a != b for a, b in pairs) else float("nan")
-    return f"{wins} of {len(pairs)} better (p={p:.2g})"
+    counts = [sum(a < b for a, b in pairs), sum(a == b for a, b in pairs), sum(a > b for a, b in pairs)]
+    p = wilcoxon(*zip(*pairs, strict=True)).pvalue if len(pairs) > 4 and counts[1] < len(pairs) else float("nan")
+    return f"{counts[0]} better, {counts[1]} equal, {counts[2]} worse (p={p:.2g})"
 
 
 def main() -> None:
