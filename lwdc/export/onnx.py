@@ -1,5 +1,7 @@
 """ONNX: the network as one file that other runtimes execute, with all that a deployer must know in it."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,14 +40,15 @@ def write_onnx(program: ExportedProgram, path: Path | str, deployment: Deploymen
     if size > MOST_BYTES:
         raise ExportError(f"the weights take {size} bytes, an ONNX file holds {MOST_BYTES}; leave out format 'onnx'.")
     try:
-        translated = torch.onnx.export(
-            _with_plain_attention(program),
-            dynamo=True,
-            input_names=[input_name(deployment.input_size)],
-            output_names=["logits"],
-            opset_version=OPSET,
-            verbose=False,
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # onnxscript 0.6.0 says which rules it applied
+            translated = torch.onnx.export(
+                _with_plain_attention(program),
+                dynamo=True,
+                input_names=[input_name(deployment.input_size)],
+                output_names=["logits"],
+                opset_version=OPSET,
+                verbose=False,
+            )
     # The exporter raises errors of many kinds.
     except Exception as error:
         raise ExportError(
