@@ -249,7 +249,7 @@ def epitome(
     ``taps`` times as long on the kernel's axes. A ``window`` is a share of the epitome's channels. Groups of the
     site have an epitome each and share the starts.
     """
-    _check_options(ratio, out, into, taps, window, indexing, sampling)
+    _check_options(ratio, out, into, taps, window, indexing, sampling, wrap)
     g = site.groups
     full_out, full_in = site.out_channels // g, site.in_channels // g
     if ratio is not None:
@@ -290,6 +290,7 @@ def _check_options(
     window: float,
     indexing: str,
     sampling: str,
+    wrap: bool,
 ) -> None:
     if (ratio is None) == (out is None and into is None):
         raise SpaceError("an epitome takes either ratio, or out and into: how much smaller it is than the kernel.")
@@ -298,6 +299,8 @@ def _check_options(
             raise SpaceError(f"an epitome's {name} must be a number of at least 1, found {value}.")
     if not 0 < window <= 1:
         raise SpaceError(f"an epitome's window is a share of its channels in (0, 1], found {window}.")
+    if not isinstance(wrap, bool):
+        raise SpaceError(f"an epitome's wrap is true or false, found {wrap!r}.")
     if sampling == "wsnet":
         raise SpaceError("WSNet's sampling is an operator of its own: {op: wsnet, ratio: ...}.")
     for option, given, known in (

@@ -89,13 +89,22 @@ def _attention(
 
 
 def run_onnx(path: Path | str) -> Run:
-    """The network in a file, executed by ONNX Runtime on the CPU, as a function of a batch."""
+    """The network in a file, executed by ONNX Runtime on the CPU, as a function of a batch.
+
+    Raises ``ExportError`` if ONNX Runtime refuses the file: now and then torch.onnx writes what is no valid model.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # ONNX Runtime's errors have no class of their own in common.
+    except Exception as error:
+        name = Path(path).name
+        reason = " ".join(str(error).replace(str(path), name).split()).rstrip(".")
+        raise ExportError(f"ONNX Runtime refuses {name}: {reason}. Leave onnx out of export.formats.") from error
 
     name = session.get_inputs()[0].name
 

@@ -239,6 +239,7 @@ def test_expanding_puts_equal_plain_convolutions_in_place(at: Any) -> None:
         ({"ratio": 2, "out": 2}, "either ratio, or out and into"),
         ({"ratio": 0.5}, "ratio must be a number of at least 1, found 0.5"),
         ({"ratio": float("nan")}, "ratio must be a number of at least 1, found nan"),
+        ({"ratio": 2, "wrap": "yes"}, "wrap is true or false, found 'yes'"),
         ({"out": float("inf")}, "out must be a number of at least 1, found inf"),
         ({"into": -1}, "into must be a number of at least 1, found -1"),
         ({"ratio": 2, "window": 0}, r"window is a share of its channels in \(0, 1\], found 0"),

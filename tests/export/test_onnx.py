@@ -79,6 +79,15 @@ def test_a_network_that_onnx_cannot_express_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_onnx_runtime_refuses_is_an_error_that_says_why(file: Path, tmp_path: Path) -> None:
+    model = onnx.load(file)
+    model.graph.node[0].input[0] = "computed_by_nothing"
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match=r"refuses model\.onnx: .*computed_by_nothing.* out of export") as caught:
+        run_onnx(tmp_path / "model.onnx")
+    assert str(tmp_path) not in str(caught.value)
+
+
 def test_weights_beyond_what_a_file_holds_are_refused(
     compressed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
