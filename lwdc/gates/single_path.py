@@ -1,7 +1,5 @@
 """The single-path gate: one operator a step, drawn evenly, for supernets whose weights many architectures share."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -18,8 +16,8 @@ class SinglePath(Gate):
 
     takes_one = True
 
-    def __init__(self, num_candidates: int, **schedule: Any) -> None:
-        super().__init__(num_candidates, **{"warmup": 0.0} | schedule)
+    def __init__(self, num_candidates: int) -> None:
+        super().__init__(num_candidates, warmup=0.0)  # in which it would mix, and it has no other schedule
         self.logits.requires_grad_(False)
 
     def sample(self) -> Tensor:
