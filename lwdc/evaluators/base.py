@@ -48,9 +48,10 @@ class Subject:
         left = math.inf if most is None else most
         for images, labels in self.data.batches("valid", self.recipe.batch_size):
             count = int(min(left, len(labels)))
-            if count:
-                yield images[:count], labels[:count]
+            yield images[:count], labels[:count]
             left -= count
+            if left <= 0:  # the rest is not even read
+                return
 
 
 class Evaluator(Protocol):

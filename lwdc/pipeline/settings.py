@@ -101,6 +101,11 @@ class ScoreSettings:
                     "for cost.factor: leave it out and give cost.budget, or take the score lwdc.proposers.compression."
                 )
             given = {name: getattr(cost, name) for name in ("ramp", "begin", "end", "stiffness", "rate")}
+            if getattr(cost.shape, "func", cost.shape) is not linear:
+                raise CostError(
+                    f"{cost.model.name}: cost.shape says how a search by gradients adds a cost to its objective; a "
+                    "search by scores has no use for it. Leave it out."
+                )
             if changed := [name for name, value in given.items() if value != getattr(CostSettings, name)]:
                 raise CostError(
                     f"{cost.model.name}: cost.{changed[0]} says how a search by gradients is driven to its budget; a "

@@ -4,6 +4,7 @@ import random
 from typing import Any
 
 from lwdc.architecture import Architecture
+from lwdc.errors import SpaceError
 from lwdc.proposers.history import History, random_state, set_random_state
 from lwdc.proposers.menu import Code, Menu
 from lwdc.proposers.random_search import draw_unknown
@@ -21,6 +22,8 @@ class LocalSearch:
     def __init__(
         self, menu: Menu, *, score: Score = kept, reference: float = 1.0, seed: int = 0, begin: int = 10
     ) -> None:
+        if begin < 0:
+            raise SpaceError(f"local search begins with a number of random architectures from 0 on, found {begin}.")
         self.history = History(menu, score, reference)
         self.begin = begin
         self._rng = random.Random(seed)

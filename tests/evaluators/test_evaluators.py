@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from lightning_fabric import Fabric
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
-from lwdc.data import Digits
+from lwdc.data import Batch, Digits
 from lwdc.errors import DataError, LwdcError
 from lwdc.evaluators import (
     Evaluator,
@@ -67,6 +68,24 @@ def test_what_was_evaluated_before_changes_nothing(evaluator: Evaluator, subject
     after = states(subject)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert all(p.requires_grad for p in subject.baseline.parameters())
+
+
+def test_no_more_of_the_validation_split_is_read_than_is_asked_for(subject: Subject) -> None:
+    read = []
+
+    class Counting(Digits):
+        def batches(self, *args: Any, **options: Any) -> Iterator[Batch]:
+            for batch in super().batches(*args, **options):
+                read.append(len(batch[1]))
+                yield batch
+
+    data = Counting(limit_train=128, valid=100)
+    data.prepare(torch.device("cpu"))
+    recipe = dataclasses.replace(subject.recipe, batch_size=20)
+    counted = dataclasses.replace(subject, data=data, recipe=recipe)
+    assert [len(labels) for _, labels in counted.held_out(40)] == read == [20, 20]
+    assert [len(labels) for _, labels in counted.held_out(50)] == [20, 20, 10]
+    assert [len(labels) for _, labels in counted.held_out(None)] == [20] * 5
 
 
 def test_shared_weights_score_the_discretised_network_with_its_norms_re_estimated(subject: Subject) -> None:

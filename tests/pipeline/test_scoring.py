@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 from lwdc.architecture import Architecture
-from lwdc.costs import Macs, Params
+from lwdc.costs import Macs, Params, logarithmic
 from lwdc.errors import CheckpointError, CostError, LwdcError, SpaceError, TrainingError
 from lwdc.evaluators import SharedWeights, Subject
 from lwdc.gates import SinglePath, Softmax
 from lwdc.pipeline import CostSettings, Interrupted, Run, ScoreSettings, Settings, compress, prepare
 from lwdc.pipeline.known import Known
 from lwdc.pipeline.scoring import search_by_scores
-from lwdc.proposers import Evolution, RandomSearch, compression
+from lwdc.proposers import Evolution, LocalSearch, RandomSearch, compression
 from lwdc.records import CorrelationRecord, EpochRecord, EvaluationRecord, Note, Record, Result
 from lwdc.space import SearchSpace
 from lwdc.tracking import parse_record, read_records
@@ -311,10 +311,13 @@ def test_a_space_that_is_used_up_ends_the_search_early(make: Make, tmp_path: Pat
         ({"cost": CostSettings(Macs(), factor=1.0)}, CostError, "has no use for cost.factor"),
         ({"cost": CostSettings(Macs())}, CostError, "counts accuracy alone, so give cost.budget"),
         ({"cost": CostSettings(Macs(), budget=0.5, rate=7.0)}, CostError, "cost.rate says how a search by gradients"),
+        ({"cost": CostSettings(Macs(), budget=0.5, shape=logarithmic)}, CostError, "cost.shape says how a search by"),
         ({"cost": CostSettings(Macs(), budget=0.5, also=(CostSettings(Params()),))}, CostError, "give its budget"),
         ({"cost": CostSettings(Macs(), budget=0.01)}, CostError, "cannot be reached"),
         ({"space": SearchSpace([{"op": "pointwise"}])}, SpaceError, "holds one architecture"),
         ({"scores": scores(proposer=functools.partial(Evolution, population=1))}, SpaceError, "population"),
+        ({"scores": scores(proposer=functools.partial(LocalSearch, begin="x"))}, LwdcError, "strategy.proposer cannot"),
+        ({"scores": scores(proposer=functools.partial(LocalSearch, begin=-1))}, SpaceError, "from 0 on, found -1"),
         ({"scores": scores(proposer=functools.partial(RandomSearch, depth=1))}, LwdcError, "strategy.proposer cannot"),
     ],
 )

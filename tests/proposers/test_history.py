@@ -1,7 +1,10 @@
-"""Histories: the front, by hand."""
+"""Histories: the front, by hand, and scores that are refused."""
 
 from collections.abc import Callable
 
+import pytest
+
+from lwdc.errors import TrainingError
 from lwdc.proposers import History, Menu
 
 
@@ -18,3 +21,11 @@ def test_the_front_holds_what_nothing_beats(menu: Callable[..., Menu]) -> None:
     history.tell(space.decode(space.original), 0.9, 1.0)
     assert [trial.code for trial in history.front()] == [cheap[0], cheap[2], alike]
     assert History(space).front() == []
+
+
+def test_a_score_that_is_no_number_is_refused(menu: Callable[..., Menu]) -> None:
+    space = menu()
+    history = History(space, score=lambda relative, share: relative * float("nan"))
+    with pytest.raises(TrainingError, match=r"the score of an accuracy of 0.5 at 1.0 of the cost is not a number"):
+        history.tell(space.decode(space.original), 0.5, 1.0)
+    assert history.trials == []
