@@ -1,5 +1,7 @@
 """The single-path gate: one operator a step, drawn evenly, for supernets whose weights many architectures share."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,14 +12,15 @@ class SinglePath(Gate):
     """One-hot draws, all candidates equally likely, until the gate is pointed at one of them.
 
     There is nothing to learn: the logits stay where they are, and the operators that are not drawn need no gradient.
+    It needs no warm-up, and must have none where only the operator drawn is run: it would be one of a mixture.
     In evaluation mode it takes the candidate pointed at, or before that the first one. Guo et al.: Single Path One-Shot
     Neural Architecture Search with Uniform Sampling, ECCV 2020.
     """
 
     takes_one = True
 
-    def __init__(self, num_candidates: int) -> None:
-        super().__init__(num_candidates, warmup=0.0)  # in which it would mix, and it has no other schedule
+    def __init__(self, num_candidates: int, **schedule: Any) -> None:
+        super().__init__(num_candidates, **{"warmup": 0.0} | schedule)
         self.logits.requires_grad_(False)
 
     def sample(self) -> Tensor:
