@@ -28,9 +28,10 @@ def evaluate_all(
     try:
         yield from work(delayed(_elsewhere)(evaluator, subject, architecture, *here) for architecture in architectures)
     except BrokenProcessPool as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[:1]
         raise TrainingError(
-            "a process that evaluated an architecture was killed, as happens where memory is short: lower "
-            "strategy.jobs."
+            f"a process that evaluated an architecture has ended before its time: {' '.join(reason)} Where memory is "
+            "short that is what happens: lower strategy.jobs."
         ) from error
 
 
