@@ -39,10 +39,7 @@ class Evolution:
         self._rng = random.Random(seed)
 
     def ask(self, count: int) -> list[Architecture]:
-        found: list[Architecture] = []
-        while len(found) < count and (code := self._next()) is not None:
-            found.append(self.history.propose(code))
-        return found
+        return self.history.propose_up_to(count, self._next)
 
     def tell(self, architecture: Architecture, accuracy: float | None, share: float) -> None:
         self.history.tell(architecture, accuracy, share)

@@ -102,10 +102,7 @@ class Latent:
         self._pool_seed = self._rng.getrandbits(32)
 
     def ask(self, count: int) -> list[Architecture]:
-        found: list[Architecture] = []
-        while len(found) < count and (code := self._next()) is not None:
-            found.append(self.history.propose(code))
-        return found
+        return self.history.propose_up_to(count, self._next)
 
     def tell(self, architecture: Architecture, accuracy: float | None, share: float) -> None:
         self.history.tell(architecture, accuracy, share)

@@ -40,10 +40,7 @@ class Nsga2:
         rng = random.Random(f"{self._seed} {len(self.history.trials)} {len(self.history.pending)}")
         bounded = self.history.bounded
         study = self._study(rng.getrandbits(32)) if len(bounded) >= self.population else None
-        found: list[Architecture] = []
-        while len(found) < count and (code := self._next(study, rng)) is not None:
-            found.append(self.history.propose(code))
-        return found
+        return self.history.propose_up_to(count, lambda: self._next(study, rng))
 
     def tell(self, architecture: Architecture, accuracy: float | None, share: float) -> None:
         self.history.tell(architecture, accuracy, share)

@@ -17,7 +17,7 @@ class RandomSearch:
         self._rng = random.Random(seed)
 
     def ask(self, count: int) -> list[Architecture]:
-        return propose_drawn(self.history, count, self._rng)
+        return self.history.propose_up_to(count, lambda: draw_unknown(self.history, self._rng))
 
     def tell(self, architecture: Architecture, accuracy: float | None, share: float) -> None:
         self.history.tell(architecture, accuracy, share)
@@ -34,14 +34,6 @@ class RandomSearch:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history.load_state_dict(state["history"])
         set_random_state(self._rng, state["random"])
-
-
-def propose_drawn(history: History, count: int, rng: random.Random) -> list[Architecture]:
-    """Up to ``count`` architectures at random of which nothing is known; fewer where hardly any are left."""
-    found: list[Architecture] = []
-    while len(found) < count and (code := draw_unknown(history, rng)) is not None:
-        found.append(history.propose(code))
-    return found
 
 
 def draw_unknown(history: History, rng: random.Random) -> Code | None:
