@@ -12,6 +12,7 @@ from lwdc.proposers.embedding_kernel import Embedding, Fitting, Process, expecte
 from lwdc.proposers.features import encoded
 from lwdc.proposers.history import History, Trial, random_state, set_random_state
 from lwdc.proposers.menu import Code, Menu
+from lwdc.proposers.pictures import picture_of
 from lwdc.proposers.random_search import draw_unknown
 from lwdc.proposers.scores import Score, kept
 from lwdc.records import EmbeddingRecord
@@ -87,15 +88,8 @@ class Bayes:
         if not self._processes or len(trials) < 2:
             return None
         with torch.no_grad():
-            embedded = self._processes[0].embedding(self._sequences([trial.code for trial in trials])).double()
-        points, explained = plane(embedded)
-        return EmbeddingRecord(
-            points=tuple((x, y) for x, y in points.tolist()),
-            accuracies=tuple(trial.accuracy for trial in trials if trial.accuracy is not None),
-            shares=tuple(trial.share for trial in trials),
-            path=(),
-            explained=explained,
-        )
+            embedded = self._processes[0].embedding(self._sequences([trial.code for trial in trials]))
+        return picture_of(trials, embedded)
 
     def state_dict(self) -> dict[str, Any]:
         processes = [
@@ -175,17 +169,6 @@ class Bayes:
     def _scores(self, accuracies: Tensor, shares: list[float]) -> Tensor:
         relative = (accuracies / self.history.reference).tolist()
         return torch.tensor([self.history.score(a, s) for a, s in zip(relative, shares, strict=True)]).double()
-
-
-def plane(points: Tensor) -> tuple[Tensor, float]:
-    """Points ``(n, d)`` along their two directions of most variance ``(n, 2)``, and the share of it that these show."""
-    centred = points - points.mean(0)
-    _, scales, directions = torch.linalg.svd(centred, full_matrices=False)
-    # Of either sign of a direction the one whose largest entry is positive.
-    signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
-    shown = centred @ (signs * directions)[:2].T
-    variances = scales.square()
-    return shown, float(variances[:2].sum() / variances.sum().clamp_min(1e-300))
 
 
 _BRED, _CHANGES = 10, 3  # how many of the best are mutated, and at how many decisions at most

@@ -14,6 +14,7 @@ from lwdc.errors import SpaceError
 from lwdc.proposers.autoencoder import Autoencoder, train, untrained
 from lwdc.proposers.history import History, random_state, set_random_state
 from lwdc.proposers.menu import Code, Menu
+from lwdc.proposers.pictures import picture_of
 from lwdc.proposers.random_search import draw_unknown
 from lwdc.proposers.scores import Score, kept
 from lwdc.records import EmbeddingRecord
@@ -116,21 +117,12 @@ class Latent:
         return min(max(accuracy, 0.0), 1.0)
 
     def picture(self) -> EmbeddingRecord | None:
-        from sklearn.decomposition import PCA  # here: it takes a second to import
-
         if self.model is None or self._path is None:
             return None
         trials = self.history.scored
         with torch.no_grad():
-            latents = self.model.encode([trial.code for trial in trials]).flatten(1).double().numpy()
-        plane = PCA(2, svd_solver="full").fit(latents)
-        return EmbeddingRecord(
-            points=_pairs(plane.transform(latents)),
-            accuracies=tuple(trial.accuracy for trial in trials if trial.accuracy is not None),
-            shares=tuple(trial.share for trial in trials),
-            path=_pairs(plane.transform(self._path.double().numpy())) if len(self._path) else (),
-            explained=float(plane.explained_variance_ratio_.sum()),
-        )
+            latents = self.model.encode([trial.code for trial in trials]).flatten(1)
+        return picture_of(trials, latents, self._path)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -239,7 +231,3 @@ class Latent:
 
 
 _EVERY = 5  # steps of a descent, after which it is decoded
-
-
-def _pairs(points: Any) -> tuple[tuple[float, float], ...]:
-    return tuple((float(x), float(y)) for x, y in points)

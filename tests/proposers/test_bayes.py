@@ -9,7 +9,6 @@ import torch
 
 from lwdc.errors import SpaceError
 from lwdc.proposers import Bayes, Code, Menu, compression
-from lwdc.proposers.bayes import plane
 
 MakeMenu = Callable[..., Menu]
 MakeTruth = Callable[..., Callable[[Code], float]]
@@ -54,15 +53,6 @@ def test_the_embedding_is_drawn_as_a_plane_once_there_is_one(menu: MakeMenu, tru
     assert (picture.accuracies[0], picture.shares[0]) == (0.95, 1.0)
     assert picture.path == ()
     assert 0 < picture.explained <= 1
-
-
-def test_points_in_a_plane_are_shown_whole() -> None:
-    flat = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 1.0], [4.0, 1.0]]).double()
-    turn = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0)).double())[0][:2]
-    points, explained = plane(3 + flat @ turn)
-    assert explained == pytest.approx(1)
-    torch.testing.assert_close(torch.cdist(points, points), torch.cdist(flat, flat))
-    assert points.std(0)[0] > points.std(0)[1]
 
 
 def test_it_predicts_accuracies_whatever_the_score(menu: MakeMenu, truth: MakeTruth) -> None:
