@@ -10,7 +10,7 @@ from lwdc.records import EmbeddingRecord
 
 
 def picture_of(trials: Sequence[Trial], points: Tensor, path: Tensor | None = None) -> EmbeddingRecord:
-    """Of trials that succeeded, at ``points`` ``(trials, n)``, two at least, with a ``path`` ``(steps, n)`` among them."""
+    """Of trials that succeeded, at ``points`` ``(trials, n)``, two at least, with a ``path`` ``(steps, n)``."""
     from sklearn.decomposition import PCA  # here: it takes a second to import
 
     plane = PCA(2, svd_solver="full").fit(points.double().numpy())
