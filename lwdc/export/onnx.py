@@ -21,6 +21,7 @@ from lwdc.tracing import Shape
 # onnx and onnxruntime are imported where they are used: `import lwdc` need not wait for them.
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from onnx_ir import Graph
 
 MOST_BYTES = 2**31 - 2**20  # of a protobuf message, with some room beside the weights
 
@@ -49,12 +50,13 @@ def write_onnx(program: ExportedProgram, path: Path | str, deployment: Deploymen
                 opset_version=OPSET,
                 verbose=False,
             )
+        assert translated is not None
+        _keep_constants(translated.model.graph)
     # The exporter raises errors of many kinds.
     except Exception as error:
         raise ExportError(
             f"torch.onnx cannot translate this network: {reason_of(error)}. Leave onnx out of export.formats."
         ) from error
-    assert translated is not None
     model = translated.model_proto
     _drop_exporter_notes(model)
     _name_batch_axis(model)
@@ -86,6 +88,18 @@ def _attention(
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     return scores.softmax(-1) @ value
+
+
+def _keep_constants(graph: "Graph") -> None:
+    """Register, in place, every constant that nodes read but the graph has lost.
+
+    Two fusions of onnxscript may call what they make by one name, as when two clamps read one tensor, and the graph
+    then holds only the later (https://github.com/microsoft/onnxscript/issues/2945); the node keeps the other's values.
+    """
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value.producer() is None and value.const_value is not None:
+                graph.register_initializer(value)
 
 
 def run_onnx(path: Path | str) -> Run:

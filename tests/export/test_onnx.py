@@ -128,3 +128,22 @@ def test_attention_on_five_axes_is_translated(mask: str, tmp_path: Path) -> None
     to_onnx(network, tmp_path / "model.onnx", (4, 8, 8))
     comparison = verify(network, run_onnx(tmp_path / "model.onnx"), (4, 8, 8))
     assert comparison.max_difference <= comparison.tolerance
+
+
+class Clamped(nn.Module):
+    """One tensor within three ranges, each held in the weights, as gemma4_vit's projections read theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bounds = nn.ParameterList(torch.tensor(bound) for bound in (0.3, 0.8, 1.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = 2 * x.flatten(1)
+        return torch.cat([x.clamp(-bound, bound) for bound in self.bounds], 1)
+
+
+def test_constants_called_by_one_name_are_all_kept(tmp_path: Path) -> None:
+    network = Clamped().eval()
+    to_onnx(network, tmp_path / "model.onnx", (1, 2, 2))
+    comparison = verify(network, run_onnx(tmp_path / "model.onnx"), (1, 2, 2))
+    assert comparison.max_difference <= comparison.tolerance
