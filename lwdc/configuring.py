@@ -127,8 +127,11 @@ def _recipe(config: DictConfig, group: str) -> Recipe:
     )  # fmt: skip
 
 
-def build(node: DictConfig, key: str) -> Any:
+def build(node: Any, key: str) -> Any:
     """The object that a ``_target_`` names. Its own errors pass; others say which key is at fault."""
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        given = plain(node) if isinstance(node, DictConfig) else node
+        raise LwdcError(f"{key}={given!r} names nothing to build: leave it out, or give {key}._target_.")
     try:
         return instantiate(plain(node), _convert_="all")
     except InstantiationException as error:

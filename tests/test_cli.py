@@ -89,6 +89,10 @@ def test_a_wrong_option_says_which_there_are(lwdc_in: Run) -> None:
     assert "it takes groups" in error
 
 
+def test_nothing_where_something_is_built_is_refused(lwdc_in: Run) -> None:
+    assert "cost.shape=None names nothing to build" in refused(lwdc_in("inspect", "cost.shape=null"))
+
+
 def test_a_wrong_key_gets_hydras_own_error(lwdc_in: Run) -> None:
     code, _, error = lwdc_in("inspect", "cost.bugdet=0.5")
     assert code == 1

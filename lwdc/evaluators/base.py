@@ -103,13 +103,14 @@ def canonical(architecture: Architecture) -> str:
 
 
 def fingerprint(evaluator: Evaluator, subject: Subject) -> str:
-    """What an evaluation hangs on besides the architecture, as a short text: options, weights, data and recipe.
+    """What an evaluation hangs on besides the architecture, as a short text: options, network, data and recipe.
 
     Of the data it looks at their number, a batch of training and the first examples held out.
     """
     digest = hashlib.blake2b(digest_size=16)
     data = subject.data.name, subject.data.num_train()
-    for part in (evaluator, subject.recipe, subject.seed, data, type(subject.fabric.strategy.precision)):
+    network = subject.baseline  # Its text tells what weights do not, such as activations.
+    for part in (evaluator, network, subject.recipe, subject.seed, data, type(subject.fabric.strategy.precision)):
         digest.update(_ADDRESS.sub("", repr(part)).encode() + b"\0")
     tensors = [*subject.supernet.state_dict().items(), *subject.baseline.state_dict().items()]
     batches = [*subject.train_batches(1, subject.seed), *subject.held_out(_LOOKED_AT)]

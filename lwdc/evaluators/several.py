@@ -28,9 +28,10 @@ def evaluate_all(
     try:
         yield from work(delayed(_elsewhere)(evaluator, subject, architecture, *here) for architecture in architectures)
     except BrokenProcessPool as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[:1]
+        lines = str(error.__cause__ or error).replace('"""', "").split("\n")  # a traceback, of which the end says most
+        reason = next((line.strip(" .") for line in reversed(lines) if line.strip()), type(error).__name__)
         raise TrainingError(
-            f"a process that evaluated an architecture has ended before its time: {' '.join(reason)} Where memory is "
+            f"a process that evaluated an architecture has ended before its time: {reason}. Where memory is "
             "short that is what happens: lower strategy.jobs."
         ) from error
 

@@ -16,9 +16,9 @@ EVALUATIONS = "evaluations.jsonl"
 class Known:
     """Evaluations by fingerprint and architecture, in a file of json lines, and those in the files of ``others``.
 
-    Every addition is a line that is on the disk before ``add`` returns; one cut short by a kill is left out, and so is
-    what another run's file has of failures, or cannot be read there. Raises ``CheckpointError`` for an own file that
-    cannot be read, ``WriteError`` where the disk is full.
+    Every addition is a line that is on the disk before ``add`` returns. One cut short by a kill is not read back, nor
+    are failures: their cause may be gone. What cannot be read of the others is left out; of the own file it raises
+    ``CheckpointError``. ``WriteError`` where the disk is full.
     """
 
     def __init__(self, path: Path, others: Iterable[Path] = ()) -> None:
@@ -34,7 +34,7 @@ class Known:
                 found = _read(other)
             except (OSError, ValueError):  # its damage is not this run's, which can evaluate on its own
                 continue
-            self._others |= {key: evaluation for key, (evaluation, _) in found.items() if evaluation.error is None}
+            self._others |= {key: evaluation for key, (evaluation, _) in found.items()}
 
     def find(self, fingerprint: str, architecture: Architecture) -> tuple[Evaluation, bool] | None:
         """The evaluation, and whether another run has made it; what others have made becomes this one's."""
@@ -73,15 +73,14 @@ def _read(path: Path) -> dict[tuple[str, str], tuple[Evaluation, bool]]:
             if part.endswith(b"\n") and _is_sound(evaluation) and type(line["cached"]) is bool:
                 found[str(line["fingerprint"]), canonical(architecture)] = evaluation, line["cached"]
         except (ValueError, KeyError, TypeError, AttributeError):
-            continue  # cut short, or of another version: evaluated again
+            continue  # cut short, or of another version
     return found
 
 
 def _is_sound(evaluation: Evaluation) -> bool:
-    accuracy, error = evaluation.accuracy, evaluation.error
-    failed = accuracy is None and isinstance(error, str)
-    scored = isinstance(accuracy, float) and 0 <= accuracy <= 1 and error is None
-    return (failed or scored) and isinstance(evaluation.seconds, float) and evaluation.seconds >= 0
+    accuracy, seconds = evaluation.accuracy, evaluation.seconds
+    scored = isinstance(accuracy, float) and 0 <= accuracy <= 1 and evaluation.error is None
+    return scored and isinstance(seconds, float) and seconds >= 0
 
 
 class Judge:

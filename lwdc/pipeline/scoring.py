@@ -159,8 +159,8 @@ class _Search:
         for architecture, expected, (found, cached) in zip(asked, predicted, self.judge(asked), strict=True):
             self.prepared.seed(f"tell {self.done}")
             self._tell(architecture, expected, found, each, cached=cached)
-        self._check_failures()
-        self._save()
+        self._check_failures(at_end=self.done == self.scores.evaluations)
+        self._save()  # not before: what has failed throughout begins anew once its cause is gone
         return True
 
     def end(self) -> None:

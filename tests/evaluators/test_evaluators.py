@@ -1,5 +1,6 @@
 """Evaluators: accuracies that hang on the architecture alone, and leave everything as it was."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
@@ -131,14 +133,16 @@ def test_a_fingerprint_tells_options_weights_data_and_seed_apart(subject: Subjec
     next(other.parameters()).data.add_(1e-3)
     data = Digits(limit_train=128, valid=100, split_seed=1)
     data.prepare(torch.device("cpu"))
+    baseline = copy.deepcopy(subject.baseline)
+    baseline.act1 = nn.GELU()
     others = [
         fingerprint(SharedWeights(51), subject),
         *(
             fingerprint(SharedWeights(50), dataclasses.replace(subject, **change))
-            for change in ({"supernet": other}, {"data": data}, {"seed": 1})
+            for change in ({"supernet": other}, {"baseline": baseline}, {"data": data}, {"seed": 1})
         ),
     ]
-    assert len({own, *others}) == 5
+    assert len({own, *others}) == 6
 
 
 @pytest.mark.parametrize("options", [{"images": 0}, {"images": 1.5}, {"batches": -1}, {"batches": True}])

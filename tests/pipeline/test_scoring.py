@@ -250,12 +250,18 @@ def test_a_search_of_another_space_is_not_gone_on_with(
 def test_a_search_in_which_all_evaluations_fail_stops_with_the_first_cause(
     search: Search, tmp_path: Path, outcomes: Outcomes, outcome: Any, cause: str
 ) -> None:
-    outcomes(lambda number: None if number == 1 else outcome)  # the first one is the original
+    mended: list[bool] = []
+    outcomes(lambda number: None if number == 1 or mended else outcome)  # the first one is the original
     with pytest.raises(TrainingError, match=f"all 5 evaluations have failed, the first one with: {cause}"):
         search(tmp_path / "run")
     records = evaluations_of(tmp_path / "run")
     assert [record.error for record in records] == [cause] * 5
     assert all(record.accuracy is record.score is record.best is None for record in records)
+    mended.append(True)
+    search(tmp_path / "run", resume=True)
+    found = evaluations_of(tmp_path / "run")
+    assert [record.index for record in found] == [1, 2, 3, 4, 5]
+    assert found[-1].error is None
 
 
 def test_a_failure_among_others_is_recorded_and_passed_over(search: Search, tmp_path: Path, outcomes: Outcomes) -> None:
