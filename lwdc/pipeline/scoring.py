@@ -143,6 +143,13 @@ class _Search:
             f"{self.scores.evaluations} evaluations by evaluator {self.scores.evaluator!r}, under which the original "
             f"network has {found.accuracy:.1%} right"
         )
+        if self.proposer.begin > self.scores.evaluations:
+            self.run.note(
+                f"all {self.scores.evaluations} evaluations are of random architectures: this search draws "
+                f"{self.proposer.begin} before it has anything to go by. Raise strategy.evaluations, or lower "
+                "strategy.proposer.begin.",
+                "warning",
+            )
         self.proposer.tell(original, found.accuracy, self.menu.share(self.menu.original))
         self._save()
 

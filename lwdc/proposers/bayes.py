@@ -1,6 +1,5 @@
 """Bayesian search: expected improvement under Gaussian processes over a learned embedding of architectures."""
 
-import random
 from typing import Any
 
 import torch
@@ -8,9 +7,10 @@ from torch import Tensor
 
 from lwdc.architecture import Architecture
 from lwdc.errors import SpaceError
+from lwdc.proposers.base import Proposer
 from lwdc.proposers.embedding_kernel import Embedding, Fitting, Process, expected_improvement
 from lwdc.proposers.features import encoded
-from lwdc.proposers.history import History, Trial, random_state, set_random_state
+from lwdc.proposers.history import Trial
 from lwdc.proposers.menu import Code, Menu
 from lwdc.proposers.pictures import picture_of
 from lwdc.proposers.random_search import draw_unknown
@@ -18,7 +18,7 @@ from lwdc.proposers.scores import Score, kept
 from lwdc.records import EmbeddingRecord
 
 
-class Bayes:
+class Bayes(Proposer):
     """Asks by ``kernels`` fresh processes in turn, each fitted to a random half of what was told and the original.
 
     Each proposes the one of ``candidates`` architectures with the largest expected improvement on the best score of its
@@ -55,24 +55,27 @@ class Bayes:
                 f"and lr above 0; found {begin}, {kernels}, {candidates}, {hidden}, {layers}, {steps}, {alpha}, {beta} "
                 f"and {lr}."
             )
-        self.history = History(menu, score, reference)
+        super().__init__(menu, score, reference, seed)
         self.begin, self.kernels, self.candidates = begin, kernels, candidates
         self.hidden, self.layers = hidden, layers
         self.fitting = Fitting(alpha, beta, steps, lr)
-        self._rng = random.Random(seed)
         self._processes: list[Process] = []  # those of the last question
         self._halves: list[list[Code]] = []  # what each of them was fitted to
+        self._turn = 0  # of the processes, in the question that is being answered
 
     def ask(self, count: int) -> list[Architecture]:
-        found: list[Architecture] = []
+        self._turn = 0
         if len(self.history.best(self.begin)) >= self.begin:
             self._fit(min(count, self.kernels))
-        while len(found) < count and (code := self._next(len(found))) is not None:
-            found.append(self.history.propose(code))
-        return found
+        return super().ask(count)
 
-    def tell(self, architecture: Architecture, accuracy: float | None, share: float) -> None:
-        self.history.tell(architecture, accuracy, share)
+    def propose(self) -> Code | None:
+        """What the process whose turn it is proposes; a random one before there are any."""
+        if len(self.history.best(self.begin)) >= self.begin and (codes := self._candidates()):
+            improvements = self._improvements(codes, self._turn % len(self._processes))
+            self._turn += 1
+            return codes[int(improvements.argmax())]
+        return draw_unknown(self.history, self.rng)
 
     def predict(self, architecture: Architecture) -> float | None:
         """The mean over the processes of the last question, which know nothing of what was told since."""
@@ -100,11 +103,10 @@ class Bayes:
             }
             for process, half in zip(self._processes, self._halves, strict=True)
         ]
-        return {"history": self.history.state_dict(), "random": random_state(self._rng), "processes": processes}
+        return {**super().state_dict(), "processes": processes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.history.load_state_dict(state["history"])
-        set_random_state(self._rng, state["random"])
+        super().load_state_dict(state)
         self._processes, self._halves = [], []
         for saved in state["processes"]:
             half = [tuple(code) for code in saved["codes"]]
@@ -117,7 +119,7 @@ class Bayes:
         """A random half of what succeeded, and the original network if it did; all, where that is not two."""
         original = self.history.menu.original
         scored = self.history.scored
-        found = [trial for trial in scored if self._rng.random() < 0.5 or trial.code == original]
+        found = [trial for trial in scored if self.rng.random() < 0.5 or trial.code == original]
         return found if len(found) > 1 else scored
 
     def _fit(self, count: int) -> None:
@@ -125,7 +127,7 @@ class Bayes:
         for _ in range(count):
             half = self.half()
             codes = [trial.code for trial in half]
-            generator = torch.Generator().manual_seed(self._rng.getrandbits(63))
+            generator = torch.Generator().manual_seed(self.rng.getrandbits(63))
             targets = torch.tensor([trial.accuracy for trial in half], dtype=torch.float64)
             process = self._process(codes, targets, generator)
             process.fit()
@@ -140,17 +142,9 @@ class Bayes:
     def _sequences(self, codes: list[Code]) -> Tensor:
         return encoded(self.history.menu, codes).transpose(1, 2)  # (architectures, decisions, channels)
 
-    def _next(self, turn: int) -> Code | None:
-        """What the process whose turn it is proposes; a random one before there are any."""
-        if len(self.history.best(self.begin)) >= self.begin and (codes := self._candidates()):
-            which = turn % len(self._processes)
-            improvements = self._improvements(codes, which)
-            return codes[int(improvements.argmax())]
-        return draw_unknown(self.history, self._rng)
-
     def _candidates(self) -> list[Code]:
         """Unknown architectures within the bounds: half drawn, half mutations of the best."""
-        menu, rng, best = self.history.menu, self._rng, self.history.best(_BRED)
+        menu, rng, best = self.history.menu, self.rng, self.history.best(_BRED)
         tried = [menu.draw(rng) for _ in range(self.candidates - self.candidates // 2)]
         for _ in range(self.candidates // 2):
             tried.append(menu.vary(rng.choice(best).code, rng.randint(1, _CHANGES), rng))

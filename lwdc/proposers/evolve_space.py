@@ -1,18 +1,17 @@
 """An evolving space: few candidates at a time, of which those on the Pareto front meet the next."""
 
-import random
 from collections.abc import Iterable
 from typing import Any
 
 from lwdc.architecture import Architecture
 from lwdc.errors import SpaceError
-from lwdc.proposers.history import History, random_state, set_random_state
+from lwdc.proposers.base import Proposer
 from lwdc.proposers.menu import Code, Menu
 from lwdc.proposers.random_search import draw_unknown
 from lwdc.proposers.scores import Score, kept
 
 
-class EvolveSpace:
+class EvolveSpace(Proposer):
     """Rounds of at least ``sampled`` trials among ``active`` candidates a decision, drawn near the budget.
 
     After a round the candidates that the front of all trials uses survive, and the next of a shuffled queue join them;
@@ -43,9 +42,8 @@ class EvolveSpace:
                 f"evolve_space needs active from 2 on, sampled and near from 1 on; found {active}, {sampled} and "
                 f"{near}."
             )
-        self.history = History(menu, score, reference)
+        super().__init__(menu, score, reference, seed)
         self.active, self.sampled, self.near = active, sampled, near
-        self._rng = random.Random(seed)
         self._began = 0  # trials before this round
         self._candidates: list[list[int]] = []  # active at every decision
         self._queues: list[list[int]] = []
@@ -58,29 +56,18 @@ class EvolveSpace:
     def ask(self, count: int) -> list[Architecture]:
         if len(self.history.trials) - self._began >= self.sampled:
             self._evolve()
-        return self.history.propose_up_to(count, self._next)
-
-    def tell(self, architecture: Architecture, accuracy: float | None, share: float) -> None:
-        self.history.tell(architecture, accuracy, share)
-
-    def predict(self, architecture: Architecture) -> None:
-        del architecture  # It has no model of any.
-
-    def picture(self) -> None:
-        return None
+        return super().ask(count)
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "history": self.history.state_dict(),
-            "random": random_state(self._rng),
+            **super().state_dict(),
             "began": self._began,
             "queues": [list(queue) for queue in self._queues],
             "candidates": [list(candidates) for candidates in self._candidates],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.history.load_state_dict(state["history"])
-        set_random_state(self._rng, state["random"])
+        super().load_state_dict(state)
         self._began = state["began"]
         self._queues = [list(queue) for queue in state["queues"]]
         self._candidates = [list(candidates) for candidates in state["candidates"]]
@@ -102,7 +89,7 @@ class EvolveSpace:
                 if newcomer not in candidates:
                     candidates.append(newcomer)
 
-    def _next(self) -> Code | None:
+    def propose(self) -> Code | None:
         code = self._draw()
         if code is None and not any(self._queues):
             self._began = len(self.history.trials)
@@ -110,15 +97,15 @@ class EvolveSpace:
                 self._queues[index] = self._shuffled(k for k in range(count) if k not in self._candidates[index])
             self._fill()
             code = self._draw()
-        return draw_unknown(self.history, self._rng) if code is None else code
+        return draw_unknown(self.history, self.rng) if code is None else code
 
     def _draw(self) -> Code | None:
         """An unknown architecture of active candidates, near the budget, or below it if its turn is that."""
         history, found = self.history, list[Code]()
         wanted = self.near if any(bound is not None for bound in history.menu.bounds) else 1
         for _ in range(_DRAWS):
-            drawn = tuple(self._rng.choice(candidates) for candidates in self._candidates)
-            code = history.menu.within(drawn, self._rng, self._candidates)
+            drawn = tuple(self.rng.choice(candidates) for candidates in self._candidates)
+            code = history.menu.within(drawn, self.rng, self._candidates)
             if code is not None and not history.is_known(code):
                 found.append(code)
             if len(found) == wanted:
@@ -134,7 +121,7 @@ class EvolveSpace:
 
     def _shuffled(self, candidates: Iterable[int]) -> list[int]:
         queue = list(candidates)
-        self._rng.shuffle(queue)
+        self.rng.shuffle(queue)
         return queue
 
 

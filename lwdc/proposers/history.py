@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import random
-from collections.abc import Callable
 from typing import Any
 
 from lwdc.architecture import Architecture
@@ -38,13 +37,6 @@ class History:
         """Note that this one is asked for; the architecture."""
         self.pending.add(code)
         return self.menu.decode(code)
-
-    def propose_up_to(self, count: int, find: Callable[[], Code | None]) -> list[Architecture]:
-        """What ``find`` gives, each noted as asked for before the next is looked for; fewer once it gives None."""
-        found: list[Architecture] = []
-        while len(found) < count and (code := find()) is not None:
-            found.append(self.propose(code))
-        return found
 
     def is_known(self, code: Code) -> bool:
         """Whether it has been asked for or told: no search asks twice."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from lwdc.architecture import Architecture
 from lwdc.errors import SpaceError
 from lwdc.proposers.autoencoder import Autoencoder, train, untrained
-from lwdc.proposers.history import History, random_state, set_random_state
+from lwdc.proposers.base import Proposer
 from lwdc.proposers.menu import Code, Menu
 from lwdc.proposers.pictures import picture_of
 from lwdc.proposers.random_search import draw_unknown
@@ -36,7 +36,7 @@ def descend(start: Tensor, loss: Callable[[Tensor], Tensor], *, steps: int, rate
     return torch.stack(visited)
 
 
-class Latent:
+class Latent(Proposer):
     """Rounds of training an autoencoder on all that is known, and of descending on the score in its latent.
 
     Architectures are drawn at random until ``begin`` have been told. Then a round begins whenever all that the last one
@@ -92,21 +92,14 @@ class Latent:
                 f"a flat latent has 2 or more numbers, and there is a step at least; found flat={flat}, "
                 f"training_steps={training_steps} and descent_steps={descent_steps}."
             )
-        self.history = History(menu, score, reference)
+        super().__init__(menu, score, reference, seed)
         self.begin, self.proposals, self.explore, self.once = begin, proposals, explore, once
         self.best, self.drawn, self.flat, self.cost, self.penalty = best, drawn, flat, cost, penalty
         self.unlabelled, self.training_steps, self.descent_steps = unlabelled, training_steps, descent_steps
         self.model: Autoencoder | None = None
         self._queue: list[Code] = []
         self._path: Tensor | None = None
-        self._rng = random.Random(seed)
-        self._pool_seed = self._rng.getrandbits(32)
-
-    def ask(self, count: int) -> list[Architecture]:
-        return self.history.propose_up_to(count, self._next)
-
-    def tell(self, architecture: Architecture, accuracy: float | None, share: float) -> None:
-        self.history.tell(architecture, accuracy, share)
+        self._pool_seed = self.rng.getrandbits(32)
 
     def predict(self, architecture: Architecture) -> float | None:
         code = self.history.menu.encode(architecture)
@@ -126,16 +119,14 @@ class Latent:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "history": self.history.state_dict(),
-            "random": random_state(self._rng),
+            **super().state_dict(),
             "queue": [list(code) for code in self._queue],
             "model": None if self.model is None else self.model.state_dict(),
             "path": self._path,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.history.load_state_dict(state["history"])
-        set_random_state(self._rng, state["random"])
+        super().load_state_dict(state)
         self._queue = [tuple(code) for code in state["queue"]]
         self._path = state["path"]
         self.model = None
@@ -155,14 +146,14 @@ class Latent:
                 loss = loss + self.penalty * (share * (table.total / max(bound, 1)) - 1).relu()
         return loss
 
-    def _next(self) -> Code | None:
+    def propose(self) -> Code | None:
         history = self.history
         if len(history.trials) < self.begin or len(history.scored) < 2:
-            return draw_unknown(history, self._rng)
+            return draw_unknown(history, self.rng)
         self._queue = [code for code in self._queue if not history.is_known(code)]
         if not self._queue and not (self.once and self.model is not None):
             # Where no draw finds anything new the space is searched to its end: nothing is trained for that.
-            if draw_unknown(history, self._rng) is None:
+            if draw_unknown(history, self.rng) is None:
                 return None
             self._begin_round()
         return self._queue.pop(0) if self._queue else None
@@ -170,8 +161,8 @@ class Latent:
     def _begin_round(self) -> None:
         """Train, descend and rank: fill the queue."""
         menu = self.history.menu
-        self.model = untrained(menu, self._rng.getrandbits(63), flat=self.flat)
-        seed = self._rng.getrandbits(63)
+        self.model = untrained(menu, self.rng.getrandbits(63), flat=self.flat)
+        seed = self.rng.getrandbits(63)
         train(self.model, self.history.scored, self._pool, seed=seed, steps=self.training_steps)
         found, visited = self._descend()
         ranked = sorted(found, key=self._expected(list(found)).__getitem__, reverse=True)
@@ -182,7 +173,7 @@ class Latent:
             self._path = visited[: step + 1, start].clone()
         wanted = len(self._queue) if self.once else self.proposals
         for _ in range(wanted + self.explore - len(self._queue)):
-            code = draw_unknown(self.history, self._rng)
+            code = draw_unknown(self.history, self.rng)
             if code is not None and code not in self._queue:
                 self._queue.append(code)
 
@@ -190,7 +181,7 @@ class Latent:
         """What descents decode to that is new and within the bounds, each with its step and start, and all latents."""
         assert self.model is not None
         history, menu = self.history, self.history.menu
-        drawn = [menu.draw(self._rng) for _ in range(self.drawn)]
+        drawn = [menu.draw(self.rng) for _ in range(self.drawn)]
         codes = [menu.original, *(trial.code for trial in history.best(self.best)), *(c for c in drawn if c)]
         with torch.no_grad():
             start = self.model.encode(codes)
@@ -203,7 +194,7 @@ class Latent:
                 decoded.setdefault(code, (step, index))
         found: dict[Code, tuple[int, int]] = {}
         for code, where in decoded.items():
-            held = menu.within(code, self._rng)
+            held = menu.within(code, self.rng)
             if held is not None and not history.is_known(held):
                 found.setdefault(held, where)
         return found, visited.flatten(2)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lwdc.architecture import Architecture
 from lwdc.errors import LwdcError, SpaceError
-from lwdc.proposers.history import History
+from lwdc.proposers.base import Proposer
 from lwdc.proposers.menu import Code, Menu
 from lwdc.proposers.random_search import draw_unknown
 from lwdc.proposers.scores import Score, kept
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import optuna
 
 
-class Nsga2:
+class Nsga2(Proposer):
     """Breeds for accuracy and against every cost of the menu, by Optuna's sampler; the score does not matter to it.
 
     So it is after a front (``history.front``), not after the best within a budget. Deb, Pratap, Agarwal, Meyarivan: A
@@ -32,41 +32,33 @@ class Nsga2:
             raise LwdcError("nsga2 needs optuna, which is not installed: pip install 'lwdc[sweeps]'.")
         if population < 2:
             raise SpaceError(f"nsga2 needs a population from 2 on, found {population}.")
-        self.history = History(menu, score, reference)
+        super().__init__(menu, score, reference, seed)
         self.population = population
         self._seed = seed
+        self._asked: optuna.Study | None = None  # of the question that is being answered
 
     def ask(self, count: int) -> list[Architecture]:
-        rng = random.Random(f"{self._seed} {len(self.history.trials)} {len(self.history.pending)}")
-        bounded = self.history.bounded
-        study = self._study(rng.getrandbits(32)) if len(bounded) >= self.population else None
-        return self.history.propose_up_to(count, lambda: self._next(study, rng))
+        self.rng = random.Random(f"{self._seed} {len(self.history.trials)} {len(self.history.pending)}")
+        enough = len(self.history.bounded) >= self.population
+        self._asked = self._study(self.rng.getrandbits(32)) if enough else None
+        return super().ask(count)
 
-    def tell(self, architecture: Architecture, accuracy: float | None, share: float) -> None:
-        self.history.tell(architecture, accuracy, share)
-
-    def predict(self, architecture: Architecture) -> None:
-        del architecture  # It has no model of any.
-
-    def picture(self) -> None:
-        return None
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history.state_dict(), "seed": self._seed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.history.load_state_dict(state["history"])
-        self._seed = state["seed"]
-
-    def _next(self, study: "optuna.Study | None", rng: random.Random) -> Code | None:
+    def propose(self) -> Code | None:
         menu = self.history.menu
-        for _ in range(_CHILDREN if study is not None else 0):
-            assert study is not None
-            taken = study.ask(_distributions(menu)).params
-            code = menu.within(tuple(taken[str(index)] for index in range(len(menu.counts))), rng)
+        for _ in range(_CHILDREN if self._asked is not None else 0):
+            assert self._asked is not None
+            taken = self._asked.ask(_distributions(menu)).params
+            code = menu.within(tuple(taken[str(index)] for index in range(len(menu.counts))), self.rng)
             if code is not None and not self.history.is_known(code):
                 return code
-        return draw_unknown(self.history, rng)
+        return draw_unknown(self.history, self.rng)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "seed": self._seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._seed = state["seed"]
 
     def _study(self, seed: int) -> "optuna.Study":
         """A study that knows all that was told within the bounds."""

@@ -311,6 +311,16 @@ def test_a_space_that_is_used_up_ends_the_search_early(make: Make, tmp_path: Pat
     assert any(note.startswith("after 1 evaluations the strategy knows no other") for note in notes)
 
 
+@pytest.mark.parametrize(("begin", "warned"), [(5, False), (6, True)])
+def test_a_search_that_ends_before_it_begins_to_learn_says_so(
+    search: Search, tmp_path: Path, begin: int, warned: bool
+) -> None:
+    search(tmp_path / "run", proposer=functools.partial(LocalSearch, begin=begin))
+    notes = [record for record in records_of(tmp_path / "run") if isinstance(record, Note)]
+    found = [note.level for note in notes if "evaluations are of random architectures" in note.text]
+    assert found == ["warning"] * warned
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
