@@ -4,6 +4,7 @@ import copy
 import io
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -93,6 +94,11 @@ def test_the_lists_above_hold_every_registered_operator() -> None:
     assert {c["op"] for c in LINEAR + BRANCHES} >= set(candidate_names())
 
 
+def as_compiled(compiled: bool = True) -> Any:
+    """While this lasts kernels are mixed as in what compilers take, whose tensors may lie in memory in any way."""
+    return mock.patch("lwdc.mixing.is_compiling", lambda: compiled)
+
+
 @given(data=st.data())
 @settings(max_examples=80)
 def test_the_mixture_is_the_weighted_sum_of_its_operators(data: st.DataObject, places: Any) -> None:
@@ -104,15 +110,21 @@ def test_the_mixture_is_the_weighted_sum_of_its_operators(data: st.DataObject, p
     x = at.x.requires_grad_(True)
     op.mixture = torch.softmax(torch.randn(len(op.candidates), dtype=torch.float64), 0).requires_grad_(True)
     # Two draws of the batch statistics would differ in their running buffers only.
-    y, wanted = op(x), by_definition(op, x, op.mixture)
+    compiled = data.draw(st.booleans())
+    with as_compiled(compiled):
+        y = op(x)
+    wanted = by_definition(op, x, op.mixture)
     torch.testing.assert_close(y, wanted, rtol=1e-10, atol=1e-10)
 
     weights = [p for p in op.parameters() if p.requires_grad]
     probe = torch.randn_like(y)
-    got, want = (
-        torch.autograd.grad((value * probe).sum(), [x, *weights, op.mixture], allow_unused=True, materialize_grads=True)
-        for value in (y, wanted)
-    )
+    with as_compiled(compiled):
+        got, want = (
+            torch.autograd.grad(
+                (value * probe).sum(), [x, *weights, op.mixture], allow_unused=True, materialize_grads=True
+            )
+            for value in (y, wanted)
+        )
     for a, b in zip(got[:-1], want[:-1], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
     # The bias is common to linear operators: where all are, its share of the weights' gradient is the same for each.
@@ -156,7 +168,8 @@ def test_mixing_by_branches_runs_every_operator(place: Any) -> None:
     assert len(runs) == len(LINEAR)
 
 
-def test_the_mixing_function_passes_gradcheck(place: Any) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_mixing_function_passes_gradcheck(place: Any, compiled: bool) -> None:
     at = place(nn.Conv2d(4, 4, 3, groups=2, padding=1), 6, 6)
     op = mixture(at, LINEAR)
     shape = (4, 2, *op._support.count)
@@ -164,7 +177,28 @@ def test_the_mixing_function_passes_gradcheck(place: Any) -> None:
     kernels = [torch.randn_like(k).requires_grad_(k.numel() > 0) for k in kernels]
     places = [place_kernel(op.site, op._support, o) for o in op.operators]
     weights = torch.rand(len(kernels), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda w, *ks: mix(w, shape, list(ks), places), (weights, *kernels))
+    with as_compiled(compiled):
+        assert torch.autograd.gradcheck(lambda w, *ks: mix(w, shape, list(ks), places), (weights, *kernels))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_what_is_compiled_mixes_to_the_same_bits(place: Any, layout: torch.memory_format) -> None:
+    at = place(nn.Conv2d(8, 8, 3, groups=2, padding=1), 6, 6)
+    op = mixture(at, LINEAR).to(memory_format=layout)
+    shape = (8, 4, *op._support.count)
+    kernels = [o.compact_kernel().detach() for o in op.operators]
+    places = [place_kernel(op.site, op._support, o, layout) for o in op.operators]
+    weights = torch.rand(len(kernels), dtype=torch.float64)
+    probe = torch.randn(shape, dtype=torch.float64)
+    found = []
+    for compiled in (False, True):
+        given = [weights.clone().requires_grad_(), *(k.clone().requires_grad_() for k in kernels)]
+        with as_compiled(compiled):
+            mixed = mix(given[0], shape, given[1:], places)
+            mixed.backward(probe)
+        assert mixed.is_contiguous(memory_format=layout)
+        found.append([mixed, *(tensor.grad for tensor in given)])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
 
 
 def test_the_mixing_function_does_not_care_about_strides(place: Any) -> None:

@@ -225,11 +225,13 @@ def test_a_compiled_search_is_the_search_and_nothing_is_compiled_twice(
 
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.filterwarnings(LOOKS_FOR_GRADIENTS)
+@pytest.mark.filterwarnings("ignore:`torch._prims_common.check` is deprecated:FutureWarning")  # in Inductor's own code
 @pytest.mark.long
-def test_what_inductor_compiles_is_a_step_to_rounding() -> None:
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_what_inductor_compiles_is_a_step_to_rounding(channels_last: bool) -> None:
     model = supernet([*LINEAR[:4], BRANCHES[1]], channels=3)
     twin, images = copy.deepcopy(model), torch.randn(16, 3, 8, 8)
-    execution = Execution(compile=True, channels_last=True)
+    execution = Execution(compile=True, channels_last=channels_last)
     with execution.of(twin):
         found = step(twin, execution.laid_out(images))
     for name, value in step(model, images).items():
