@@ -31,6 +31,7 @@ def named(name: str, *overrides: str) -> SearchSpace:
 
 def test_the_spaces_that_users_are_promised_are_there() -> None:
     promised = {
+        "branched",
         "everything",
         "lean",
         "lwdc_cifar",
