@@ -67,7 +67,7 @@ def check(candidate: Candidate) -> None:
 
 
 def parts(candidate: Candidate) -> Sequence[Candidate]:
-    """The candidates that a candidate is made of, which its option ``of`` lists; most are made of none."""
+    """The candidates that a candidate is made of, listed by its option ``of``, a name kept for that; most have none."""
     return candidate.get("of", [])
 
 
