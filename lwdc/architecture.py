@@ -1,5 +1,6 @@
 """Architectures: the operator chosen at every site, as plain data that can be replayed on the network."""
 
+import copy
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """Json-ready data."""
-        return {"format": 1, "choices": {site: dict(candidate) for site, candidate in self.choices.items()}}
+        choices = {site: copy.deepcopy(dict(candidate)) for site, candidate in self.choices.items()}
+        return {"format": 1, "choices": choices}
 
     @classmethod
     def from_dict(cls, data: Any) -> "Architecture":

@@ -22,6 +22,9 @@ def test_a_saved_architecture_loads_as_it_was(tmp_path: Path) -> None:
 def test_the_data_is_a_copy() -> None:
     CHOSEN.to_dict()["choices"]["layer1"]["groups"] = 7
     assert CHOSEN.choices["layer1"]["groups"] == 4
+    made_of = Architecture({"layer1": {"op": "sum", "of": [{"op": "grouped", "groups": 4}, {"op": "skip"}]}})
+    made_of.to_dict()["choices"]["layer1"]["of"][0]["groups"] = 7
+    assert made_of.choices["layer1"]["of"][0]["groups"] == 4
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def test_each_command_has_help_with_its_settings(lwdc_in: Run, command: str) -> 
         (["compress", "data=cifar"], "cifar10"),
         (["inspect", "backbone=timm", "backbone.name=resnet5o"], "resnet50"),
         (["inspect", "space.candidates=[{op: original}, {op: groupd, groups: 2}]"], "grouped"),
+        (["inspect", "space.candidates=[{op: original}, {op: sum, of: [{op: skip}, {op: pointwis}]}]"], "pointwise"),
     ],
 )
 def test_a_wrong_name_gets_the_nearest_ones(lwdc_in: Run, arguments: list[str], nearest: str) -> None:
@@ -91,6 +92,13 @@ def test_a_wrong_option_says_which_there_are(lwdc_in: Run) -> None:
 
 def test_nothing_where_something_is_built_is_refused(lwdc_in: Run) -> None:
     assert "cost.shape=None names nothing to build" in refused(lwdc_in("inspect", "cost.shape=null"))
+
+
+def test_a_sum_is_written_on_the_command_line_as_in_yaml(lwdc_in: Run) -> None:
+    candidates = "space.candidates=[{op:original},{op:sum,of:[{op:separable},{op:low_rank,ratio:0.125}]}]"
+    code, out, _ = lwdc_in("inspect", "backbone=cifar_resnet8", candidates)
+    assert code == 0
+    assert "sum(separable+low_rank_0.125)" in " ".join(out.split())
 
 
 def test_a_wrong_key_gets_hydras_own_error(lwdc_in: Run) -> None:

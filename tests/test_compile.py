@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax, TrainableGate
+from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, Softmax, TrainableGate
 from lwdc.selection import advance, selection_ops
 from lwdc.space import SearchSpace
 from lwdc.surgery import wrap
@@ -20,6 +20,7 @@ GATES: dict[str, Callable[[int], Gate]] = {
     "one_hot": OneHot,
     "lwdc": TrainableGate,
     "reinmax": ReinMax,
+    "independent": Independent,
 }
 SPACE = SearchSpace(
     [

@@ -45,6 +45,7 @@ LINEAR: list[dict[str, Any]] = [
     {"op": "skip"},
     {"op": "avg_pool"},
     {"op": "zero"},
+    {"op": "sum", "of": [{"op": "low_rank", "ratio": 0.25}, {"op": "grouped", "groups": 4}, {"op": "skip"}]},
 ]
 BRANCHES: list[dict[str, Any]] = [
     {"op": "separable_norm"},
@@ -52,6 +53,7 @@ BRANCHES: list[dict[str, Any]] = [
     {"op": "squeezed", "ratio": 0.5},
     {"op": "ghost"},
     {"op": "max_pool"},
+    {"op": "sum", "of": [{"op": "pointwise"}, {"op": "separable_norm"}]},
 ]
 
 

@@ -11,9 +11,11 @@ from hydra.utils import instantiate
 
 from lwdc import configuring
 from lwdc.architecture import Architecture
+from lwdc.costs import Macs, tabulate
 from lwdc.counting import count_macs, count_params
+from lwdc.proposers import EvolveSpace, Menu
 from lwdc.space import LEAN, SearchSpace, make_plan
-from lwdc.surgery import rebuild
+from lwdc.surgery import rebuild, wrap
 
 FOLDER = Path(__file__).parents[1] / "conf" / "space"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -31,6 +33,7 @@ def named(name: str, *overrides: str) -> SearchSpace:
 
 def test_the_spaces_that_users_are_promised_are_there() -> None:
     promised = {
+        "branched",
         "everything",
         "lean",
         "lwdc_cifar",
@@ -72,6 +75,22 @@ def test_the_recipe_of_nes_gives_the_counts_of_its_networks(name: str, params: i
         expands = dense.shape[0] > dense.shape[1]
         assert small.shape[0] == dense.shape[0] // (2 if expands else 1)
         assert small.shape[1] == dense.shape[1] // (1 if expands else 2)
+
+
+def test_an_evolving_space_takes_sums_as_it_takes_single_operators() -> None:
+    model = timm.create_model("test_resnet")
+    plan = make_plan(model, named("branched"), (3, 32, 32))
+    table = tabulate(wrap(model, plan=plan, inherit=False), Macs())
+    menu = Menu.of(plan, [table], [int(0.4 * table.total)])
+    proposer = EvolveSpace(menu, sampled=6)
+    taken = set()
+    for _ in range(4):
+        for architecture in proposer.ask(6):
+            assert table.of(architecture) <= 0.4 * table.total
+            assert menu.decode(menu.encode(architecture)) == architecture
+            taken |= {candidate["op"] for candidate in architecture.choices.values()}
+            proposer.tell(architecture, 0.5, table.of(architecture) / table.total)
+    assert {"sum", "low_rank"} <= taken
 
 
 @pytest.mark.parametrize("phase", ["strategy", "finetune"])

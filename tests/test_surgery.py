@@ -16,7 +16,7 @@ from lwdc import Architecture, discretise, rebuild, wrap
 from lwdc.candidates import Operator
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import ArchitectureError, SpaceError
-from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax, TrainableGate
+from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, Softmax, TrainableGate
 from lwdc.geometry import own_support
 from lwdc.selection import SelectionOp, gates, selection_ops
 from lwdc.space import Plan, SearchSpace, make_plan
@@ -44,12 +44,14 @@ SPACE = SearchSpace(
         {"op": "avg_pool"},
         {"op": "max_pool"},
         {"op": "zero"},
+        {"op": "sum", "of": [{"op": "grouped", "groups": 2}, {"op": "kernel", "size": 5}, {"op": "skip"}]},
+        {"op": "sum", "of": [{"op": "pointwise"}, {"op": "separable_norm"}]},
     ],
     stem=True,
     shortcuts=True,
     costlier=True,
 )
-GATES = [Softmax, GumbelSoftmax, OneHot, TrainableGate, ReinMax]
+GATES = [Softmax, GumbelSoftmax, OneHot, TrainableGate, ReinMax, Independent]
 
 
 class Net(nn.Module):

@@ -14,6 +14,7 @@ from lwdc.candidates import (
     shift,
     shuffled,
     sized,
+    sums,
     tucker,
     wsnet,
 )
@@ -26,6 +27,7 @@ from lwdc.candidates.registry import (
     check,
     label,
     origin,
+    parts,
     register_candidate,
 )
 
@@ -49,11 +51,13 @@ __all__ = [
     "origin",
     "original",
     "partial",
+    "parts",
     "register_candidate",
     "separable",
     "shift",
     "shuffled",
     "sized",
+    "sums",
     "tucker",
     "wsnet",
 ]

@@ -1,7 +1,7 @@
 """The registry of operators: from a candidate, which is plain data, to the operator at a site."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lwdc.candidates.base import DoesNotFit, Operator
@@ -58,6 +58,17 @@ def check(candidate: Candidate) -> None:
         accepted = list(signature.parameters)[1:]
         takes = f"it takes {', '.join(accepted)}" if accepted else "it takes no options"
         raise SpaceError(f"operator {name!r} cannot be built from {options}: {error}; {takes}.") from error
+    if not isinstance(parts(candidate), list):
+        raise SpaceError(f"operator {name!r} takes a list of candidates as of, found {parts(candidate)!r}.")
+    for part in parts(candidate):
+        if isinstance(part, Mapping) and "of" in part:
+            raise SpaceError(f"operator {name!r} takes no {part.get('op')!r} as a part: list its parts themselves.")
+        check(part)
+
+
+def parts(candidate: Candidate) -> Sequence[Candidate]:
+    """The candidates that a candidate is made of, listed by its option ``of``, a name kept for that; most have none."""
+    return candidate.get("of", [])
 
 
 def build(candidate: Candidate, site: Site) -> Operator:
@@ -75,8 +86,13 @@ def build(candidate: Candidate, site: Site) -> Operator:
 
 
 def label(candidate: Candidate) -> str:
-    """A short name for tables and logs: the operator's name and its option values, like ``grouped_4``."""
-    return "_".join([str(candidate["op"]), *(str(v) for v in _options(candidate).values())])
+    """A short name for tables and logs: the operator's name and its option values, like ``grouped_4``.
+
+    Parts stand in brackets, like ``sum(grouped_4+pointwise)``: without a comma, as tables of costs are csv files.
+    """
+    values = [str(value) for option, value in _options(candidate).items() if option != "of"]
+    made_of = "+".join(label(part) for part in parts(candidate))
+    return "_".join([str(candidate["op"]), *values]) + (f"({made_of})" if made_of else "")
 
 
 def _options(candidate: Candidate) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import nn
 import lwdc
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
-from lwdc.candidates import candidate_names, check, origin
+from lwdc.candidates import candidate_names, check, origin, parts
 from lwdc.data import Preprocessing
 from lwdc.errors import ExportError
 from lwdc.export.deployment import Deployment
@@ -35,7 +35,8 @@ class Description:
         """Json-ready data. Raises ``SpaceError`` for an unknown operator."""
         for candidate in self.architecture.choices.values():
             check(candidate)
-        operators = sorted({candidate["op"] for candidate in self.architecture.choices.values()})
+        used = [used for candidate in self.architecture.choices.values() for used in (candidate, *parts(candidate))]
+        operators = sorted({candidate["op"] for candidate in used})
         return {
             "format": FORMAT,
             "backbone": _backbone_data(self.backbone) if self.backbone else None,

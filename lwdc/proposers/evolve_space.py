@@ -19,8 +19,10 @@ class EvolveSpace(Proposer):
     Neural Architecture Search, ICCV 2021 (NSE), as its code has it.
 
     What is left out: NSE trains a gate for each operator by gradients, independently of the others, and samples from
-    these gates; a cell may keep several branches. Here a decision takes one candidate, as with its switch
-    ``single_branch``, and all that are active are as likely. What is ours: the cheapest candidate of every decision is
+    these gates, so that a cell may keep any of its branches. Here a decision takes one candidate, as with its switch
+    ``single_branch``, and all that are active are as likely; several branches are a candidate of their own, a ``sum``,
+    which the space lists (``conf/space/branched.yaml``). Such gates themselves are ``lwdc.gates.Independent``, for
+    joint searches; these rounds learn none. What is ours: the cheapest candidate of every decision is
     active from the beginning, as skipping a cell is there, so that bounds can be kept; of ``near`` draws the costliest
     is taken, but every tenth time the cheapest, which competes on the front only; and when the survivors have nothing
     unknown left, the others are shuffled into a new queue.

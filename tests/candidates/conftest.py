@@ -33,6 +33,14 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "separable_norm": [{}, {"size": 2}, {"repeats": 2}],
     "shuffled": [{"groups": 2}, {"groups": 4, "size": 1}],
     "squeezed": [{"ratio": 0.25}],
+    "sum": [
+        {"of": [{"op": "separable"}, {"op": "low_rank", "ratio": 0.25}]},
+        {"of": [{"op": "grouped", "groups": 2}, {"op": "low_rank", "ratio": 0.25}, {"op": "skip"}]},
+        {"of": [{"op": "grouped", "groups": 4}, {"op": "grouped", "groups": "most"}, {"op": "kernel", "size": 3}]},
+        {"of": [{"op": "dilated"}, {"op": "epitome", "ratio": 3}]},
+        {"of": [{"op": "pointwise"}, {"op": "separable_norm"}]},
+        {"of": [{"op": "max_pool"}, {"op": "ghost"}]},
+    ],
     "tucker": [{"ratio": 0.25}, {"ratio": 0.6}],
     "wsnet": [{"ratio": 2}, {"ratio": 5}, {"step": 1}, {"step": 2, "repeat": 2}],
 }

@@ -53,6 +53,7 @@ def test_labels_are_the_name_and_the_option_values() -> None:
     assert label({"op": "grouped", "groups": 4}) == "grouped_4"
     assert label({"op": "dilated", "size": 3, "dilation": 2}) == "dilated_3_2"
     assert label({"op": "skip"}) == "skip"
+    assert label({"op": "sum", "of": [{"op": "grouped", "groups": 4}, {"op": "skip"}]}) == "sum(grouped_4+skip)"
 
 
 def test_an_operator_knows_the_module_that_registers_it() -> None:

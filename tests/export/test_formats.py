@@ -47,13 +47,14 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "shuffled": {"groups": 4},
     "skip": {},
     "squeezed": {"ratio": 0.5},
+    "sum": {"of": [{"op": "grouped", "groups": 4}, {"op": "skip"}, {"op": "low_rank", "ratio": 0.5}]},
     "tucker": {"ratio": 0.5},
     "wsnet": {"ratio": 2},
     "zero": {},
 }
 
 PLANES_ONLY = {"factorised"}
-FITTING_WITHOUT_TAPS = {"epitome", "grouped", "low_rank", "original", "skip", "zero"}
+FITTING_WITHOUT_TAPS = {"epitome", "grouped", "low_rank", "original", "skip", "sum", "zero"}
 
 Kinds = dict[str, Callable[[], nn.Module]]
 

@@ -289,6 +289,26 @@ def test_an_operator_that_is_not_registered_names_the_import(
         load(tmp_path, Own())
 
 
+def test_an_operator_within_a_sum_names_the_import_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mine(site: Any, *, groups: int) -> Any:
+        return grouped(site, groups=groups)
+
+    mine.__module__ = "my_operators"
+    made_of = [{"op": "mine", "groups": 2}, {"op": "low_rank", "ratio": 0.25}]
+    architecture = Architecture({"body": {"op": "sum", "of": made_of}})
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_BUILDERS", {**registry._BUILDERS, "mine": mine})
+        network = rebuild(Own(), architecture, (1, 8, 8)).eval()
+        save(tmp_path, network, architecture, input_size=(1, 8, 8))
+        assert torch.equal(load(tmp_path, Own())(IMAGES), network(IMAGES))
+    operators = json.loads((tmp_path / "model.json").read_text())["operators"]
+    assert operators == {
+        "sum": "lwdc.candidates.sums", "mine": "my_operators", "low_rank": "lwdc.candidates.low_rank"
+    }  # fmt: skip
+    with pytest.raises(ExportError, match="operator 'mine', which is unknown here; import my_operators"):
+        load(tmp_path, Own())
+
+
 def test_a_package_without_a_backbone_asks_for_the_network(tmp_path: Path) -> None:
     save(tmp_path, rebuild(Own(), OWN, (1, 8, 8)), OWN, input_size=(1, 8, 8))
     with pytest.raises(ExportError, match=r"names no timm network: .*lwdc\.load\(folder, model=\.\.\.\)"):

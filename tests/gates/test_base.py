@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lwdc.gates
 from lwdc.errors import SpaceError
-from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, SinglePath, Softmax, TrainableGate
+from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, SinglePath, Softmax, TrainableGate
 from lwdc.gates.base import one_hot_of, straight_through
 
 MakeGate = Callable[..., Gate]
@@ -23,7 +23,7 @@ def hard_gumbel(num_candidates: int, **schedule: Any) -> Gate:
     return GumbelSoftmax(num_candidates, hard=True, **schedule)
 
 
-ALL: list[MakeGate] = [Softmax, GumbelSoftmax, hard_gumbel, OneHot, TrainableGate, ReinMax]  # that learn
+ALL: list[MakeGate] = [Softmax, GumbelSoftmax, hard_gumbel, OneHot, TrainableGate, ReinMax, Independent]  # that learn
 HARD: list[MakeGate] = [hard_gumbel, OneHot, TrainableGate, ReinMax]
 RANDOM: list[MakeGate] = [GumbelSoftmax, hard_gumbel, ReinMax, SinglePath]
 

@@ -21,7 +21,7 @@ from lwdc.costs import BudgetController, CostTable, Macs, Params, expected_cost,
 from lwdc.counting import count_params
 from lwdc.data import Digits
 from lwdc.errors import CostError, TrainingError
-from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax, TrainableGate
+from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, Softmax, TrainableGate
 from lwdc.objectives import Distillation
 from lwdc.records import EpochRecord, SearchState
 from lwdc.selection import SelectionOp, gates, selection_ops
@@ -38,6 +38,7 @@ GATES: dict[str, Callable[[int], Gate]] = {
     "one_hot": OneHot,
     "lwdc": TrainableGate,
     "reinmax": ReinMax,
+    "independent": Independent,
 }
 HARD = ["gumbel_hard", "one_hot", "lwdc", "reinmax"]
 SPACE = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 4}, {"op": "separable"}, {"op": "pointwise"}])

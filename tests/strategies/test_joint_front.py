@@ -14,7 +14,7 @@ from torch import nn
 from lwdc.backbones import Backbone
 from lwdc.costs import CostTable, Macs, expected_cost, tabulate
 from lwdc.data import Digits
-from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax, TrainableGate
+from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, Softmax, TrainableGate
 from lwdc.records import EpochRecord
 from lwdc.selection import gates
 from lwdc.space import SearchSpace, make_plan
@@ -29,6 +29,7 @@ GATES: dict[str, Callable[[int], Gate]] = {
     "one_hot": OneHot,
     "lwdc": TrainableGate,
     "reinmax": ReinMax,
+    "independent": Independent,
 }
 CANDIDATES: list[Any] = [{"op": "original"}, {"op": "separable"}, {"op": "pointwise"}]
 CANDIDATES += [{"op": "grouped", "groups": groups} for groups in (2, 4)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lwdc.costs import BudgetController, CostTable, Macs, tabulate
 from lwdc.data import WHOLE, Batch, Digits, Shard
-from lwdc.gates import Gate, GumbelSoftmax, OneHot, ReinMax, Softmax
+from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, Softmax
 from lwdc.objectives import Distillation
 from lwdc.records import EpochRecord
 from lwdc.selection import selection_ops
@@ -32,6 +32,7 @@ GATES: dict[str, Callable[[int], Gate]] = {
     "gumbel_hard": functools.partial(GumbelSoftmax, hard=True),
     "one_hot": OneHot,
     "reinmax": ReinMax,
+    "independent": Independent,
 }
 CANDIDATES: list[Any] = [{"op": "original"}, {"op": "grouped", "groups": 4}, {"op": "separable_norm"}]
 CANDIDATES += [{"op": "epitome", "ratio": 2}]
