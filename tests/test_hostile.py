@@ -38,9 +38,9 @@ from lwdc.report import read_runs, write_report
 from lwdc.training import load_checkpoint
 
 
-def _experiment() -> ModuleType:
-    path = Path(__file__).parents[1] / "experiments" / "fuzz" / "loaders.py"
-    spec = importlib.util.spec_from_file_location("fuzz_loaders", path)
+def _experiment(name: str) -> ModuleType:
+    path = Path(__file__).parents[1] / "experiments" / "fuzz" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"fuzz_{name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -48,7 +48,7 @@ def _experiment() -> ModuleType:
     return module
 
 
-FUZZ = _experiment()
+FUZZ = _experiment("loaders")
 LOADERS = FUZZ.loaders()
 TEXT = (
     "architecture description costs table_json measurements evaluations records config shards_info".split()
@@ -94,6 +94,10 @@ def read(name: str, folder: Path) -> bool:
         assert str(error) and len(str(error)) < 4000
         return False
     return True
+
+
+def test_every_loader_is_in_the_long_run() -> None:
+    assert LOADERS.keys() <= _experiment("fuzz").RUNS.keys()
 
 
 @pytest.mark.parametrize("name", LOADERS)

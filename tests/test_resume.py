@@ -1,14 +1,18 @@
 """A killed run, resumed, ends as it would have ended: real processes and real signals."""
 
+import io
 import os
 import signal
 import sys
+import tarfile
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from lwdc.errors import CheckpointError
 from lwdc.tracking import read_records
@@ -125,3 +129,40 @@ def test_interrupt_and_terminate_save_everything_and_say_how_to_go_on(undisturbe
 
     finish(compress(folder, f"resume={folder}", *SETTINGS), folder)  # the whole command again is as good
     assert differences(folder, undisturbed) == []
+
+
+def write_shards(folder: Path, split: str, count: int) -> None:
+    """``count`` images of two classes in each of three shards."""
+    rng = np.random.default_rng(0)
+    for shard in range(3):
+        with tarfile.open(folder / f"{split}-{shard}.tar", "w") as archive:
+            for i in range(count):
+                image = io.BytesIO()
+                pixels = rng.integers(100 * (i % 2), 100 * (i % 2) + 100, (10, 10, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(image, "png")
+                for name, content in ((f"{i}.png", image.getvalue()), (f"{i}.cls", str(i % 2).encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.long
+def test_a_run_on_shards_killed_in_its_search_and_its_fine_tuning_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """Of images that are cropped, flipped and cut at random by processes that die with it."""
+    write_shards(tmp_path, "train", 30)
+    write_shards(tmp_path, "val", 4)
+    command = (
+        *SETTINGS, "export.formats=[safetensors]", "resume=auto", "data=webdataset", f"data.root={tmp_path}",
+        "data.image_size=8", "data.workers=1", "+data.augment.re_prob=0.5", "train.epochs=1", "train.batch_size=10",
+        "strategy.batch_size=10", "finetune.batch_size=10",
+    )  # fmt: skip
+    alone, folder = tmp_path / "alone", tmp_path / "run"
+    finish(compress(alone, *command), alone)
+    held = {}
+    for phase in ("search", "finetune"):
+        process = compress(folder, *command)
+        held[phase] = stop_in(process, folder, phase, signal.SIGKILL)
+        assert process.exitcode == -signal.SIGKILL
+    finish(compress(folder, *command), folder)
+    assert differences(folder, alone) == []
+    assert going_on(folder) == [f"{phase}: going on at step {step} of {2 * 8}" for phase, step in held.items()]

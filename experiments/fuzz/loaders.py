@@ -1,8 +1,10 @@
 """Loaders: everything of lwdc that reads a file of somebody else, each with a small sound file to begin from."""
 
 import csv
+import importlib.util
 import io
 import json
+import shutil
 import tarfile
 import tempfile
 import wave
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import safetensors.torch
@@ -21,7 +24,7 @@ import lwdc
 from lwdc.backbones import load_weights
 from lwdc.costs import CostTable, FromFile
 from lwdc.costs.measurements import Measurements
-from lwdc.data import Esc10, ImageSource, ImageTar, Mnist, WebDataset
+from lwdc.data import Esc10, HfDataset, ImageSource, ImageTar, Mnist, WebDataset
 from lwdc.data.decoding import decode
 from lwdc.data.image_folder import ImageFiles
 from lwdc.data.wav import read_wav
@@ -92,6 +95,8 @@ def loaders() -> dict[str, Loader]:
         "shards_info": Loader("_info.json", _INFO, lambda f: WebDataset(f).source("train")),
         "class_names": Loader("classnames.txt", b"ant\nbee\n", lambda f: WebDataset(f).source("train")),
     }
+    if importlib.util.find_spec("datasets"):
+        found["hf_dataset"] = Loader("set/data/train-00000-of-00001.parquet", _parquet(), _rows)
     return found
 
 
@@ -134,6 +139,16 @@ def _decoded(path: Path) -> Image.Image:
 
 def _all(source: ImageSource) -> list[Image.Image]:
     return [decode(source.name(place), partial(source.open, place)) for place in range(len(source.labels))]
+
+
+def _rows(folder: Path) -> list[Image.Image]:
+    """With what the library makes of the file in a folder of its own, lest it find that again."""
+    import datasets
+
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    datasets.disable_progress_bars()
+    with mock.patch.object(datasets.config, "HF_DATASETS_CACHE", folder / "cache"):
+        return _all(HfDataset(folder / "set").source("train"))
 
 
 def _parsed(path: Path) -> Any:
@@ -202,3 +217,13 @@ def _tar(contents: dict[str, bytes]) -> bytes:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return made.getvalue()[: archive.offset]  # without the zeros after its end
+
+
+def _parquet() -> bytes:
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])})
+    images = [{"bytes": content, "path": None} for content in _CLASSES.values()]
+    made = io.BytesIO()
+    datasets.Dataset.from_dict({"image": images, "label": [0, 1, 1]}, features=features).to_parquet(made)
+    return made.getvalue()

@@ -8,3 +8,4 @@ below=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib
 own=$(.venv-fuzz/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo "import site; site.addsitedir('$below')" > "$own/lwdc.pth"
 .venv-fuzz/bin/python -m pip install --no-deps atheris==3.0.0
+.venv-fuzz/bin/python -m pip install -c constraints.txt datasets

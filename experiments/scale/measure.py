@@ -1,15 +1,21 @@
 """Measures peak memory and seconds of a training step of one network, plain, mixing kernels and running branches.
 
     python experiments/scale/measure.py --model resnet50 --size 224 --batches 8 16 32 --out experiments/scale/cpu.jsonl
+    python experiments/scale/measure.py --malloc glibc --batches 8 16 --out experiments/scale/cpu.jsonl
 
 Every mode at every batch lives in a process of its own, one after the other. On the CPU the peak is that of resident
 memory above what imports and the idle network's process took (kibibytes that the kernel counts); on CUDA that of
 PyTorch's allocator. Two steps are run and the second is timed: the optimisers' state is there by then. One line of
 json a measurement is appended to the file.
+
+Tensors lie in pages of their own ("mapped"), which go back to the system when the tensor is freed, so that what is
+resident is what is alive. Left to itself ("glibc") malloc soon takes tensors of up to 32 MiB from one heap, where those
+that stay keep the room between them from being given back, or from being used by larger ones.
 """
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -26,6 +32,7 @@ SPACES = {
     ],
     "lean": None,  # the default space
 }
+MALLOCS = {"mapped": {"MALLOC_MMAP_THRESHOLD_": "65536"}, "glibc": {}}
 MODES = ("plain", "kernels", "branches", "checkpointing")
 
 
@@ -93,6 +100,7 @@ def worker(options: argparse.Namespace) -> dict:
         "mode": options.mode,
         "batch": batch,
         "precision": options.precision,
+        "malloc": options.malloc,
         "peak_mib": round(peak, 1),
         "seconds": round(seconds, 3),
         "cpu_seconds": round(cpu, 3),
@@ -119,10 +127,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--space", default="four", choices=list(SPACES))
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32])
-    parser.add_argument("--modes", nargs="+", default=["plain", "kernels", "branches"], choices=MODES)
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
+    parser.add_argument("--malloc", default="mapped", choices=list(MALLOCS))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--mode", help=argparse.SUPPRESS)
     parser.add_argument("--commit", help=argparse.SUPPRESS)
@@ -134,10 +143,12 @@ def main() -> None:
     for batch in options.batches:
         for mode in options.modes:
             command = [sys.executable, __file__, "--mode", mode, "--batches", str(batch)]
-            for name in ("model", "size", "space", "threads", "device", "precision"):
+            for name in ("model", "size", "space", "threads", "device", "precision", "malloc"):
                 command += [f"--{name}", str(getattr(options, name))]
             command += ["--commit", found.stdout.strip()]
-            line = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+            environment = os.environ | MALLOCS[options.malloc]
+            ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+            line = ran.stdout.splitlines()[-1]
             print(line, flush=True)
             if options.out:
                 with options.out.open("a") as file:

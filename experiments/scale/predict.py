@@ -2,15 +2,18 @@
 
     python experiments/scale/predict.py experiments/scale/cpu.jsonl
 
-Everything is counted on PyTorch's meta device, which holds shapes and no numbers: bytes that autograd keeps,
-parameters, FLOPs, operations. Of what was measured one number enters: what a process takes beside tensors (PyTorch's
-own buffers, libraries that are loaded late), so that the smallest plain batch of every network comes out as measured.
+Everything is counted on PyTorch's meta device, which holds shapes and no numbers: a whole step is run on it, and every
+storage followed from the operation that makes it until it is freed; parameters, FLOPs and operations likewise. Of what
+was measured one number a network enters: what a process takes beside tensors (libraries that are loaded late, buffers
+inside of operations), so that the smallest plain batch comes out as measured. What the allocator holds on to is not
+predicted: it is the column beside.
 """
 
 import argparse
 import contextlib
 import functools
 import json
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +21,13 @@ import timm
 import torch
 from measure import SPACES
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import lwdc
 import lwdc.backbones  # registers the CIFAR networks
 from lwdc import selection
-from lwdc.selection import advance, selection_ops
+from lwdc.selection import advance
 from lwdc.space import SearchSpace
 from lwdc.strategies import weight_parameters
 from lwdc.training import Execution
@@ -38,26 +42,42 @@ class Counts(NamedTuple):
 
     weights: int  # bytes of all parameters and buffers
     trained: int  # bytes of the parameters that are trained by momentum, which is as large, and so are gradients
-    kept: int  # bytes that autograd keeps at the end of the forward pass, beside parameters
-    mixed: int  # of these, kernels
-    largest: int  # bytes of the largest tensor kept
+    alive: int  # bytes of all other tensors when they are most: maps, kernels and gradients, forward or backward
     flops: int  # of forward and backward pass
     operations: int  # of both, as PyTorch counts them
 
     @property
     def peak(self) -> int:
-        """Weights, momentum, what is kept, and the gradient of the largest map, in and out, as it is gone back."""
-        return self.weights + self.trained + self.kept + 2 * self.largest
+        """Weights, momentum and what is alive beside them at most."""
+        return self.weights + self.trained + self.alive
 
 
-class _Operations(TorchDispatchMode):
-    def __init__(self) -> None:
+class _Watch(TorchDispatchMode):
+    """Counts operations, and follows the storages that they make until they are freed."""
+
+    def __init__(self, *given: torch.Tensor) -> None:
         super().__init__()
-        self.count = 0
+        self.operations = self.peak = 0
+        self._now = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in given}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += 1
-        return func(*args, **(kwargs or {}))
+        output = func(*args, **(kwargs or {}))
+        self.operations += 1
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage()._cdata not in self._known:
+                self._hold(leaf.untyped_storage())
+        return output
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        self._known.add(storage._cdata)
+        self._now += storage.nbytes()
+        weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self._now)
+
+    def _free(self, storage: int, size: int) -> None:
+        self._known.discard(storage)
+        self._now -= size
 
 
 @functools.cache
@@ -75,53 +95,42 @@ def network(model: str, size: int, space: str, mode: str) -> torch.nn.Module:
 @functools.cache
 def counts(model: str, size: int, space: str, mode: str, batch: int) -> Counts:
     net = network(model, size, space, mode)
-    given = {t.untyped_storage()._cdata for t in (*net.parameters(), *net.buffers())}
-    held: dict[int, torch.Tensor] = {}  # the tensors themselves, lest an address be used again
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.untyped_storage()._cdata not in given:
-            held[tensor.untyped_storage()._cdata] = tensor.detach()
-        return tensor
-
     images = torch.empty(batch, 3, size, size, device="meta")
     labels = torch.empty(batch, dtype=torch.long, device="meta")
-    with Execution(checkpointing=mode == "checkpointing").of(net):
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            torch.nn.functional.cross_entropy(net(images), labels)
-        with FlopCounterMode(display=False) as flops, _Operations() as operations:
-            torch.nn.functional.cross_entropy(net(images), labels).backward()
+    watch = _Watch(*net.parameters(), *net.buffers(), images, labels)
+    with Execution(checkpointing=mode == "checkpointing").of(net), FlopCounterMode(display=False) as flops, watch:
+        torch.nn.functional.cross_entropy(net(images), labels).backward()
     net.zero_grad()
-    sizes = [tensor.untyped_storage().nbytes() for tensor in held.values()]
-    shapes = {tuple(op.original_weight().shape) for op in selection_ops(net).values()}
-    mixed = sum(t.untyped_storage().nbytes() for t in held.values() if tuple(t.shape) in shapes)
     return Counts(
         weights=sum(t.nbytes for t in (*net.parameters(), *net.buffers())),
         trained=sum(p.nbytes for p in weight_parameters(net) if p.requires_grad),
-        kept=sum(sizes), mixed=mixed, largest=max(sizes), flops=flops.get_total_flops(), operations=operations.count,
+        alive=watch.peak + images.nbytes, flops=flops.get_total_flops(), operations=watch.operations,
     )  # fmt: skip
 
 
 def beside(records: list[dict]) -> None:
-    """Print predicted and measured memory."""
-    print("| network | space | mode | batch | predicted MiB | measured MiB | error | to plain, measured |")
-    print("|---|---|---|---|---|---|---|---|")
-    plain = {(r["model"], r["batch"]): r["peak_mib"] for r in records if r["mode"] == "plain"}
+    """Print predicted and measured memory; the last column is what malloc, left to itself, makes of it."""
+    print("| network | space | mode | batch | predicted MiB | measured MiB | error | to plain | left to glibc MiB |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    held = {_key(r): r["peak_mib"] for r in records if r["malloc"] == "glibc"}
+    mapped = [r for r in records if r["malloc"] == "mapped"]
+    plain = {(r["model"], r["batch"]): r["peak_mib"] for r in mapped if r["mode"] == "plain"}
     process = {}
-    for model in dict.fromkeys(r["model"] for r in records):
-        first = min((r for r in records if r["model"] == model and r["mode"] == "plain"), key=lambda r: r["batch"])
-        process[model] = first["peak_mib"] - _counts(first).peak / MIB
-    for r in records:
-        predicted = process[r["model"]] + _counts(r).peak / MIB
-        ratio = r["peak_mib"] / plain[r["model"], r["batch"]] if (r["model"], r["batch"]) in plain else float("nan")
+    for model in dict.fromkeys(r["model"] for r in mapped):
+        first = min((r for r in mapped if r["model"] == model and r["mode"] == "plain"), key=lambda r: r["batch"])
+        process[model] = first["peak_mib"] - counts(*_key(first)).peak / MIB
+    for r in mapped:
+        predicted = process[r["model"]] + counts(*_key(r)).peak / MIB
+        left = f"{held[_key(r)]:,.0f}" if _key(r) in held else ""
         print(
             f"| {r['model']} | {r['space']} | {r['mode']} | {r['batch']} | {predicted:,.0f} | {r['peak_mib']:,.0f} "
-            f"| {predicted / r['peak_mib'] - 1:+.1%} | {ratio:.2f} |"
+            f"| {predicted / r['peak_mib'] - 1:+.1%} | {r['peak_mib'] / plain[r['model'], r['batch']]:.2f} | {left} |"
         )
     print("\nbeside tensors, from the smallest plain batch:", {m: f"{v:.0f} MiB" for m, v in process.items()})
 
 
-def _counts(record: dict) -> Counts:
-    return counts(*(record[key] for key in ("model", "size", "space", "mode", "batch")))
+def _key(record: dict) -> tuple[str, int, str, str, int]:
+    return record["model"], record["size"], record["space"], record["mode"], record["batch"]
 
 
 def ahead(models: list[str], space: str, batches: list[int]) -> None:

@@ -56,6 +56,11 @@ class HfDataset(Images):
                 f"the column {self.label_key!r} of {where} holds no class labels; "
                 f"make it one by dataset.class_encode_column({self.label_key!r})."
             )
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:  # floats, where some are missing
+            raise DataError(
+                f"rows of {where} have no class, or several, in {self.label_key!r}, and one an image is learned; "
+                "leave the others out by dataset.filter."
+            )
         if reader.dataset[0][self.image_key] is None:  # what the library makes of a column that is not there
             raise DataError(
                 f"{where} has no column {self.image_key!r} of images; set data.image_key to that of images."

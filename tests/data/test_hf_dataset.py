@@ -1,7 +1,7 @@
 """Hugging Face data sets: rows of arrow tables give what files would; what is refused, also without the library."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,16 @@ def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     found.enable_progress_bars()
 
 
-def packed(datasets: Any, tree: Path, root: Path, *, embedded: bool = True, labels: Any = None) -> Path:
-    """The tree as parquet files, with the images' bytes or their paths."""
+def packed(
+    datasets: Any,
+    tree: Path,
+    root: Path,
+    *,
+    embedded: bool = True,
+    labels: Any = None,
+    written: Callable[[int], Any] = int,
+) -> Path:
+    """The tree as parquet files, with the images' bytes or their paths; each label is ``written`` so."""
     (root / "data").mkdir(parents=True)
     names = ["cat", "dog", "emu"]
     features = datasets.Features({"image": datasets.Image(), "label": labels or datasets.ClassLabel(names=names)})
@@ -41,7 +49,7 @@ def packed(datasets: Any, tree: Path, root: Path, *, embedded: bool = True, labe
         images = [
             {"bytes": file.read_bytes() if embedded else None, "path": str(file)} for file in map(Path, source.files)
         ]
-        rows = {"image": images, "label": source.labels.tolist()}
+        rows = {"image": images, "label": [written(label) for label in source.labels.tolist()]}
         datasets.Dataset.from_dict(rows, features=features).to_parquet(
             root / "data" / f"{split}-00000-of-00001.parquet"
         )
@@ -86,6 +94,23 @@ def test_what_is_missing_is_named(datasets: Any, image_tree: Path, tmp_path: Pat
 def test_numbers_are_no_class_labels(datasets: Any, image_tree: Path, tmp_path: Path) -> None:
     root = packed(datasets, image_tree, tmp_path / "set", labels=datasets.Value("int64"))
     assert "the column 'label' of" in (said := refusal(root)) and "holds no class labels; make it one by" in said
+
+
+@pytest.mark.parametrize(
+    ("several", "written"),
+    [
+        (False, lambda label: label or None),
+        (True, lambda label: [label]),
+        (True, lambda label: [0, 1][:label]),
+    ],
+)
+def test_an_image_has_one_class(
+    datasets: Any, image_tree: Path, tmp_path: Path, several: bool, written: Callable[[int], Any]
+) -> None:
+    label = datasets.ClassLabel(names=["cat", "dog", "emu"])
+    kind = datasets.List(label) if several else label
+    root = packed(datasets, image_tree, tmp_path / "set", labels=kind, written=written)
+    assert "have no class, or several, in 'label', and one an image is learned" in refusal(root)
 
 
 def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
