@@ -18,7 +18,8 @@ _BUILDERS: dict[str, Builder] = {}
 def register_candidate(name: str) -> Callable[[_B], _B]:
     """Make ``{"op": name, **options}`` build an operator by the decorated class or function.
 
-    It is called as ``builder(site, **options)`` and raises ``DoesNotFit`` where it cannot stand.
+    It is called as ``builder(site, **options)`` and raises ``DoesNotFit`` where it cannot stand. An option ``of`` lists
+    candidates that this one is made of, and is for nothing else.
     """
 
     def register(builder: _B) -> _B:

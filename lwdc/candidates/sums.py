@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lwdc.candidates.base import DoesNotFit, Operator, embed, scaled_like
-from lwdc.candidates.chain import ungroup
+from lwdc.candidates.branches import Normed
+from lwdc.candidates.chain import Chain, ungroup
 from lwdc.candidates.fixed import Fixed
 from lwdc.candidates.partial import Partial
 from lwdc.candidates.registry import Candidate, build, label, register_candidate
@@ -64,15 +65,22 @@ class Sum(Operator):
         A few rounds, none of which ends worse than the one before. Parts that are not linear then take equal shares of
         what is left, so that the sum is no larger than one of them would be; the error is then a bound, as if they
         were what their own errors speak of. All at the site's own taps: what a part without weights has elsewhere the
-        others do not mend.
+        others do not mend. A part to which nothing is left begins with fresh weights but for a last one of zeros, as
+        factors that are all zeros would never learn.
         """
         linear = [part for part in self._parts() if part.support is not None]
         others = [part for part in self._parts() if part.support is None]
         self._take_turns(linear, weight)
         rest, left = self._left(weight, linear)
         errors = [part.inherit(rest / len(others)) for part in others]
+        whole = float(weight.norm())
+        for part in self._parts():
+            given = rest if part.support is None else part.kernel()
+            if isinstance(part, (Chain, Normed)) and float(given.detach().norm()) <= _NOTHING * whole:
+                part.reset(whole)
+                nn.init.zeros_(_last_weight(part))
         share = sum(errors) / len(errors) if errors else 1.0
-        return left * share / max(float(weight.norm()), 1e-30)
+        return left * share / max(whole, 1e-30)
 
     def _take_turns(self, linear: Sequence[Any], weight: Tensor) -> None:
         trained = [part for part in linear if _has_weights(part)]
@@ -156,6 +164,7 @@ def add(parts: nn.ModuleList, x: Tensor) -> Tensor:
 
 
 _ROUNDS = 4  # of least squares
+_NOTHING = 1e-6  # of the norm of what is inherited
 _NO_PARTS = {
     "original": "a sum with the whole layer only costs more than it; list it as a candidate of its own",
     "zero": "it adds nothing",

@@ -1,6 +1,7 @@
 """What every gate promises: mixing weights from logits, under a schedule that ends decided."""
 
 import abc
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ class Gate(nn.Module, abc.ABC):
     A subclass gives ``sample`` and, where evaluation or expectation is not the tempered softmax, those.
     """
 
+    samples: Literal["all", "some", "one"] = "all"  # of the candidates: how many have a part in a sample
     takes_one = False  # every sample is one-hot, and what it leaves out needs no gradient: it need not run
 
     logits: nn.Parameter
@@ -72,7 +74,7 @@ class Gate(nn.Module, abc.ABC):
         return self.expectation()
 
     def soft(self) -> Tensor:
-        """The softmax of the logits at the present temperature."""
+        """What candidates count on average; by default the softmax of the logits at the present temperature."""
         return torch.softmax(self.logits / self.temperature, dim=0)
 
     def advance(self, progress: float) -> None:
@@ -88,7 +90,7 @@ class Gate(nn.Module, abc.ABC):
             self.average.lerp_(torch.softmax(self.logits.detach(), dim=0), _AVERAGE_RATE)
 
     def probabilities(self) -> Tensor:
-        """How decided the gate is: the tempered softmax, without gradient, sums to 1."""
+        """How decided the gate is: ``soft()`` under the schedule, without gradient, sums to 1."""
         return self._blend(self.soft()).detach()
 
     def scores(self) -> Tensor:

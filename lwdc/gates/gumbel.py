@@ -14,6 +14,8 @@ class GumbelSoftmax(Gate):
     def __init__(self, num_candidates: int, *, hard: bool = False, **schedule: Any) -> None:
         super().__init__(num_candidates, **schedule)
         self.hard = hard
+        if hard:
+            self.samples = "one"
 
     def sample(self) -> Tensor:
         noise = -torch.empty_like(self.logits).exponential_().log()

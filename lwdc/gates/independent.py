@@ -21,6 +21,8 @@ class Independent(Gate):
     distances to the largest logit, so that the others close. At a temperature of 1 the probabilities are NSE's.
     """
 
+    samples = "some"
+
     least: Tensor
     nodes: Tensor
     shares: Tensor

@@ -16,6 +16,8 @@ class TrainableGate(Gate):
     (the first largest logit) are ours.
     """
 
+    samples = "one"
+
     def sample(self) -> Tensor:
         margin = self.logits - _largest_other(self.logits)
         slope = torch.sigmoid(margin / self.temperature)

@@ -8,6 +8,8 @@ from lwdc.gates.base import Gate, one_hot_of, straight_through
 class OneHot(Gate):
     """A hard choice at every step; the tempered softmax carries the gradient to every candidate."""
 
+    samples = "one"
+
     def sample(self) -> Tensor:
         return straight_through(one_hot_of(self.logits.detach()), self.soft())
 

@@ -9,6 +9,8 @@ from lwdc.gates.base import Gate, one_hot_of
 class ReinMax(Gate):
     """Samples from the softmax of the logits; Heun's method instead of Euler's for the gradient."""
 
+    samples = "one"
+
     def sample(self) -> Tensor:
         probabilities = torch.softmax(self.logits, dim=0)
         drawn = torch.zeros_like(probabilities).index_fill_(0, torch.multinomial(probabilities.detach(), 1), 1.0)

@@ -17,6 +17,7 @@ class SinglePath(Gate):
     Neural Architecture Search with Uniform Sampling, ECCV 2020.
     """
 
+    samples = "one"
     takes_one = True
 
     def __init__(self, num_candidates: int, **schedule: Any) -> None:

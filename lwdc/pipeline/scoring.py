@@ -143,11 +143,11 @@ class _Search:
             f"{self.scores.evaluations} evaluations by evaluator {self.scores.evaluator!r}, under which the original "
             f"network has {found.accuracy:.1%} right"
         )
-        if self.proposer.begin > self.scores.evaluations:
+        if self.proposer.begin >= self.scores.evaluations:
             self.run.note(
-                f"all {self.scores.evaluations} evaluations are of random architectures: this search draws "
-                f"{self.proposer.begin} before it has anything to go by. Raise strategy.evaluations, or lower "
-                "strategy.proposer.begin.",
+                f"{self.scores.evaluations} evaluations make this a random search: it begins with "
+                f"{self.proposer.begin} architectures at random. Raise strategy.evaluations, or lower the number in "
+                "strategy.proposer.",
                 "warning",
             )
         self.proposer.tell(original, found.accuracy, self.menu.share(self.menu.original))
@@ -167,7 +167,8 @@ class _Search:
             self.prepared.seed(f"tell {self.done}")
             self._tell(architecture, expected, found, each, cached=cached)
         self._check_failures(at_end=self.done == self.scores.evaluations)
-        self._save()  # not before: what has failed throughout begins anew once its cause is gone
+        if self._succeeded:  # what has failed from the beginning begins anew once its cause is gone
+            self._save()
         return True
 
     def end(self) -> None:
@@ -205,10 +206,13 @@ class _Search:
             )
         )
 
+    @property
+    def _succeeded(self) -> bool:
+        return len(self.proposer.history.scored) > 1  # with the original
+
     def _check_failures(self, *, at_end: bool = False) -> None:
         """Raise ``TrainingError`` if nothing succeeds, as soon as that is no accident."""
-        succeeded = len(self.proposer.history.scored) - 1  # without the original
-        if succeeded < 1 and (at_end or self.done >= _ENOUGH):
+        if not self._succeeded and (at_end or self.done >= _ENOUGH):
             raise TrainingError(f"all {self.done} evaluations have failed, the first one with: {self.cause}")
 
     def _save(self) -> None:

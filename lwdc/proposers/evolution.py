@@ -33,6 +33,7 @@ class Evolution(Proposer):
             )
         super().__init__(menu, score, reference, seed)
         self.population, self.tournament = population, tournament
+        self.begin = population
 
     def propose(self) -> Code | None:
         living = self.history.bounded[-self.population :]

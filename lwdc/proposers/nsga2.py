@@ -33,11 +33,12 @@ class Nsga2(Proposer):
         if population < 2:
             raise SpaceError(f"nsga2 needs a population from 2 on, found {population}.")
         super().__init__(menu, score, reference, seed)
-        self.population = population
+        self.population = self.begin = population
         self._seed = seed
         self._asked: optuna.Study | None = None  # of the question that is being answered
 
     def ask(self, count: int) -> list[Architecture]:
+        # Anew at every question: the state that is saved of it does not matter.
         self.rng = random.Random(f"{self._seed} {len(self.history.trials)} {len(self.history.pending)}")
         enough = len(self.history.bounded) >= self.population
         self._asked = self._study(self.rng.getrandbits(32)) if enough else None

@@ -39,7 +39,8 @@ class JointLesson:
         self.supernet, self.pressures = supernet, tuple(pressures)
         self.decide, self.decide_from = decide, decide_from
         self._optimiser = optim([p for gate in gates(supernet) for p in gate.parameters()])
-        self.hard = any(bool((gate.sample().detach() == 0).any()) for gate in gates(supernet))  # one operator a step
+        self.hard = any(gate.samples == "one" for gate in gates(supernet))  # operators are trained one at a time
+        self._leaves_out = any(gate.samples != "all" for gate in gates(supernet))
         self._progress = 0.0
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
@@ -59,7 +60,7 @@ class JointLesson:
         return term
 
     def after_backward(self) -> None:
-        if self.hard:
+        if self._leaves_out:
             spare_idle(self.supernet)
 
     def end(self, step_share: float) -> None:

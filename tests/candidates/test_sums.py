@@ -90,6 +90,21 @@ def test_no_further_round_and_no_further_part_makes_it_worse(data: st.DataObject
     assert all(after <= before + 1e-9 for before, after in itertools.pairwise(errors))
 
 
+@pytest.mark.parametrize("other", [SEPARABLE, LOW_RANK, NORMED, POINTWISE])
+def test_a_part_to_which_nothing_is_left_learns_all_the_same(at: Any, made: Any, other: Candidate) -> None:
+    operator, error = made({"op": "kernel", "size": 5}, other)  # the first one takes all
+    assert error < 1e-12
+    x = at.x.double()
+    torch.testing.assert_close(operator(x), nn.functional.conv2d(x, at.weight.double(), padding=1))
+    wanted = torch.randn(len(x), 12, 7, 6, dtype=torch.float64)
+    optimiser = torch.optim.SGD(operator.parameters(), lr=1e-2)
+    for _ in range(2):  # the weights before those of zeros follow a step later
+        optimiser.zero_grad()
+        (operator(x) - wanted).square().mean().backward()
+        optimiser.step()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in operator.parameters() if p.dim() > 1)
+
+
 def test_a_round_that_ends_worse_is_taken_back(at: Any, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     operator, error = made(LOW_RANK, POINTWISE)
     monkeypatch.setattr(sums, "_ROUNDS", 1)

@@ -93,6 +93,14 @@ def test_hard_gates_are_exactly_one_hot_in_every_draw(make: MakeGate) -> None:
         assert sorted(weights.tolist()) == [0.0] * (weights.numel() - 1) + [1.0]
 
 
+@pytest.mark.parametrize("make", [*ALL, SinglePath])
+def test_a_gate_says_how_many_candidates_have_a_part_in_a_sample(make: MakeGate) -> None:
+    gate = make(4)
+    torch.manual_seed(0)
+    counts = {int((gate.sample() != 0).sum()) for _ in range(300)}
+    assert counts == {"all": {4}, "some": {1, 2, 3, 4}, "one": {1}}[gate.samples]
+
+
 @every_gate
 def test_the_gradient_reaches_every_logit(make: MakeGate) -> None:
     gate = drawn(make)

@@ -157,6 +157,20 @@ class Biased(nn.Module):
         return logits
 
 
+@pytest.mark.parametrize("gate", GATES)
+def test_only_gates_that_take_one_train_operators_one_at_a_time(gate: str) -> None:
+    """Also where chance closes all but one, and so the network chosen inherits the mixture of the others."""
+    supernet = wrap(
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8, 2)),
+        SPACE,
+        GATES[gate],
+        (1, 5, 5),
+    )
+    for seed in range(20):
+        torch.manual_seed(seed)
+        assert JointLesson(supernet, [], ADAM).hard == (gate in HARD)
+
+
 @pytest.mark.parametrize("gate", HARD)
 def test_an_operator_that_took_no_part_is_moved_by_neither_momentum_nor_decay(gate: str, data: Digits) -> None:
     supernet, table = supernet_of(gate, Biased())
