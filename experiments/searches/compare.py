@@ -1,0 +1,166 @@
+"""Searches by scores, the joint search and no search at the same bound on parameters, on real images.
+
+    python compare.py --data FOLDER --work FOLDER [--seeds N ...] [-- OVERRIDES]
+    python compare.py --table      # markdown tables of what is recorded
+
+A seed is two commands ``lwdc compress -m`` in a folder of their own: one over the searches by scores, which share a
+baseline, a supernet and evaluations, and one over the joint search at 0 and more epochs with that baseline. What is
+finished in a folder is kept, so an interrupted comparison goes on. ``results.jsonl`` has a line a network,
+``correlations.jsonl`` a line a seed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from lwdc.files import write_text
+from lwdc.tracking.jsonl import read_records
+
+HERE = Path(__file__).parent
+RESULTS, CORRELATIONS = HERE / "results.jsonl", HERE / "correlations.jsonl"
+SEARCHES = ("random", "evolution", "latent", "bayes")
+EPOCHS = 6  # of training paths, and of the joint search
+SPACE = (
+    "{op:original},{op:factorised,ratio:0.5},{op:factorised,ratio:0.25},{op:factorised,ratio:0.125},"
+    "{op:low_rank,ratio:0.125},{op:low_rank,ratio:0.0625},{op:grouped,groups:8},{op:separable},{op:pointwise},"
+    "{op:epitome,ratio:8}"
+)
+COMMON = [
+    "cost=params", "cost.budget=10%", f"space.candidates=[{SPACE}]",
+    f"strategy.epochs={EPOCHS}", "strategy.batch_size=128", "strategy.recalibrate_batches=20",
+    "finetune.epochs=4", "train.epochs=8", "data.valid=3000", "export.formats=[]",
+]  # fmt: skip
+SCORED = [
+    "strategy.evaluations=100", "strategy.correlate=20",
+    "strategy.evaluators.shared.images=1000", "strategy.evaluators.shared.batches=10",
+    "strategy.evaluators.fine_tuned.steps=60", "strategy.evaluators.fine_tuned.images=1000",
+    "strategy.evaluators.fine_tuned.batches=10",
+    "strategy.evaluators.from_scratch.epochs=2", "strategy.evaluators.from_scratch.images=1000",
+]  # fmt: skip
+TASKS = {"fashion_mnist": ["backbone=cifar_resnet20", "data=fashion_mnist", "data.limit_train=10000"]}
+
+
+def compress(folder: Path, overrides: list[str], options: argparse.Namespace) -> None:
+    """One sweep; what lies finished in its folder is not done again."""
+    subprocess.run(
+        [
+            sys.executable, "-m", "lwdc.cli", "compress", "-m", *TASKS[options.task], f"data.root={options.data}",
+            *COMMON, *overrides, f"compute.threads={options.threads}", "compute=cpu", *options.overrides,
+            f"hydra.sweep.dir={folder}",
+        ],
+        check=True,
+    )  # fmt: skip
+
+
+def summaries(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The results of a sweep with their folders, in the order of its runs."""
+    paths = sorted(folder.glob("*/summary.json"), key=lambda path: int(path.parent.name))
+    return [(path.parent, json.loads(path.read_text())) for path in paths]
+
+
+def spent(run: Path) -> dict[str, float]:
+    """Seconds of evaluating and of asking, also where another run of the sweep has evaluated."""
+    found = [r for r in read_records(run / "records.jsonl") if r["record"] == "EvaluationRecord"]
+    return {name: sum(r[key] for r in found) for name, key in (("evaluate", "seconds"), ("ask", "ask_seconds"))}
+
+
+def compare(seed: int, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The networks of one seed, and how its evaluators rank."""
+    scored, joint = (options.work / f"{options.task}-{kind}-{seed}" for kind in ("scored", "joint"))
+    compress(scored, [f"strategy={','.join(SEARCHES)}", *SCORED, f"seed={seed}"], options)
+    compress(joint, [f"strategy.epochs={EPOCHS},0", f"baseline={scored / '0'}", f"seed={seed}"], options)
+    names = [*SEARCHES, "joint", "no search"]
+    found = []
+    for name, (folder, summary) in zip(names, [*summaries(scored), *summaries(joint)], strict=True):
+        found.append(
+            {
+                "task": options.task,
+                "search": name,
+                "seed": seed,
+                "params": [summary[when]["params"] for when in ("before", "after")],
+                "macs": [summary[when]["macs"] for when in ("before", "after")],
+                "test": summary["test"],
+                "valid": summary["valid"],
+                "seconds": summary["seconds"] | spent(folder),
+                "operators": {site["site"]: site["operator"] for site in summary["sites"]},
+                "overrides": options.overrides,
+                "environment": summary["environment"],
+            }
+        )
+    records = read_records(scored / "0" / "records.jsonl")
+    correlation = next(record for record in records if record["record"] == "CorrelationRecord")
+    return found, {"task": options.task, "seed": seed, **correlation}
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Markdown: a line a search, the mean and the range over seeds."""
+    by_search = defaultdict(list)
+    for record in records:
+        by_search[record["search"]].append(record)
+    lines = [
+        "| | parameters | MACs | validation | test, fine-tuned | test, before | seconds of its evaluations | seeds |",
+        "|---" * 8 + "|",
+    ]
+    for name, runs in by_search.items():
+        cells = [f"{mean(run[what][1] / run[what][0] for run in runs):.1%}" for what in ("params", "macs")]
+        for which, when in (("valid", "finetuned"), ("test", "finetuned"), ("test", "discretised")):
+            values = [run[which][when] for run in runs]
+            spread = f" ({min(values):.2%} to {max(values):.2%})" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.2%}{spread}")
+        cells.append(f"{mean(run['seconds']['evaluate'] + run['seconds']['ask'] for run in runs):.0f}")
+        lines.append(f"| {name} | " + " | ".join([*cells, str(len(runs))]) + " |")
+    return "\n".join(lines)
+
+
+def correlations(records: list[dict[str, Any]]) -> str:
+    """Markdown: how alike every two evaluators rank, and what one evaluation takes."""
+    lines = ["| seed | evaluators | Spearman | seconds of one evaluation |", "|---|---|---|---|"]
+    for record in records:
+        names = record["evaluators"]
+        for i, first in enumerate(names):
+            for j in range(i + 1, len(names)):
+                seconds = f"{record['seconds'][i]:.1f} and {record['seconds'][j]:.1f}"
+                lines.append(f"| {record['seed']} | {first}, {names[j]} | {record['rank'][i][j]:.2f} | {seconds} |")
+    return "\n".join(lines)
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def record(path: Path, found: list[dict[str, Any]], seed: int, task: str) -> None:
+    """Put what was found in the place of what the file says of this task and seed."""
+    others = [line for line in recorded(path) if (line["task"], line["seed"]) != (task, seed)]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in [*others, *found]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--work", type=Path, help="folder of the runs")
+    parser.add_argument("--task", default="fashion_mnist", choices=list(TASKS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    if options.table:
+        for task in TASKS:
+            print(f"{task}\n\n{table([line for line in recorded(RESULTS) if line['task'] == task])}\n")
+            print(correlations([line for line in recorded(CORRELATIONS) if line["task"] == task]))
+        return
+    if options.data is None or options.work is None:
+        parser.error("a comparison needs --data and --work")
+    for seed in options.seeds:
+        found, correlation = compare(seed, options)
+        record(RESULTS, found, seed, options.task)
+        record(CORRELATIONS, [correlation], seed, options.task)
+
+
+if __name__ == "__main__":
+    main()
