@@ -37,6 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lwdc
 from lwdc.backbones import Backbone
+from lwdc.candidates.base import with_settings
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import ExportError, LwdcError
 from lwdc.export import export_all
@@ -108,7 +109,7 @@ def check_shapes(name: str, record: Record, say: Say, folder: Path) -> None:
         others = [i for i, candidate in enumerate(choice.candidates) if candidate["op"] != "original"]
         index = pick.choice(others)
         original = modules[choice.site.name]
-        stand_in = released_on_meta(choice.candidates[index], choice.site)
+        stand_in = with_settings(released_on_meta(choice.candidates[index], choice.site), original)
         for held_as in (choice.site.name, *choice.site.aliases):
             model.set_submodule(held_as, stand_in)
         expected[0] += choice.macs[index] - count_macs(original, [shape for shape, _ in choice.site.calls])
