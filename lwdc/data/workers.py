@@ -1,5 +1,6 @@
 """Workers: the processes that a loader has read examples, and what is said when one of them dies."""
 
+import multiprocessing.connection
 import signal
 import threading
 from collections.abc import Iterator
@@ -25,14 +26,30 @@ def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
             batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker (pid"):
+        except (RuntimeError, OSError, EOFError) as error:
+            if (died := _death(error, batches)) is None:
                 raise
             raise DataError(
-                f"a process that reads images has died ({str(error).splitlines()[0].strip().rstrip('.')}): if memory "
+                f"a process that reads images has died ({died}): if memory "
                 "ran out, make do with fewer processes (data.workers) or smaller batches."
             ) from error
         yield batch
+
+
+def _death(error: Exception, batches: Iterator[Any]) -> str | None:
+    """How a worker died, if that is what ``error`` tells of; None if not."""
+    message = str(error)
+    if message.startswith("DataLoader worker (pid"):
+        return message.splitlines()[0].strip().rstrip(".")
+    if "in DataLoader worker process" in message:  # raised there by what was read, and handed on by one that lives
+        return None
+    # One that dies while it hands a batch over breaks the connection, and that is noticed before its end is.
+    workers = getattr(batches, "_workers", None)
+    if not workers:
+        return None
+    ended = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=_NOTICE_S)
+    pids = [str(worker.pid) for worker in workers if worker.sentinel in ended]
+    return f"DataLoader worker (pid {', '.join(pids)}) while it handed over a batch: {error!r}" if pids else None
 
 
 def _iterator(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -42,3 +59,6 @@ def _iterator(loader: DataLoader[Any]) -> Iterator[Any]:
     if threading.current_thread() is threading.main_thread() and before is not None:
         signal.signal(signal.SIGCHLD, before)
     return batches
+
+
+_NOTICE_S = 5.0  # how long the system may take to end a process whose connections are closed
