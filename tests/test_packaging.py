@@ -8,6 +8,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.version import Version
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = {path.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
 
@@ -18,6 +21,22 @@ def test_setup_cfg_lists_every_package() -> None:
     folders = {path.parent for path in (ROOT / "lwdc").rglob("*.py")}
     found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert set(setup["options"]["packages"].split()) == found | {"lwdc.conf"}
+
+
+def test_the_oldest_versions_that_are_tested_are_those_that_setup_cfg_allows() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = [setup["options"]["install_requires"], *(setup["options.extras_require"][e] for e in ("sweeps", "test"))]
+    needs = [Requirement(line) for text in listed for line in text.splitlines() if line.strip()]
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    pins = {pin.name: pin.specifier for pin in map(Requirement, (line for line in lines if not line.startswith("#")))}
+    assert set(pins) == {need.name for need in needs}
+    for need in needs:
+        (bound,), (pin,) = need.specifier, pins[need.name]
+        assert (bound.operator, pin.operator) == (">=", "=="), need
+        assert Version(bound.version) == Version(".".join(pin.version.split(".")[: len(bound.version.split("."))])), (
+            need
+        )
 
 
 def test_the_configs_are_found_inside_the_package() -> None:
