@@ -1,6 +1,7 @@
 """Kernel-space mixing: ``sum_i p_i embed(kernel_i)`` in few passes over memory, forward and backward."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,17 +33,17 @@ class Placement:
     outer_groups: int
     groups: int
 
-    def of_dense(self, dense: Tensor) -> Tensor:
-        """A view of what the compact kernel fills of ``dense``, or of a gradient like it."""
+    def of_dense(self, dense: Tensor, count: int) -> Tensor:
+        """What compact kernels fill of ``count`` dense ones, or of gradients like them: views, ``(count, ...)``."""
         if is_compiling():
-            return block_view(dense, self.support, self.inner, self.outer_groups, self.groups)
-        return _view(dense, self.dense)
+            return block_view(dense, self.support, self.inner, self.outer_groups, self.groups).unsqueeze(0)
+        return _views(dense, self.dense, count)
 
-    def of_compact(self, compact: Tensor) -> Tensor:
-        """A view of the compact kernel in the same shape."""
+    def of_compact(self, compact: Tensor, count: int) -> Tensor:
+        """Views of ``count`` compact kernels in the same shape."""
         if is_compiling():
-            return as_blocks(compact, self.outer_groups, self.groups)
-        return _view(compact, self.compact)
+            return as_blocks(compact, self.outer_groups, self.groups).unsqueeze(0)
+        return _views(compact, self.compact, count)
 
     def spread(self, compact: Tensor) -> Tensor:
         """The compact kernel as a dense one, with zeros elsewhere: nothing is written through a view."""
@@ -78,10 +79,12 @@ def _strided(view: Tensor) -> Strided:
 
 
 def mix(weights: Tensor, shape: tuple[int, ...], kernels: list[Tensor], placements: list[Placement]) -> Tensor:
-    """The dense kernel ``shape`` that the compact ``kernels`` give with ``weights``, ``(len(kernels),)``.
+    """The dense kernels ``shape`` of sites alike, one after the other: ``(sites * C_out, ...)``.
 
-    Differentiable once, in weights and kernels. Only the compact kernels are kept for the backward pass. It is laid out
-    as the placements are, for which kernels that are laid out otherwise are copied.
+    ``weights`` are ``(sites, len(kernels))``, and of each operator the compact kernels of all sites are one tensor,
+    one after the other, too. Differentiable once, in weights and kernels. Only the compact kernels are kept for the
+    backward pass. It is laid out as the placements are, for which kernels that are laid out otherwise are copied.
+    What is compiled is one site at a time.
     """
     mixed: Tensor = _Mix.apply(weights, shape, placements, *kernels)
     return mixed
@@ -92,65 +95,80 @@ class _Mix(torch.autograd.Function):
     def forward(
         ctx: Any, weights: Tensor, shape: tuple[int, ...], placements: list[Placement], *given: Tensor
     ) -> Tensor:
-        layout = placements[0].layout
+        layout, count = placements[0].layout, len(weights)
         kernels = [kernel.contiguous(memory_format=layout) for kernel in given]
-        scales = weights.unbind()
-        first = next((i for i, place in enumerate(placements) if place.fills), None)
-        # A kernel that fills the buffer spares zeros and an addition.
-        if first is None:
-            mixed = torch.empty(shape, dtype=kernels[0].dtype, device=kernels[0].device, memory_format=layout).zero_()
-        else:
-            mixed = kernels[first] * scales[first]
-        for i, (kernel, place) in enumerate(zip(kernels, placements, strict=True)):
-            if i == first:
-                continue
-            if is_compiling():
-                mixed = torch.addcmul(mixed, place.spread(kernel), scales[i])
-            else:  # our own tensor begins its storage
-                mixed.as_strided(*place.dense).addcmul_(_view(kernel, place.compact), scales[i])
+        scales = weights.unbind(1)
         ctx.save_for_backward(weights, *kernels)
         ctx.placements = placements
-        return mixed.contiguous(memory_format=layout)
+        whole = (count * shape[0], *shape[1:])
+        mixed = torch.empty(whole, dtype=kernels[0].dtype, device=kernels[0].device, memory_format=layout)
+        # A kernel that fills the buffer spares zeros and an addition.
+        first = next((i for i, place in enumerate(placements) if place.fills), None)
+        order = sorted(range(len(kernels)), key=lambda i: i != first)
+        if is_compiling():
+            mixed = mixed.zero_() if first is None else kernels[first] * scales[first]
+            for i in order if first is None else order[1:]:
+                mixed = torch.addcmul(mixed, placements[i].spread(kernels[i]), scales[i])
+            return mixed.contiguous(memory_format=layout)
+        if first is None:
+            mixed.zero_()
+        for i in order:
+            place = placements[i]
+            part, entries = place.of_dense(mixed, count), place.of_compact(kernels[i], count)
+            if i == first:
+                torch.mul(entries, _along(scales[i], part), out=part)
+            else:
+                part.addcmul_(entries, _along(scales[i], part))
+        return mixed
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weights, *kernels = ctx.saved_tensors
+        count = len(weights)
         gradient = gradient.contiguous(memory_format=ctx.placements[0].layout)
-        scales = weights.unbind()
+        scales = weights.unbind(1)
         weight_grads: list[Tensor] = []
         kernel_grads: list[Tensor | None] = []
         for i, (kernel, place) in enumerate(zip(kernels, ctx.placements, strict=True)):
-            view = place.of_dense(gradient)
+            part = place.of_dense(gradient, count)
             if ctx.needs_input_grad[0]:
+                pairs = zip(_flat(gradient, place, count), _flat(kernel, place, count), strict=True)
                 weight_grads.append(
-                    torch.dot(_flat(gradient, place.layout), _flat(kernel, place.layout))
+                    torch.stack([torch.dot(*pair) for pair in pairs])
                     if place.fills
-                    else (view * place.of_compact(kernel)).sum()
+                    else (part * place.of_compact(kernel, count)).sum(tuple(range(1, part.dim())))
                 )
-            kernel_grads.append(_compact(view * scales[i], kernel, place) if ctx.needs_input_grad[3 + i] else None)
-        return (torch.stack(weight_grads) if weight_grads else None, None, None, *kernel_grads)
+            wanted = ctx.needs_input_grad[3 + i]
+            kernel_grads.append(_compact(part, _along(scales[i], part), kernel, place) if wanted else None)
+        found = torch.stack(weight_grads, dim=1) if weight_grads else None
+        return (found, None, None, *kernel_grads)
 
 
-def _flat(kernel: Tensor, layout: torch.memory_format) -> Tensor:
-    """All entries in the order of memory."""
-    return (kernel.permute(0, 2, 3, 1) if layout == torch.channels_last else kernel).reshape(-1)
+def _along(scale: Tensor, part: Tensor) -> Tensor:
+    """``scale`` ``(sites,)`` as it broadcasts over views ``(sites, ...)``."""
+    return scale.view(-1, *(1,) * (part.dim() - 1))
 
 
-def _compact(entries: Tensor, kernel: Tensor, place: Placement) -> Tensor:
-    """The ``entries`` of a view of the compact kernel as a tensor like it."""
-    if entries.shape == kernel.shape:
-        return entries
+def _flat(kernels: Tensor, place: Placement, count: int) -> Sequence[Tensor]:
+    """All entries of each of ``count`` dense kernels in the order of memory."""
+    in_order = kernels.permute(0, 2, 3, 1) if place.layout == torch.channels_last else kernels
+    return in_order.reshape(count, -1).unbind()
+
+
+def _compact(part: Tensor, scale: Tensor, kernel: Tensor, place: Placement) -> Tensor:
+    """Views ``part`` of a gradient times ``scale``, as a tensor like the compact kernels."""
     if is_compiling():
-        return entries.movedim(-1, 1).reshape(kernel.shape)
+        entries = (part * scale)[0]
+        return entries if entries.shape == kernel.shape else entries.movedim(-1, 1).reshape(kernel.shape)
     whole = torch.empty_like(kernel)
-    whole.as_strided(*place.compact).copy_(entries)
+    torch.mul(part, scale, out=place.of_compact(whole, len(part)))
     return whole
 
 
-def _view(tensor: Tensor, strided: Strided) -> Tensor:
-    """The view of a dense ``tensor``, which may itself lie anywhere in its storage."""
+def _views(tensor: Tensor, strided: Strided, count: int) -> Tensor:
+    """A view of each of ``count`` kernels that lie one after the other in a ``tensor``, anywhere in its storage."""
     size, stride, offset = strided
     # An offset that is handed to `as_strided` counts from where the storage begins; without one it is the tensor's own.
     begin = tensor.as_strided((tensor.numel(),), (1,))[offset:] if offset else tensor
-    return begin.as_strided(size, stride)
+    return begin.as_strided((count, *size), (tensor.numel() // count, *stride))

@@ -1,12 +1,14 @@
 """The selection operator: every candidate of one site, mixed by a gate."""
 
 import contextlib
+import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -64,10 +66,11 @@ class SelectionOp(nn.Module):
         self.mixture: Tensor | None = None  # weights of the forward pass now running, else None
         self.sampled: Tensor | None = None  # those of the last one, without gradient
         self.taken: int | None = None  # where the gate takes one operator: which, in the forward pass now running
-        self.formed: dict[int, Tensor] = {}  # kernels of operators, formed beforehand for the forward pass now running
+        self.together: Together | None = None  # sites alike, this one among them, in the forward pass now running
         supports = [op.support for op in operators if op.support is not None]
         self._linear = [i for i, op in enumerate(operators) if op.support is not None]
         self._support = union(supports) if any(all(s.count) for s in supports) else None
+        self.alike = self._alike()  # to other sites, whose kernels can be mixed with this one's; None: to none
         self._placements = {
             layout: {i: place(site, self._support, operators[i], layout) for i in self._linear if self._support}
             for layout in (_LAYOUTS if site.dims == 2 else _LAYOUTS[:1])
@@ -139,7 +142,7 @@ class SelectionOp(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # The mixture belongs to a running forward pass and hangs in its graph: no copy wants it.
-        return {**self.__dict__, "mixture": None, "sampled": None, "taken": None, "formed": {}}
+        return {**self.__dict__, "mixture": None, "sampled": None, "taken": None, "together": None}
 
     def weights(self) -> Tensor:
         """Mixing weights of this step: those sampled at the supernet, or the gate's own outside of it."""
@@ -154,7 +157,10 @@ class SelectionOp(nn.Module):
         bias = self._bias(weights)
         total: Tensor | None = None
         if in_kernel and self._support is not None:
-            kernel = self.mixed_kernel(weights, in_kernel, self._layout(x))
+            layout = self._layout(x)
+            kernel = None if self.together is None else self.together.kernel(self, in_kernel, layout)
+            if kernel is None:
+                kernel = self.mixed_kernel(weights, in_kernel, layout)
             total = convolve(x, kernel, bias, self.site, self._support, self.site.groups)
             bias = None
         for i in running:
@@ -168,15 +174,7 @@ class SelectionOp(nn.Module):
         self, weights: Tensor, chosen: list[int], layout: torch.memory_format = torch.contiguous_format
     ) -> Tensor:
         """The weighted sum of the kernels of the operators at ``chosen``, on the joint support, in full precision."""
-        assert self._support is not None
-        with _full_precision(weights.device):
-            operators: list[Any] = list(self.operators)
-            kernels = [self.formed[i] if i in self.formed else operators[i].compact_kernel() for i in chosen]
-            picked = weights if len(chosen) == len(weights) else weights[chosen]
-            return mix(
-                picked.to(kernels[0].dtype), kernel_shape(self.site, self._support), kernels,
-                [self._placements[layout][i] for i in chosen],
-            )  # fmt: skip
+        return mixed_kernels([self], weights.unsqueeze(0), chosen, layout)
 
     def _running(self, weights: Tensor) -> list[int]:
         """The operators that have a part in this pass: all of them, unless the gate takes one."""
@@ -220,6 +218,16 @@ class SelectionOp(nn.Module):
             return bias  # The weights of all sum to 1.
         return bias * weights[self._linear].sum() if self._linear else None
 
+    def _alike(self) -> tuple[tuple[int, ...], Hashable] | None:
+        """The shape of the kernel, and what else sites share whose kernels can be mixed together."""
+        if self._support is None or self.mixing != "auto":
+            return None
+        shape = kernel_shape(self.site, self._support)
+        if 2 * math.prod(shape) > _MOST:
+            return None
+        operators: list[Any] = list(self.operators)
+        return shape, (self._support, self.site.groups, *((op.support, op.groups) for op in operators))
+
     def extra_repr(self) -> str:
         return f"{', '.join(self.labels)}; mixing={self.mixing}"
 
@@ -262,23 +270,62 @@ def selection_ops(supernet: nn.Module) -> dict[str, SelectionOp]:
     return dict(sorted(found.items(), key=lambda item: item[1].site.index))
 
 
-def form_together(ops: Iterable[SelectionOp]) -> None:
-    """Form the kernels of all operators that are alike in one go, in place, for the forward pass that begins."""
-    alike: dict[Hashable, list[tuple[SelectionOp, int, Operator]]] = defaultdict(list)
-    for op in ops:
-        for i in op._linear if op.mixing == "auto" else ():
-            if op.taken not in (None, i):
-                continue
-            operator: Any = op.operators[i]
-            if (kind := operator.alike()) is not None:
-                alike[type(operator), kind].append((op, i, operator))
-    for members in alike.values():
-        (first, _, operator), *others = members
-        if others:
-            with _full_precision(first.original_weight().device):
-                kernels = operator.compact_kernels([other for _, _, other in others])
-            for (op, i, _), kernel in zip(members, kernels, strict=True):
-                op.formed[i] = kernel
+class Together:
+    """Sites alike, whose kernels are mixed in one go in a forward pass, when the first of them asks for its own.
+
+    One by one, bookkeeping would cost more than arithmetic: a site takes dozens of operations of some thousand numbers.
+    """
+
+    def __init__(self, ops: Sequence[SelectionOp]) -> None:
+        self.ops = ops
+        self._mixed: dict[int | None, tuple[Hashable, dict[SelectionOp, Tensor]]] = {}  # by what gates have taken
+
+    def kernel(self, op: SelectionOp, chosen: list[int], layout: torch.memory_format) -> Tensor | None:
+        """What ``op.mixed_kernel`` would give; None where no other site mixes the same."""
+        members = [other for other in self.ops if other.taken == op.taken]
+        if len(members) == 1:
+            return None
+        asked = tuple(chosen), layout, torch.is_grad_enabled()
+        if op.taken not in self._mixed:
+            weights = torch.stack([member.weights() for member in members])
+            found = mixed_kernels(members, weights, chosen, layout).split(op.site.out_channels)
+            self._mixed[op.taken] = asked, dict(zip(members, found, strict=True))
+        mixed, kernels = self._mixed[op.taken]
+        return kernels[op] if mixed == asked else None
+
+
+def mixed_kernels(
+    ops: Sequence[SelectionOp], weights: Tensor, chosen: list[int], layout: torch.memory_format
+) -> Tensor:
+    """The weighted sums of the kernels at ``chosen``, in full precision, of sites alike, one after the other.
+
+    ``weights`` are those of all operators, ``(len(ops), len(ops[0].operators))``.
+    """
+    first = ops[0]
+    assert first._support is not None
+    with _full_precision(weights.device):
+        kernels = [_compact_kernels([op.operators[i] for op in ops]) for i in chosen]
+        picked = weights if len(chosen) == weights.shape[1] else weights[:, chosen]
+        return mix(
+            picked.to(kernels[0].dtype), kernel_shape(first.site, first._support), kernels,
+            [first._placements[layout][i] for i in chosen],
+        )  # fmt: skip
+
+
+def _compact_kernels(operators: Sequence[Any]) -> Tensor:
+    """The compact kernels of equal shapes, one after the other."""
+    first, *others = operators
+    if not others:
+        kernel: Tensor = first.compact_kernel()
+        return kernel
+    kinds = {operator.alike() for operator in operators}
+    if len(kinds) == 1 and None not in kinds:
+        kernels: Tensor = first.compact_kernels(others)
+        return kernels
+    return torch.cat([operator.compact_kernel() for operator in operators])
+
+
+_MOST = 2**17  # entries of the kernels that are mixed together: beyond, arithmetic binds, and caches overflow
 
 
 def gates(supernet: nn.Module) -> Iterator[Gate]:
@@ -305,15 +352,30 @@ def draw(supernet: nn.Module) -> None:
             if op.gate not in taken:
                 taken[op.gate] = int(op.sampled.argmax())
             op.taken = taken[op.gate]
-    form_together(ops)
+    if not is_compiling() and supernet._compiled_call_impl is None:  # compilers do better with each in its place
+        _put_together(ops)
+
+
+def _put_together(ops: Iterable[SelectionOp]) -> None:
+    """Tell sites alike of each other, in place, for the forward pass that begins."""
+    alike: dict[tuple[Any, ...], list[SelectionOp]] = defaultdict(list)
+    for op in ops:
+        if op.alike is not None:
+            weight = op.original_weight()
+            alike[op.alike, weight.dtype, weight.device].append(op)
+    for ((shape, _), *_), members in alike.items():
+        most = _MOST // math.prod(shape)
+        for begin in range(0, len(members), most):
+            together = Together(members[begin : begin + most])
+            for op in together.ops:
+                op.together = together
 
 
 def forget(supernet: nn.Module) -> None:
     """Forget what was drawn, in place: a sample must not outlive its forward pass, also a failed one."""
     for op in supernet.modules():
         if isinstance(op, SelectionOp):
-            op.mixture = op.taken = None
-            op.formed.clear()
+            op.mixture = op.taken = op.together = None
 
 
 def advance(supernet: nn.Module, progress: float) -> None:

@@ -1,8 +1,9 @@
 """The selection operator: one mixture, whichever way it is computed."""
 
+import contextlib
 import copy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from lwdc.candidates import DoesNotFit, build, candidate_names
 from lwdc.candidates.original import Original
-from lwdc.gates import Gate, GumbelSoftmax, OneHot, Softmax
+from lwdc.gates import Gate, GumbelSoftmax, OneHot, SinglePath, Softmax
 from lwdc.geometry import own_support, union
 from lwdc.mixing import mix
 from lwdc.mixing import place as place_kernel
@@ -180,7 +181,7 @@ def test_the_mixing_function_passes_gradcheck(place: Any, compiled: bool) -> Non
     places = [place_kernel(op.site, op._support, o) for o in op.operators]
     weights = torch.rand(len(kernels), dtype=torch.float64, requires_grad=True)
     with as_compiled(compiled):
-        assert torch.autograd.gradcheck(lambda w, *ks: mix(w, shape, list(ks), places), (weights, *kernels))
+        assert torch.autograd.gradcheck(lambda w, *ks: mix(w[None], shape, list(ks), places), (weights, *kernels))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -196,7 +197,7 @@ def test_what_is_compiled_mixes_to_the_same_bits(place: Any, layout: torch.memor
     for compiled in (False, True):
         given = [weights.clone().requires_grad_(), *(k.clone().requires_grad_() for k in kernels)]
         with as_compiled(compiled):
-            mixed = mix(given[0], shape, given[1:], places)
+            mixed = mix(given[0][None], shape, given[1:], places)
             mixed.backward(probe)
         assert mixed.is_contiguous(memory_format=layout)
         found.append([mixed, *(tensor.grad for tensor in given)])
@@ -225,7 +226,7 @@ def test_the_mixing_function_takes_parts_of_other_tensors(place: Any) -> None:
     op = mixture(at, LINEAR)
     shape = (4, 2, *op._support.count)
     places = [place_kernel(op.site, op._support, o) for o in op.operators]
-    weights = torch.rand(len(places), dtype=torch.float64)
+    weights = torch.rand(1, len(places), dtype=torch.float64)
     kernels = [o.compact_kernel().detach() for o in op.operators]
     apart = [k.clone().requires_grad_() for k in kernels]
     parts = [torch.stack([torch.zeros_like(k), k]).unbind()[1].requires_grad_() for k in kernels]
@@ -360,36 +361,101 @@ def test_a_forward_pass_that_fails_forgets_its_sample(supernet: Any) -> None:
         net(torch.zeros(2, 3, 0, 0))
     with pytest.raises(RuntimeError):
         net(torch.zeros(2, 5, 8, 8))
-    assert all(op.mixture is None and not op.formed for op in selection_ops(net).values())
+    assert all(op.mixture is None and op.together is None for op in selection_ops(net).values())
 
 
-@pytest.mark.parametrize("progress", [0.4, 0.6])
-def test_epitomes_of_sites_alike_are_formed_together_to_the_same_effect(
-    progress: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_mixing_function_takes_sites_alike_in_one_go(place: Any, layout: torch.memory_format) -> None:
+    at = place(nn.Conv2d(8, 8, 3, groups=2, padding=1), 6, 6)
+    op = mixture(at, LINEAR)
+    shape = (8, 4, *op._support.count)
+    places = [place_kernel(op.site, op._support, o, layout) for o in op.operators]
+    weights = torch.rand(3, len(places), dtype=torch.float64).requires_grad_()
+    kernels = [
+        torch.randn(24, *o.compact_kernel().shape[1:], dtype=torch.float64).requires_grad_() for o in op.operators
+    ]
+    probe = torch.randn(24, *shape[1:], dtype=torch.float64)
+    together = mix(weights, shape, kernels, places)
+    apart = [
+        mix(weights[i : i + 1], shape, [kernel[8 * i : 8 * i + 8] for kernel in kernels], places) for i in range(3)
+    ]
+    torch.testing.assert_close(together, torch.cat(apart), rtol=0, atol=1e-14)
+    assert together.is_contiguous(memory_format=layout)
+    given = [weights, *kernels]
+    found, wanted = (torch.autograd.grad(mixed, given, probe) for mixed in (together, torch.cat(apart)))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+@contextlib.contextmanager
+def counting_mixtures() -> Iterator[list[int]]:
+    """How many sites each call of the mixing function has mixed while this lasts."""
+    sites: list[int] = []
+
+    def counted(weights: Tensor, *rest: Any) -> Tensor:
+        sites.append(len(weights))
+        return mix(weights, *rest)
+
+    with mock.patch("lwdc.selection.mix", counted):
+        yield sites
+
+
+def gradients(net: nn.Module, images: Tensor) -> list[Tensor | None]:
+    torch.manual_seed(0)
+    net.zero_grad()
+    net(images).square().sum().backward()
+    return [p.grad for p in net.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("gate", "groups", "progress", "layout"),  # starts of epitomes are whole at 0.5
+    [
+        (Softmax, 1, 0.4, torch.contiguous_format),
+        (Softmax, 2, 0.6, torch.channels_last),
+        (GumbelSoftmax, 2, 0.4, torch.contiguous_format),
+        (OneHot, 1, 0.6, torch.channels_last),
+        (SinglePath, 2, 0.4, torch.contiguous_format),
+    ],
+)
+def test_kernels_of_sites_alike_are_mixed_together_to_the_same_effect(
+    gate: Any, groups: int, progress: float, layout: torch.memory_format
 ) -> None:
-    space = [{"op": "original"}, {"op": "epitome", "ratio": 2}, {"op": "epitome", "ratio": 4, "indexing": "per_block"}]
-    layers = [nn.Conv2d(8, width, 3, padding=1) for width in (8, 8, 8, 16)]
-    net = wrap(nn.Sequential(*layers), SearchSpace(space), Softmax, (8, 6, 6)).double()
+    space = [c for c in LINEAR if c["op"] != "skip"] + [{"op": "epitome", "ratio": 4, "indexing": "per_block"}]
+    convs = [nn.Conv2d(8, 8, 3, padding=1, stride=stride, groups=groups) for stride in (1, 2, 1, 2)]
+    net = wrap(nn.Sequential(*convs, nn.Conv2d(8, 8, 1)), SearchSpace(space, stem=True), gate, (8, 9, 9)).double()
+    net.to(memory_format=layout)
     advance(net, progress)
-    formed: list[list[int]] = []
-    for op in selection_ops(net).values():
-        op.register_forward_hook(lambda module, args, y: formed.append(sorted(module.formed)))
-
-    def trained() -> list[Tensor | None]:
-        net.zero_grad()
-        images = torch.linspace(-1, 1, 4 * 8 * 36, dtype=torch.float64).view(4, 8, 6, 6)
-        net(images).square().sum().backward()
-        return [p.grad for p in net.parameters()]
-
-    together = trained()
-    assert formed == [[1, 2], [1, 2], []]  # not the stem, and the last one has no other like it
-    assert not any(op.formed for op in selection_ops(net).values())
-    monkeypatch.setattr("lwdc.selection.form_together", lambda ops: None)
-    for found, wanted in zip(together, trained(), strict=True):
+    images = torch.linspace(-1, 1, 4 * 8 * 81, dtype=torch.float64).view(4, 8, 9, 9).to(memory_format=layout)
+    with counting_mixtures() as sites:
+        together = gradients(net, images)
+    assert sum(sites) == 5 and (gate is SinglePath or sorted(sites) == [1, 4])
+    assert all(op.together is None for op in selection_ops(net).values())
+    with mock.patch("lwdc.selection._put_together", lambda ops: None), counting_mixtures() as sites:
+        apart = gradients(net, images)
+    assert sites == [1] * 5
+    for found, wanted in zip(together, apart, strict=True):
         assert (found is None) == (wanted is None)
         if found is not None:
             torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
-    assert formed[3:] == [[], [], []]
+
+
+def test_only_sites_that_mix_the_same_are_mixed_together() -> None:
+    """All are of one shape; but one has other operators, and one runs low rank as a branch."""
+    space = [{"op": "original"}, {"op": "low_rank", "ratio": 0.5}]
+    convs = [nn.Conv2d(16, 16, 3, padding=1) for _ in range(5)]
+    other = [{"op": "original"}, {"op": "grouped", "groups": 2}]
+    layers = nn.Sequential(*convs[:4], nn.AvgPool2d(4), convs[4])
+    net = wrap(layers, SearchSpace(space, stem=True, per_site={"0": other}), Softmax, (16, 4, 4))
+    with counting_mixtures() as sites:
+        net(torch.randn(2, 16, 4, 4)).sum().backward()
+    assert sites == [1, 4, 1]  # the last one has 2 pixels and asks for the original alone
+    assert all(p.grad is not None for p in net.parameters())
+    wide = wrap(
+        nn.Sequential(*(nn.Conv2d(96, 96, 3) for _ in range(3))), SearchSpace(space, stem=True), Softmax, (96, 9, 9)
+    )
+    with counting_mixtures() as sites:
+        wide(torch.randn(4, 96, 9, 9))
+    assert sites == [1, 1, 1]  # large ones gain nothing
 
 
 def test_a_layer_held_under_two_names_is_one_selection_operator(supernet: Any) -> None:

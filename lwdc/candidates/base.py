@@ -37,8 +37,11 @@ class Operator(nn.Module, abc.ABC):
         """What operators share whose kernels may be formed together; None where each forms its own."""
         return None
 
-    def compact_kernels(self, others: Sequence["Operator"]) -> tuple[Tensor, ...]:
-        """This operator's ``compact_kernel()`` and those of ``others`` that are alike, formed in one go."""
+    def compact_kernels(self, others: Sequence["Operator"]) -> Tensor:
+        """This operator's ``compact_kernel()`` and those of ``others`` that are alike, one after the other.
+
+        Formed in one go: ``((1 + len(others)) * C_out, C_in / groups, *support.count)``.
+        """
         raise NotImplementedError(f"a {type(self).__name__} forms its own kernel")
 
     def kernel(self, support: Support | None = None) -> Tensor:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,11 +68,22 @@ class Chain(Operator):
         return max(spec.out_channels // self.groups for spec in self._specs[:-1])
 
     def compact_kernel(self) -> Tensor:
-        first, *others = self.convolutions
-        kernel: Tensor = first.weight
-        groups = self._specs[0].groups
-        for conv, spec in zip(others, self._specs[1:], strict=True):
-            kernel, groups = compose(kernel, groups, conv.weight, spec.groups)
+        return self._composed([conv.weight for conv in self.convolutions], 1)
+
+    def alike(self) -> Hashable:
+        return self.support, self._specs
+
+    def compact_kernels(self, others: Sequence[Operator]) -> Tensor:
+        """Chains side by side are one chain of so many times the groups."""
+        chains = [self, *cast(Sequence[Chain], others)]
+        layers = zip(*(chain.convolutions for chain in chains), strict=True)
+        return self._composed([torch.cat([conv.weight for conv in layer]) for layer in layers], len(chains))
+
+    def _composed(self, weights: Sequence[Tensor], count: int) -> Tensor:
+        """The kernels of ``count`` chains, whose layers' ``weights`` lie one after the other."""
+        kernel, groups = weights[0], count * self._specs[0].groups
+        for weight, spec in zip(weights[1:], self._specs[1:], strict=True):
+            kernel, groups = compose(kernel, groups, weight, count * spec.groups)
         return kernel
 
     def forward(self, x: Tensor) -> Tensor:

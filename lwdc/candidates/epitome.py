@@ -14,7 +14,7 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
 
-from lwdc.candidates.base import DoesNotFit, Operator, check_padding, kernel_shape, restrict, scaled_like
+from lwdc.candidates.base import DoesNotFit, Operator, check_padding, restrict, scaled_like
 from lwdc.candidates.chain import Layer, convolution
 from lwdc.candidates.registry import register_candidate
 from lwdc.candidates.sampling import Fold, Sampling, Starts, TiedConv, Unfold, form, sample
@@ -39,17 +39,16 @@ class Sampled(Operator):
         return []
 
     def alike(self) -> Hashable:
-        """Small kernels of one shape are formed together: one by one, bookkeeping would cost more than arithmetic."""
         site, axes, epitome = self.site, self.axes(), self.epitome()
-        if not axes or math.prod(kernel_shape(site, own_support(site))) > _SMALL:
+        if not axes:
             return None
         shapes = site.out_channels, site.in_channels, site.groups, epitome.shape
         return shapes, tuple(starts.alike for starts in axes), epitome.dtype, epitome.device
 
-    def compact_kernels(self, others: Sequence[Operator]) -> tuple[Tensor, ...]:
+    def compact_kernels(self, others: Sequence[Operator]) -> Tensor:
         operators = [self, *cast(Sequence[Sampled], others)]
         epitomes = [op.epitome() for op in operators]
-        return form(self.site, epitomes, list(zip(*(op.axes() for op in operators), strict=True))).unbind()
+        return form(self.site, epitomes, list(zip(*(op.axes() for op in operators), strict=True))).flatten(0, 1)
 
     def solve(self, target: Tensor) -> None:
         """Set the epitome to the best one for the starts as they are, in place.
@@ -124,7 +123,6 @@ class Sampled(Operator):
             self.epitome().mul_(scaled_like(self.compact_kernel(), norm))
 
 
-_SMALL = 2**16  # entries of a kernel up to which it gains from being formed with others
 _TURNS = 4  # of starts and epitome when a trained kernel is inherited
 _ITERATIONS = 30  # of least squares where there is no closed form
 _RTOL = 1e-2  # smaller singular values of the sampling count as zero: windows half-way between are nearly singular
