@@ -34,15 +34,18 @@ class Placement:
     groups: int
 
     def of_dense(self, dense: Tensor, count: int) -> Tensor:
-        """What compact kernels fill of ``count`` dense ones, or of gradients like them: views, ``(count, ...)``."""
+        """A view of what compact kernels fill of ``count`` dense ones, or of gradients like them.
+
+        ``(count, ...)``, but for a single one without the first axis.
+        """
         if is_compiling():
-            return block_view(dense, self.support, self.inner, self.outer_groups, self.groups).unsqueeze(0)
+            return block_view(dense, self.support, self.inner, self.outer_groups, self.groups)
         return _views(dense, self.dense, count)
 
     def of_compact(self, compact: Tensor, count: int) -> Tensor:
-        """Views of ``count`` compact kernels in the same shape."""
+        """A view of ``count`` compact kernels in the same shape."""
         if is_compiling():
-            return as_blocks(compact, self.outer_groups, self.groups).unsqueeze(0)
+            return as_blocks(compact, self.outer_groups, self.groups)
         return _views(compact, self.compact, count)
 
     def spread(self, compact: Tensor) -> Tensor:
@@ -79,12 +82,13 @@ def _strided(view: Tensor) -> Strided:
 
 
 def mix(weights: Tensor, shape: tuple[int, ...], kernels: list[Tensor], placements: list[Placement]) -> Tensor:
-    """The dense kernels ``shape`` of sites alike, one after the other: ``(sites * C_out, ...)``.
+    """The dense kernel ``shape`` that the compact ``kernels`` give with ``weights``, ``(len(kernels),)``.
 
-    ``weights`` are ``(sites, len(kernels))``, and of each operator the compact kernels of all sites are one tensor,
-    one after the other, too. Differentiable once, in weights and kernels. Only the compact kernels are kept for the
-    backward pass. It is laid out as the placements are, for which kernels that are laid out otherwise are copied.
-    What is compiled is one site at a time.
+    Or those of several sites alike, one after the other, ``(sites * C_out, ...)``: each of the ``kernels`` then holds
+    what all sites have, and ``weights`` are ``(sites, len(kernels))``. What is compiled is one site at a time.
+
+    Differentiable once, in weights and kernels. Only the compact kernels are kept for the backward pass. It is laid out
+    as the placements are, for which kernels that are laid out otherwise are copied.
     """
     mixed: Tensor = _Mix.apply(weights, shape, placements, *kernels)
     return mixed
@@ -95,74 +99,90 @@ class _Mix(torch.autograd.Function):
     def forward(
         ctx: Any, weights: Tensor, shape: tuple[int, ...], placements: list[Placement], *given: Tensor
     ) -> Tensor:
-        layout, count = placements[0].layout, len(weights)
+        layout, count = placements[0].layout, _count(weights)
         kernels = [kernel.contiguous(memory_format=layout) for kernel in given]
-        scales = weights.unbind(1)
+        scales = weights.unbind(-1)
+        first = next((i for i, place in enumerate(placements) if place.fills), None)
+        # A kernel that fills the buffer spares zeros and an addition.
+        if first is None:
+            whole = (count * shape[0], *shape[1:])
+            mixed = torch.empty(whole, dtype=kernels[0].dtype, device=kernels[0].device, memory_format=layout).zero_()
+        else:
+            mixed = _joined(_times(_apart(kernels[first], count), scales[first]), count)
+        for i, (kernel, place) in enumerate(zip(kernels, placements, strict=True)):
+            if i == first:
+                continue
+            if is_compiling():
+                mixed = torch.addcmul(mixed, place.spread(kernel), scales[i])
+            else:
+                part = place.of_dense(mixed, count)
+                part.addcmul_(place.of_compact(kernel, count), _along(scales[i], part))
         ctx.save_for_backward(weights, *kernels)
         ctx.placements = placements
-        whole = (count * shape[0], *shape[1:])
-        mixed = torch.empty(whole, dtype=kernels[0].dtype, device=kernels[0].device, memory_format=layout)
-        # A kernel that fills the buffer spares zeros and an addition.
-        first = next((i for i, place in enumerate(placements) if place.fills), None)
-        order = sorted(range(len(kernels)), key=lambda i: i != first)
-        if is_compiling():
-            mixed = mixed.zero_() if first is None else kernels[first] * scales[first]
-            for i in order if first is None else order[1:]:
-                mixed = torch.addcmul(mixed, placements[i].spread(kernels[i]), scales[i])
-            return mixed.contiguous(memory_format=layout)
-        if first is None:
-            mixed.zero_()
-        for i in order:
-            place = placements[i]
-            part, entries = place.of_dense(mixed, count), place.of_compact(kernels[i], count)
-            if i == first:
-                torch.mul(entries, _along(scales[i], part), out=part)
-            else:
-                part.addcmul_(entries, _along(scales[i], part))
-        return mixed
+        return mixed.contiguous(memory_format=layout)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weights, *kernels = ctx.saved_tensors
-        count = len(weights)
+        count, scales = _count(weights), weights.unbind(-1)
         gradient = gradient.contiguous(memory_format=ctx.placements[0].layout)
-        scales = weights.unbind(1)
+        rows = _rows(gradient, ctx.placements[0], count) if any(place.fills for place in ctx.placements) else []
         weight_grads: list[Tensor] = []
         kernel_grads: list[Tensor | None] = []
         for i, (kernel, place) in enumerate(zip(kernels, ctx.placements, strict=True)):
             part = place.of_dense(gradient, count)
-            if ctx.needs_input_grad[0]:
-                pairs = zip(_flat(gradient, place, count), _flat(kernel, place, count), strict=True)
-                weight_grads.append(
-                    torch.stack([torch.dot(*pair) for pair in pairs])
-                    if place.fills
-                    else (part * place.of_compact(kernel, count)).sum(tuple(range(1, part.dim())))
-                )
+            if ctx.needs_input_grad[0] and place.fills:
+                weight_grads += [torch.dot(*pair) for pair in zip(rows, _rows(kernel, place, count), strict=True)]
+            elif ctx.needs_input_grad[0]:
+                products = part * place.of_compact(kernel, count)
+                weight_grads += [products.sum()] if count == 1 else products.flatten(1).sum(1).unbind()
             wanted = ctx.needs_input_grad[3 + i]
-            kernel_grads.append(_compact(part, _along(scales[i], part), kernel, place) if wanted else None)
-        found = torch.stack(weight_grads, dim=1) if weight_grads else None
+            kernel_grads.append(_compact(_times(part, scales[i]), kernel, place, count) if wanted else None)
+        found = torch.stack(weight_grads) if weight_grads else None
+        if found is not None and weights.dim() == 2:
+            found = found.view(-1, count).t()
         return (found, None, None, *kernel_grads)
 
 
+def _count(weights: Tensor) -> int:
+    """Of the sites."""
+    return 1 if weights.dim() == 1 else len(weights)
+
+
 def _along(scale: Tensor, part: Tensor) -> Tensor:
-    """``scale`` ``(sites,)`` as it broadcasts over views ``(sites, ...)``."""
-    return scale.view(-1, *(1,) * (part.dim() - 1))
+    """``scale`` as it broadcasts over ``part``, ``(sites, ...)`` or of a single site."""
+    return scale.view(-1, *(1,) * (part.dim() - 1)) if scale.dim() else scale
 
 
-def _flat(kernels: Tensor, place: Placement, count: int) -> Sequence[Tensor]:
-    """All entries of each of ``count`` dense kernels in the order of memory."""
+def _times(part: Tensor, scale: Tensor) -> Tensor:
+    return part * _along(scale, part)
+
+
+def _apart(kernels: Tensor, count: int) -> Tensor:
+    """Kernels one after the other, ``(count * C_out, ...)``, as ``(count, C_out, ...)``, but for a single one."""
+    return kernels if count == 1 else kernels.unflatten(0, (count, -1))
+
+
+def _joined(kernels: Tensor, count: int) -> Tensor:
+    """The other way round."""
+    return kernels if count == 1 else kernels.flatten(0, 1)
+
+
+def _rows(kernels: Tensor, place: Placement, count: int) -> Sequence[Tensor]:
+    """All entries of each of ``count`` dense kernels, in the order of memory."""
     in_order = kernels.permute(0, 2, 3, 1) if place.layout == torch.channels_last else kernels
-    return in_order.reshape(count, -1).unbind()
+    return [in_order.reshape(-1)] if count == 1 else in_order.reshape(count, -1).unbind()
 
 
-def _compact(part: Tensor, scale: Tensor, kernel: Tensor, place: Placement) -> Tensor:
-    """Views ``part`` of a gradient times ``scale``, as a tensor like the compact kernels."""
+def _compact(entries: Tensor, kernel: Tensor, place: Placement, count: int) -> Tensor:
+    """The ``entries`` of a view of compact kernels as a tensor like these."""
+    if place.groups == place.outer_groups:
+        return _joined(entries, count)
     if is_compiling():
-        entries = (part * scale)[0]
-        return entries if entries.shape == kernel.shape else entries.movedim(-1, 1).reshape(kernel.shape)
+        return entries.movedim(-1, 1).reshape(kernel.shape)
     whole = torch.empty_like(kernel)
-    torch.mul(part, scale, out=place.of_compact(whole, len(part)))
+    place.of_compact(whole, count).copy_(entries)
     return whole
 
 
@@ -171,4 +191,6 @@ def _views(tensor: Tensor, strided: Strided, count: int) -> Tensor:
     size, stride, offset = strided
     # An offset that is handed to `as_strided` counts from where the storage begins; without one it is the tensor's own.
     begin = tensor.as_strided((tensor.numel(),), (1,))[offset:] if offset else tensor
+    if count == 1:
+        return begin.as_strided(size, stride)
     return begin.as_strided((count, *size), (tensor.numel() // count, *stride))

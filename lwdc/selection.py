@@ -174,7 +174,7 @@ class SelectionOp(nn.Module):
         self, weights: Tensor, chosen: list[int], layout: torch.memory_format = torch.contiguous_format
     ) -> Tensor:
         """The weighted sum of the kernels of the operators at ``chosen``, on the joint support, in full precision."""
-        return mixed_kernels([self], weights.unsqueeze(0), chosen, layout)
+        return mixed_kernels([self], weights, chosen, layout)
 
     def _running(self, weights: Tensor) -> list[int]:
         """The operators that have a part in this pass: all of them, unless the gate takes one."""
@@ -223,7 +223,7 @@ class SelectionOp(nn.Module):
         if self._support is None or self.mixing != "auto":
             return None
         shape = kernel_shape(self.site, self._support)
-        if 2 * math.prod(shape) > _MOST:
+        if _FEWEST * math.prod(shape) > _MOST:
             return None
         operators: list[Any] = list(self.operators)
         return shape, (self._support, self.site.groups, *((op.support, op.groups) for op in operators))
@@ -281,9 +281,9 @@ class Together:
         self._mixed: dict[int | None, tuple[Hashable, dict[SelectionOp, Tensor]]] = {}  # by what gates have taken
 
     def kernel(self, op: SelectionOp, chosen: list[int], layout: torch.memory_format) -> Tensor | None:
-        """What ``op.mixed_kernel`` would give; None where no other site mixes the same."""
+        """What ``op.mixed_kernel`` would give; None where too few sites mix the same."""
         members = [other for other in self.ops if other.taken == op.taken]
-        if len(members) == 1:
+        if len(members) < _FEWEST:
             return None
         asked = tuple(chosen), layout, torch.is_grad_enabled()
         if op.taken not in self._mixed:
@@ -299,13 +299,13 @@ def mixed_kernels(
 ) -> Tensor:
     """The weighted sums of the kernels at ``chosen``, in full precision, of sites alike, one after the other.
 
-    ``weights`` are those of all operators, ``(len(ops), len(ops[0].operators))``.
+    ``weights`` are those of all operators, ``(len(ops), len(ops[0].operators))``, or ``(len(op.operators),)`` of one.
     """
     first = ops[0]
     assert first._support is not None
     with _full_precision(weights.device):
         kernels = [_compact_kernels([op.operators[i] for op in ops]) for i in chosen]
-        picked = weights if len(chosen) == weights.shape[1] else weights[:, chosen]
+        picked = weights if len(chosen) == weights.shape[-1] else weights[..., chosen]
         return mix(
             picked.to(kernels[0].dtype), kernel_shape(first.site, first._support), kernels,
             [first._placements[layout][i] for i in chosen],
@@ -325,6 +325,7 @@ def _compact_kernels(operators: Sequence[Any]) -> Tensor:
     return torch.cat([operator.compact_kernel() for operator in operators])
 
 
+_FEWEST = 3  # sites that gain from it
 _MOST = 2**17  # entries of the kernels that are mixed together: beyond, arithmetic binds, and caches overflow
 
 

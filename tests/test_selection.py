@@ -181,7 +181,7 @@ def test_the_mixing_function_passes_gradcheck(place: Any, compiled: bool) -> Non
     places = [place_kernel(op.site, op._support, o) for o in op.operators]
     weights = torch.rand(len(kernels), dtype=torch.float64, requires_grad=True)
     with as_compiled(compiled):
-        assert torch.autograd.gradcheck(lambda w, *ks: mix(w[None], shape, list(ks), places), (weights, *kernels))
+        assert torch.autograd.gradcheck(lambda w, *ks: mix(w, shape, list(ks), places), (weights, *kernels))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -197,7 +197,7 @@ def test_what_is_compiled_mixes_to_the_same_bits(place: Any, layout: torch.memor
     for compiled in (False, True):
         given = [weights.clone().requires_grad_(), *(k.clone().requires_grad_() for k in kernels)]
         with as_compiled(compiled):
-            mixed = mix(given[0][None], shape, given[1:], places)
+            mixed = mix(given[0], shape, given[1:], places)
             mixed.backward(probe)
         assert mixed.is_contiguous(memory_format=layout)
         found.append([mixed, *(tensor.grad for tensor in given)])
@@ -226,7 +226,7 @@ def test_the_mixing_function_takes_parts_of_other_tensors(place: Any) -> None:
     op = mixture(at, LINEAR)
     shape = (4, 2, *op._support.count)
     places = [place_kernel(op.site, op._support, o) for o in op.operators]
-    weights = torch.rand(1, len(places), dtype=torch.float64)
+    weights = torch.rand(len(places), dtype=torch.float64)
     kernels = [o.compact_kernel().detach() for o in op.operators]
     apart = [k.clone().requires_grad_() for k in kernels]
     parts = [torch.stack([torch.zeros_like(k), k]).unbind()[1].requires_grad_() for k in kernels]
@@ -376,9 +376,7 @@ def test_the_mixing_function_takes_sites_alike_in_one_go(place: Any, layout: tor
     ]
     probe = torch.randn(24, *shape[1:], dtype=torch.float64)
     together = mix(weights, shape, kernels, places)
-    apart = [
-        mix(weights[i : i + 1], shape, [kernel[8 * i : 8 * i + 8] for kernel in kernels], places) for i in range(3)
-    ]
+    apart = [mix(weights[i], shape, [kernel[8 * i : 8 * i + 8] for kernel in kernels], places) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(apart), rtol=0, atol=1e-14)
     assert together.is_contiguous(memory_format=layout)
     given = [weights, *kernels]
@@ -393,7 +391,7 @@ def counting_mixtures() -> Iterator[list[int]]:
     sites: list[int] = []
 
     def counted(weights: Tensor, *rest: Any) -> Tensor:
-        sites.append(len(weights))
+        sites.append(len(weights) if weights.dim() == 2 else 1)
         return mix(weights, *rest)
 
     with mock.patch("lwdc.selection.mix", counted):
@@ -440,15 +438,15 @@ def test_kernels_of_sites_alike_are_mixed_together_to_the_same_effect(
 
 
 def test_only_sites_that_mix_the_same_are_mixed_together() -> None:
-    """All are of one shape; but one has other operators, and one runs low rank as a branch."""
+    """All are of one shape; but two have other operators, and one runs low rank as a branch."""
     space = [{"op": "original"}, {"op": "low_rank", "ratio": 0.5}]
-    convs = [nn.Conv2d(16, 16, 3, padding=1) for _ in range(5)]
+    convs = [nn.Conv2d(16, 16, 3, padding=1) for _ in range(6)]
     other = [{"op": "original"}, {"op": "grouped", "groups": 2}]
-    layers = nn.Sequential(*convs[:4], nn.AvgPool2d(4), convs[4])
-    net = wrap(layers, SearchSpace(space, stem=True, per_site={"0": other}), Softmax, (16, 4, 4))
+    layers = nn.Sequential(*convs[:5], nn.AvgPool2d(4), convs[5])
+    net = wrap(layers, SearchSpace(space, stem=True, per_site={"[01]": other}), Softmax, (16, 4, 4))
     with counting_mixtures() as sites:
         net(torch.randn(2, 16, 4, 4)).sum().backward()
-    assert sites == [1, 4, 1]  # the last one has 2 pixels and asks for the original alone
+    assert sites == [1, 1, 4, 1]  # the last one has 2 pixels and asks for the original alone
     assert all(p.grad is not None for p in net.parameters())
     wide = wrap(
         nn.Sequential(*(nn.Conv2d(96, 96, 3) for _ in range(3))), SearchSpace(space, stem=True), Softmax, (96, 9, 9)
