@@ -45,6 +45,7 @@ def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
         gate=build(config.gate, "gate"),
         mixing=config.strategy.mixing,
         inherit=config.strategy.inherit,
+        beginning=config.strategy.get("beginning", False),  # not in runs of earlier versions
         from_scratch=config.finetune.from_scratch,
         recalibrate_batches=config.strategy.recalibrate_batches,
         refit_images=config.strategy.refit_images,

@@ -3,6 +3,7 @@
 from lwdc.evaluators.base import Evaluation, Evaluator, Subject, canonical, evaluate, fingerprint
 from lwdc.evaluators.fine_tuned import FineTuned
 from lwdc.evaluators.from_scratch import FromScratch
+from lwdc.evaluators.refitted import Refitted
 from lwdc.evaluators.several import evaluate_all
 from lwdc.evaluators.shared_weights import SharedWeights
 
@@ -11,6 +12,7 @@ __all__ = [
     "Evaluator",
     "FineTuned",
     "FromScratch",
+    "Refitted",
     "SharedWeights",
     "Subject",
     "canonical",

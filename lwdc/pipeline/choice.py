@@ -16,14 +16,20 @@ from lwdc.training import recalibrate
 
 
 def chosen_network(
-    prepared: Prepared, supernet: nn.Module, baseline: nn.Module, architecture: Architecture, *, mixes: bool
+    prepared: Prepared,
+    supernet: nn.Module,
+    fresh: nn.Module | None,
+    baseline: nn.Module,
+    architecture: Architecture,
+    *,
+    mixes: bool,
 ) -> tuple[nn.Module, dict[str, float]]:
     """The network chosen, and its accuracy on the validation split by whose weights it takes: the better ones stay.
 
     The supernet's have been trained on; where its gates mix (``mixes``) what is chosen takes the best approximation of
-    the mixture and is refitted to it. The baseline's are inherited once more and refitted to the baseline: after a
-    short search, in which the mixture has fallen behind, they are the better ones. Without ``strategy.inherit`` only
-    the supernet's come into question. Nothing is changed in place.
+    the mixture and is refitted to it. The baseline's are inherited once more, by a ``fresh`` supernet, and refitted to
+    the baseline: after a short search, in which the mixture has fallen behind, they are the better ones. Where there is
+    no such supernet only the other's come into question. Nothing is changed in place.
     """
 
     def begin(supernet: nn.Module, reference: nn.Module | None) -> nn.Module:
@@ -39,8 +45,8 @@ def chosen_network(
         inherit_mixture(trained, architecture)
     starts = {"supernet": begin(trained, supernet if mixes else None)}
     del trained
-    if prepared.settings.inherit:
-        starts["baseline"] = begin(prepared.placed(prepared.supernet(baseline)), baseline)
+    if fresh is not None:
+        starts["baseline"] = begin(fresh, baseline)
     found = {start: prepared.accuracy(network, "valid") for start, network in starts.items()}
     return starts[max(found, key=lambda start: found[start])], found
 

@@ -252,9 +252,23 @@ def _choose(
     architecture, measured, missed = settle(prepared, chooser, baseline, run.note)
     if prepared.front is not None or prepared.menu is not None:
         settle_norms(prepared, supernet)
-    network, found = chosen_network(prepared, supernet, baseline, architecture, mixes=not chooser.hard)
-    said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
-    run.note(f"of the validation examples the network chosen has right {said}; the best of it goes on")
+    fresh = prepared.placed(prepared.supernet(baseline)) if prepared.settings.inherit else None
+
+    def network_of(architecture: Architecture, what: str) -> tuple[nn.Module, float]:
+        network, found = chosen_network(prepared, supernet, fresh, baseline, architecture, mixes=not chooser.hard)
+        said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
+        run.note(f"of the validation examples {what} has right {said}; the best of it goes on")
+        return network, max(found.values())
+
+    network, valid = network_of(architecture, "the network chosen")
+    if fresh is not None and prepared.menu is None and prepared.has_beginning:
+        other, its_measured, its_missed = settle(prepared, prepared.lesson(fresh), baseline, run.note)
+        if other != architecture and its_missed is None:
+            its_network, its_valid = network_of(other, "what gates begin with")
+            if its_valid > valid:
+                run.note("what gates begin with is better than what they have learned, and goes on")
+                architecture, measured, missed = other, its_measured, None
+                network, valid = its_network, its_valid
     seconds = known["seconds"] + time.perf_counter() - clock
     save_checkpoint(run.folder / SUPERNET, {"state": supernet.state_dict()})
     _save_weights(network, run.folder / "discretised.safetensors")
@@ -265,7 +279,7 @@ def _choose(
     return {
         **known,
         "seconds": seconds,
-        "valid": max(found.values()),
+        "valid": valid,
         "supernet_valid": prepared.accuracy(supernet, "valid"),
         "cost_before": prepared.table.in_unit(prepared.table.total),
         "cost_after": prepared.table.in_unit(prepared.table.of(architecture)),

@@ -99,6 +99,12 @@ class Prepared(Trainable):
         self.add_dial(supernet)
         return supernet
 
+    @property
+    def has_beginning(self) -> bool:
+        """Whether there is a choice without a search: where operators inherit, by what they keep, within bounds."""
+        settings = self.settings
+        return settings.beginning and settings.inherit and settings.prior > 0 and None not in self.bounds
+
     def add_dial(self, supernet: nn.Module) -> None:
         """Where a front is searched for: make the gates functions of the budget, in place."""
         if self.front is not None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.candidates import label
+from lwdc.costs import choose_within
 from lwdc.errors import CheckpointError, CostError, TrainingError
 from lwdc.evaluators import Evaluation, Subject
 from lwdc.pipeline.correlating import correlate
@@ -106,7 +107,7 @@ class _Search:
     def __init__(
         self, menu: Menu, scores: ScoreSettings, prepared: Prepared, run: Run, baseline: nn.Module, supernet: nn.Module
     ) -> None:
-        self.menu, self.scores, self.prepared, self.run = menu, scores, prepared, run
+        self.menu, self.scores, self.prepared, self.run, self.supernet = menu, scores, prepared, run, supernet
         settings = prepared.settings
         self.known = Known(run.folder / EVALUATIONS, _of_others(settings.searched, run.folder))
         self.subject = Subject(
@@ -151,6 +152,10 @@ class _Search:
                 "warning",
             )
         self.proposer.tell(original, found.accuracy, self.menu.share(self.menu.original))
+        if self.prepared.has_beginning:
+            pairs = zip(self.menu.tables, self.menu.bounds, strict=True)
+            kept = choose_within(self.supernet, [(table, bound) for table, bound in pairs if bound is not None])
+            self._evaluate([kept], [None], 0.0)
         self._save()
 
     def batch(self) -> bool:
@@ -163,13 +168,16 @@ class _Search:
         if not asked:
             self.run.note(f"after {self.done} evaluations the strategy knows no other architecture within the bounds")
             return False
-        for architecture, expected, (found, cached) in zip(asked, predicted, self.judge(asked), strict=True):
-            self.prepared.seed(f"tell {self.done}")
-            self._tell(architecture, expected, found, each, cached=cached)
+        self._evaluate(asked, predicted, each)
         self._check_failures(at_end=self.done == self.scores.evaluations)
         if self._succeeded:  # what has failed from the beginning begins anew once its cause is gone
             self._save()
         return True
+
+    def _evaluate(self, asked: list[Architecture], predicted: list[float | None], ask_seconds: float) -> None:
+        for architecture, expected, (found, cached) in zip(asked, predicted, self.judge(asked), strict=True):
+            self.prepared.seed(f"tell {self.done}")
+            self._tell(architecture, expected, found, ask_seconds, cached=cached)
 
     def end(self) -> None:
         """The last words: whether anything was found, and the picture of what was learned."""

@@ -140,6 +140,7 @@ class Settings:
     gate: Callable[[int], Gate] = Softmax
     mixing: Mixing = "auto"
     inherit: bool = True
+    beginning: bool = True  # what keeps most of the trained layers within the bounds is tried beside what is searched
     from_scratch: bool = False
     recalibrate_batches: int = 50
     refit_images: int = 512  # examples on which what is chosen is refitted; 0: none
@@ -162,6 +163,8 @@ class Settings:
             raise LwdcError(
                 "export.int8 quantises the ONNX file: add onnx to export.formats, or say export.int8=false."
             )
+        if not isinstance(self.beginning, bool):
+            raise LwdcError(f"strategy.beginning is true or false, found {self.beginning!r}.")
         if not isinstance(self.deterministic, bool):
             raise LwdcError(f"deterministic is true or false, found {self.deterministic!r}.")
         if self.front is not None and (self.cost.also or self.cost.budget is None):

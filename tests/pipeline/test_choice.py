@@ -58,7 +58,7 @@ def test_the_better_weights_go_on_and_nothing_changes_in_place(trained: tuple[Pr
     broken = ruined(supernet)
     for mine, theirs, best in ((supernet, ruined(baseline), "supernet"), (broken, baseline, "baseline")):
         before = copy.deepcopy(mine), copy.deepcopy(theirs)
-        network, found = chosen_network(prepared, mine, theirs, architecture, mixes=True)
+        network, found = chosen_network(prepared, mine, prepared.supernet(theirs), theirs, architecture, mixes=True)
         assert list(found) == ["supernet", "baseline"] and max(found, key=lambda start: found[start]) == best
         assert prepared.accuracy(network, "valid") == found[best]
         assert same_state(mine, before[0]) and same_state(theirs, before[1])
