@@ -5,6 +5,7 @@ import dataclasses
 import torch
 
 from lwdc.architecture import Architecture
+from lwdc.errors import LwdcError
 from lwdc.evaluators.base import Subject
 from lwdc.evaluators.shared_weights import check_options
 from lwdc.refitting import refit
@@ -27,6 +28,8 @@ class Refitted:
 
     def __post_init__(self) -> None:
         check_options(self.images, batches=self.batches, examples=self.examples)
+        if self.examples < 2:
+            raise LwdcError(f"an evaluator refits on two examples or more, found {self.examples}.")
 
     def __call__(self, subject: Subject, architecture: Architecture, seed: int) -> float:
         network, _ = discretise(subject.supernet, architecture)

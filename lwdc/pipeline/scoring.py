@@ -152,32 +152,34 @@ class _Search:
                 "warning",
             )
         self.proposer.tell(original, found.accuracy, self.menu.share(self.menu.original))
-        if self.prepared.has_beginning:
-            pairs = zip(self.menu.tables, self.menu.bounds, strict=True)
-            kept = choose_within(self.supernet, [(table, bound) for table, bound in pairs if bound is not None])
-            self._evaluate([kept], [None], 0.0)
         self._save()
 
     def batch(self) -> bool:
         """Ask, evaluate and tell once; False where nothing is proposed any more."""
         clock = time.perf_counter()
         self.prepared.seed(f"ask {self.done}")
-        asked = self.proposer.ask(min(self.scores.batch, self.scores.evaluations - self.done))
+        asked = [] if self.done else self._beginning()
+        asked = asked or self.proposer.ask(min(self.scores.batch, self.scores.evaluations - self.done))
         predicted = [self.proposer.predict(architecture) for architecture in asked]
         each = (time.perf_counter() - clock) / max(len(asked), 1)
         if not asked:
             self.run.note(f"after {self.done} evaluations the strategy knows no other architecture within the bounds")
             return False
-        self._evaluate(asked, predicted, each)
+        for architecture, expected, (found, cached) in zip(asked, predicted, self.judge(asked), strict=True):
+            self.prepared.seed(f"tell {self.done}")
+            self._tell(architecture, expected, found, each, cached=cached)
         self._check_failures(at_end=self.done == self.scores.evaluations)
         if self._succeeded:  # what has failed from the beginning begins anew once its cause is gone
             self._save()
         return True
 
-    def _evaluate(self, asked: list[Architecture], predicted: list[float | None], ask_seconds: float) -> None:
-        for architecture, expected, (found, cached) in zip(asked, predicted, self.judge(asked), strict=True):
-            self.prepared.seed(f"tell {self.done}")
-            self._tell(architecture, expected, found, ask_seconds, cached=cached)
+    def _beginning(self) -> list[Architecture]:
+        """What keeps most of the trained layers within the bounds, if that is to be tried first."""
+        if not self.prepared.has_beginning:
+            return []
+        pairs = zip(self.menu.tables, self.menu.bounds, strict=True)
+        kept = choose_within(self.supernet, [(table, bound) for table, bound in pairs if bound is not None])
+        return [] if self.menu.encode(kept) == self.menu.original else [kept]
 
     def end(self) -> None:
         """The last words: whether anything was found, and the picture of what was learned."""

@@ -159,6 +159,18 @@ class Menu:
             code = (*code[:index], rng.choice(cheaper[index]), *code[index + 1 :])
         return None
 
+    def exchange(self, code: Code, rng: random.Random) -> Code | None:
+        """The same but for two decisions, one of which costs more now, at random within the bounds.
+
+        It is how an architecture at its bound can change. None where the first decision drawn allows no second one.
+        """
+        index = rng.choice([index for index, count in enumerate(self.counts) if count > 1])
+        dearer = [k for k in range(self.counts[index]) if self.costs[0][index][k] > self.costs[0][index][code[index]]]
+        if not dearer:
+            return None
+        varied = (*code[:index], rng.choice(dearer), *code[index + 1 :])
+        return rng.choice([other for other in self.neighbours(varied) if other[index] == varied[index]] or [None])
+
     def neighbours(self, code: Code) -> list[Code]:
         """All architectures within the bounds that differ from ``code`` at one decision."""
         found = [

@@ -19,6 +19,7 @@ from lwdc.evaluators import (
     Evaluator,
     FineTuned,
     FromScratch,
+    Refitted,
     SharedWeights,
     Subject,
     evaluate,
@@ -27,13 +28,14 @@ from lwdc.evaluators import (
 )
 from lwdc.gates import SinglePath
 from lwdc.objectives import Distillation
+from lwdc.refitting import refit
 from lwdc.selection import selection_ops
 from lwdc.space import SearchSpace
 from lwdc.surgery import discretise, wrap
 from lwdc.training import Recipe, accuracy, recalibrate
 
 SPACE = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 4}, {"op": "pointwise"}])
-EVALUATORS: list[Evaluator] = [SharedWeights(50, 1), FineTuned(3, 50, 1), FromScratch(1, 50)]
+EVALUATORS: list[Evaluator] = [SharedWeights(50, 1), Refitted(32, 50, 1), FineTuned(3, 50, 1), FromScratch(1, 50)]
 every_evaluator = pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda e: type(e).__name__)
 
 
@@ -99,6 +101,16 @@ def test_shared_weights_score_the_discretised_network_with_its_norms_re_estimate
     assert sum(len(labels) for _, labels in subject.held_out(None)) == 100
 
 
+def test_refitted_gives_at_every_site_what_the_original_network_gives(subject: Subject) -> None:
+    chosen = architecture(subject, 1)
+    network, _ = discretise(subject.supernet, chosen)
+    examples = torch.cat([images for images, _ in subject.train_batches(2, 5)])
+    refit(network, subject.baseline, chosen, examples[:100])
+    recalibrate(network, subject.train_batches(1, 5), 1, subject.fabric)
+    found = Refitted(100, 60, 1)(subject, chosen, 5)
+    assert found == accuracy(network, subject.held_out(60), subject.fabric)
+
+
 @dataclasses.dataclass(frozen=True)
 class Fails:
     """Raises, or gives, what it is told to."""
@@ -149,6 +161,11 @@ def test_a_fingerprint_tells_options_weights_data_and_seed_apart(subject: Subjec
 def test_options_that_say_nothing_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(LwdcError, match=r"an evaluator's (images|batches) is a number from"):
         SharedWeights(**options)
+
+
+def test_a_refit_takes_two_examples() -> None:
+    with pytest.raises(LwdcError, match="on two examples or more, found 1"):
+        Refitted(examples=1)
 
 
 @pytest.mark.long  # processes that import PyTorch anew

@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,12 @@ from torch import nn
 from lwdc.architecture import Architecture
 from lwdc.data import Digits
 from lwdc.gates import OneHot, Softmax
-from lwdc.pipeline import Prepared, Settings, choice, prepare
+from lwdc.pipeline import Prepared, Settings, choice, compress, prepare
 from lwdc.pipeline.choice import _examples, chosen_network
+from lwdc.records import Note
 from lwdc.selection import gates
 from lwdc.surgery import discretise, inherit_mixture
+from lwdc.tracking import parse_record, read_records
 from lwdc.training import Fit
 
 MakeSettings = Callable[..., Settings]
@@ -69,7 +73,11 @@ def test_the_refit_pays_and_can_be_left_out(trained: tuple[Prepared, nn.Module])
     supernet = prepared.supernet(baseline)
     architecture = choice_of(supernet, prepared)
     with_it, without = (
-        chosen_network(with_settings(prepared, refit_images=images), supernet, baseline, architecture, mixes=True)
+        chosen_network(
+            with_settings(prepared, refit_images=images),
+            *(supernet, prepared.supernet(baseline), baseline, architecture),
+            mixes=True,
+        )
         for images in (100, 0)
     )
     assert with_it[1]["baseline"] > without[1]["baseline"] + 0.05
@@ -79,7 +87,7 @@ def test_the_refit_pays_and_can_be_left_out(trained: tuple[Prepared, nn.Module])
     inherit_mixture(plain, architecture)
     weights = dict(discretise(plain, architecture)[0].named_parameters())
     only = with_settings(prepared, refit_images=0, inherit=False)
-    network, found = chosen_network(only, supernet, baseline, architecture, mixes=True)
+    network, found = chosen_network(only, supernet, None, baseline, architecture, mixes=True)
     assert list(found) == ["supernet"]
     assert all(torch.equal(p, weights[name]) for name, p in network.named_parameters())
 
@@ -90,9 +98,31 @@ def test_operators_trained_one_at_a_time_stay_what_they_are(settings: MakeSettin
     for gate in gates(supernet):
         nn.init.normal_(gate.logits)
     architecture = choice_of(supernet, prepared)
-    network, _ = chosen_network(prepared, supernet, prepared.model, architecture, mixes=False)
+    network, _ = chosen_network(prepared, supernet, None, prepared.model, architecture, mixes=False)
     weights = dict(discretise(supernet, architecture)[0].named_parameters())
     assert all(torch.equal(p, weights[name]) for name, p in network.named_parameters())
+
+
+@pytest.mark.parametrize("beginning", [True, False])
+def test_a_search_that_goes_astray_does_not_end_worse_than_what_it_began_with(
+    settings: MakeSettings, tmp_path: Path, beginning: bool
+) -> None:
+    """Its gates climb where they should descend."""
+    data = Digits(limit_train=640, valid=200)
+    astray = functools.partial(torch.optim.Adam, lr=1.0, maximize=True)
+    base = settings(gate=Softmax, data=data)
+    given = dataclasses.replace(
+        base, train=dataclasses.replace(base.train, epochs=15), search=dataclasses.replace(base.search, epochs=2),
+        logits_optim=astray, beginning=beginning,
+    )  # fmt: skip
+    compress(given, tmp_path / "astray", {}, until="search")
+    still = dataclasses.replace(base, search=dataclasses.replace(base.search, epochs=0), baseline=tmp_path / "astray")
+    compress(still, tmp_path / "still", {}, until="search")
+    found, begun = (Architecture.load(tmp_path / name / "architecture.json") for name in ("astray", "still"))
+    assert (found == begun) == beginning
+    records = [parse_record(line) for line in read_records(tmp_path / "astray" / "records.jsonl")]
+    said = [record.text for record in records if isinstance(record, Note)]
+    assert ("what gates begin with is better than what they have learned, and goes on" in said) == beginning
 
 
 def test_large_images_are_fewer(trained: tuple[Prepared, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +139,10 @@ def test_what_was_random_before_has_no_say(settings: MakeSettings) -> None:
     prepared = prepare(settings(gate=Softmax))
     supernet = prepared.supernet(prepared.model)
     architecture = choice_of(supernet, prepared)
+    given = supernet, prepared.supernet(prepared.model), prepared.model, architecture
     networks = []
     for _ in range(2):
-        networks.append(chosen_network(prepared, supernet, prepared.model, architecture, mixes=True)[0])
+        networks.append(chosen_network(prepared, *given, mixes=True)[0])
         torch.randn(7)
     assert same_state(*networks)
     fresh, _ = discretise(supernet, architecture)

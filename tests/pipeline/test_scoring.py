@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from lwdc.architecture import Architecture
+from lwdc.candidates import label
 from lwdc.costs import Macs, Params, logarithmic
 from lwdc.errors import CheckpointError, CostError, LwdcError, SpaceError, TrainingError
 from lwdc.evaluators import SharedWeights, Subject
@@ -100,6 +101,18 @@ def test_the_line_runs_from_paths_to_a_network_within_the_budget(whole: tuple[Pa
     assert list(best.choices) == list(architecture.choices)
     assert found[-1].best == best.score
     assert [record.best for record in found] == sorted(record.best or 0 for record in found)
+
+
+def test_what_keeps_most_of_the_trained_layers_is_evaluated_first(
+    make: Make, whole: tuple[Path, Result], tmp_path: Path
+) -> None:
+    kept, _ = evaluations_of(whole[0])[0], compress(make(beginning=False), tmp_path / "run", {}, until="search")
+    assert evaluations_of(tmp_path / "run")[0].choices != kept.choices
+    search = dataclasses.replace(make().search, epochs=0)
+    begun = make(scores=None, gate=Softmax, logits_optim=torch.optim.Adam, search=search, baseline=whole[0])
+    compress(begun, tmp_path / "begun", {}, until="search")
+    architecture = Architecture.load(tmp_path / "begun" / "architecture.json")
+    assert {site: label(choice) for site, choice in architecture.choices.items()} == kept.choices
 
 
 def test_evaluators_are_compared_before_the_search(whole: tuple[Path, Result]) -> None:

@@ -57,6 +57,26 @@ def test_draws_and_variations_keep_the_bound_and_spread_below_it(budget: float, 
     assert all(other != code and space.keeps(other) for code, other in varied if other is not None)
 
 
+def test_exchanges_pay_for_a_dearer_candidate_elsewhere(menu: MakeMenu) -> None:
+    space, rng = menu(budget=0.5), random.Random(0)
+    found = 0
+    for _ in range(50):
+        code = space.draw(rng)
+        assert code is not None
+        other = space.exchange(code, rng)
+        if other is not None:
+            changed = [i for i in range(len(code)) if other[i] != code[i]]
+            assert len(changed) == 2 and space.keeps(other)
+            assert any(space.costs[0][i][other[i]] > space.costs[0][i][code[i]] for i in changed)
+            found += 1
+    assert found > 20
+    cheapest = tuple(
+        min(range(n), key=costs.__getitem__) for n, costs in zip(space.counts, space.costs[0], strict=True)
+    )
+    least = menu(budget=space.share(cheapest))
+    assert all(least.exchange(cheapest, rng) is None for _ in range(20))
+
+
 def test_several_bounds_and_a_peak_are_kept_at_once() -> None:
     layers = [nn.Conv2d(3, 8, 3, padding=1), *(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))]
     model = nn.Sequential(*layers)
