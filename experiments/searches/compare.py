@@ -3,13 +3,13 @@
     python compare.py --data FOLDER --work FOLDER [--seeds N ...] [-- OVERRIDES]
     python compare.py --table      # markdown tables of what is recorded
 
-A seed is two commands ``lwdc compress -m`` in a folder of their own: one over the searches by scores, which share a
-baseline, a supernet and evaluations, and one over the joint search at 0 and more epochs with that baseline. What is
-finished in a folder is kept, so an interrupted comparison goes on. ``results.jsonl`` has a line a network,
-``correlations.jsonl`` a line a seed.
+A seed is one command ``lwdc compress -m`` for each sweep of a task, in a folder of its own; they share a baseline, and
+within a sweep also a supernet and evaluations. What is finished in a folder is kept, so an interrupted comparison goes
+on. ``results.jsonl`` has a line a network, ``correlations.jsonl`` a line a seed.
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -23,34 +23,97 @@ from lwdc.tracking.jsonl import read_records
 
 HERE = Path(__file__).parent
 RESULTS, CORRELATIONS = HERE / "results.jsonl", HERE / "correlations.jsonl"
-SEARCHES = ("random", "evolution", "latent", "bayes")
-EPOCHS = 6  # of training paths, and of the joint search
-SPACE = (
-    "{op:original},{op:factorised,ratio:0.5},{op:factorised,ratio:0.25},{op:factorised,ratio:0.125},"
-    "{op:low_rank,ratio:0.125},{op:low_rank,ratio:0.0625},{op:grouped,groups:8},{op:separable},{op:pointwise},"
-    "{op:epitome,ratio:8}"
-)
-COMMON = [
-    "cost=params", "cost.budget=10%", f"space.candidates=[{SPACE}]",
-    f"strategy.epochs={EPOCHS}", "strategy.batch_size=128", "strategy.recalibrate_batches=20",
-    "finetune.epochs=4", "train.epochs=8", "data.valid=3000", "export.formats=[]",
-]  # fmt: skip
-SCORED = [
-    "strategy.evaluations=100", "strategy.correlate=20",
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A network on a data set, what its layers may become, and the sweeps that are compared."""
+
+    operators: str
+    settings: tuple[str, ...]
+    sweeps: dict[str, "Sweep"]  # the first one trains the baseline for all
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """One command, and what its runs are called."""
+
+    names: tuple[str, ...]
+    overrides: tuple[str, ...]
+
+
+SHARED = (
+    "strategy.evaluations=100", "strategy.beginning=false",
     "strategy.evaluators.shared.images=1000", "strategy.evaluators.shared.batches=10",
-    "strategy.evaluators.fine_tuned.steps=60", "strategy.evaluators.fine_tuned.images=1000",
-    "strategy.evaluators.fine_tuned.batches=10",
-    "strategy.evaluators.from_scratch.epochs=2", "strategy.evaluators.from_scratch.images=1000",
-]  # fmt: skip
-TASKS = {"fashion_mnist": ["backbone=cifar_resnet20", "data=fashion_mnist", "data.limit_train=10000"]}
+)  # fmt: skip
+REFITTED = (
+    "strategy.epochs=0", "strategy.evaluator=refitted",
+    "strategy.evaluators.refitted.images=1000",
+)  # fmt: skip
+TASKS = {
+    "fashion_mnist": Task(
+        "{op:original},{op:factorised,ratio:0.5},{op:factorised,ratio:0.25},{op:factorised,ratio:0.125},"
+        "{op:low_rank,ratio:0.125},{op:low_rank,ratio:0.0625},{op:grouped,groups:8},{op:separable},{op:pointwise},"
+        "{op:epitome,ratio:8}",
+        (
+            "backbone=cifar_resnet20", "data=fashion_mnist", "data.limit_train=10000", "data.valid=3000",
+            "cost.budget=10%", "train.epochs=8", "finetune.epochs=4", "strategy.recalibrate_batches=20",
+        ),
+        {
+            "scored": Sweep(
+                ("random", "evolution", "latent", "bayes"),
+                (
+                    "strategy=random,evolution,latent,bayes", "strategy.epochs=6", *SHARED, "strategy.correlate=20",
+                    "strategy.evaluators.refitted.images=1000",
+                    "strategy.evaluators.fine_tuned.steps=60", "strategy.evaluators.fine_tuned.images=1000",
+                    "strategy.evaluators.fine_tuned.batches=10",
+                    "strategy.evaluators.from_scratch.epochs=2", "strategy.evaluators.from_scratch.images=1000",
+                ),
+            ),
+            "joint": Sweep(("joint", "no search"), ("strategy.epochs=6,0", "strategy.beginning=false")),
+            "refitted": Sweep(
+                ("local, refitted",),
+                ("strategy=local", "strategy.proposer.begin=0", "strategy.evaluations=100", *REFITTED),
+            ),
+        },
+    ),
+    "cifar10_vgg16_bn": Task(
+        "{op:original},{op:factorised,ratio:0.125},{op:factorised,ratio:0.0625},{op:low_rank,ratio:0.125},"
+        "{op:low_rank,ratio:0.0625},{op:low_rank,ratio:0.03125},{op:grouped,groups:32},{op:separable},"
+        "{op:epitome,ratio:16}",
+        (
+            "backbone=cifar_vgg16_bn", "data=cifar10", "cost.budget=5%",
+            "train.epochs=6", "train.batch_size=128", "train.lr=0.05",
+            "finetune.epochs=5", "finetune.batch_size=128", "finetune.lr=0.05",
+            "strategy.recalibrate_batches=20",
+        ),
+        {
+            "latent": Sweep(
+                ("latent, refitted",),
+                (
+                    "strategy=latent", "strategy.evaluations=40", "strategy.batch=8", "strategy.proposer.begin=12",
+                    "strategy.proposer.proposals=8", "strategy.proposer.explore=0", *REFITTED,
+                    "strategy.evaluators.refitted.batches=8",
+                ),
+            ),
+            "scored": Sweep(
+                ("random", "evolution", "latent", "bayes"),
+                ("strategy=random,evolution,latent,bayes", "strategy.epochs=3", *SHARED),
+            ),
+            "joint": Sweep(("joint", "no search"), ("strategy.epochs=3,0", "strategy.beginning=false")),
+        },
+    ),
+}  # fmt: skip
 
 
 def compress(folder: Path, overrides: list[str], options: argparse.Namespace) -> None:
     """One sweep; what lies finished in its folder is not done again."""
+    task = TASKS[options.task]
     subprocess.run(
         [
-            sys.executable, "-m", "lwdc.cli", "compress", "-m", *TASKS[options.task], f"data.root={options.data}",
-            *COMMON, *overrides, f"compute.threads={options.threads}", "compute=cpu", *options.overrides,
+            sys.executable, "-m", "lwdc.cli", "compress", "-m", *task.settings, f"data.root={options.data}",
+            "cost=params", f"space.candidates=[{task.operators}]", "strategy.batch_size=128", "export.formats=[]",
+            *overrides, f"compute.threads={options.threads}", "compute=cpu", *options.overrides,
             f"hydra.sweep.dir={folder}",
         ],
         check=True,
@@ -69,32 +132,36 @@ def spent(run: Path) -> dict[str, float]:
     return {name: sum(r[key] for r in found) for name, key in (("evaluate", "seconds"), ("ask", "ask_seconds"))}
 
 
-def compare(seed: int, options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The networks of one seed, and how its evaluators rank."""
-    scored, joint = (options.work / f"{options.task}-{kind}-{seed}" for kind in ("scored", "joint"))
-    compress(scored, [f"strategy={','.join(SEARCHES)}", *SCORED, f"seed={seed}"], options)
-    compress(joint, [f"strategy.epochs={EPOCHS},0", f"baseline={scored / '0'}", f"seed={seed}"], options)
-    names = [*SEARCHES, "joint", "no search"]
-    found = []
-    for name, (folder, summary) in zip(names, [*summaries(scored), *summaries(joint)], strict=True):
-        found.append(
-            {
-                "task": options.task,
-                "search": name,
-                "seed": seed,
-                "params": [summary[when]["params"] for when in ("before", "after")],
-                "macs": [summary[when]["macs"] for when in ("before", "after")],
-                "test": summary["test"],
-                "valid": summary["valid"],
-                "seconds": summary["seconds"] | spent(folder),
-                "operators": {site["site"]: site["operator"] for site in summary["sites"]},
-                "overrides": options.overrides,
-                "environment": summary["environment"],
-            }
-        )
-    records = read_records(scored / "0" / "records.jsonl")
-    correlation = next(record for record in records if record["record"] == "CorrelationRecord")
-    return found, {"task": options.task, "seed": seed, **correlation}
+def compare(seed: int, options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The networks of one seed, and how its evaluators rank, where that was asked for."""
+    found, ranked, first = [], [], None
+    for kind, sweep in TASKS[options.task].sweeps.items():
+        folder = options.work / f"{options.task}-{kind}-{seed}"
+        if not options.collect:
+            trained = () if first is None else (f"baseline={first / '0'}",)
+            compress(folder, [*sweep.overrides, *trained, f"seed={seed}"], options)
+        first = first or folder
+        done = summaries(folder)
+        if options.collect and len(done) < len(sweep.names):
+            continue
+        for name, (run, summary) in zip(sweep.names, done, strict=True):
+            found.append(
+                {
+                    "task": options.task,
+                    "search": name,
+                    "seed": seed,
+                    "params": [summary[when]["params"] for when in ("before", "after")],
+                    "macs": [summary[when]["macs"] for when in ("before", "after")],
+                    "test": summary["test"],
+                    "valid": summary["valid"],
+                    "seconds": summary["seconds"] | spent(run),
+                    "operators": {site["site"]: site["operator"] for site in summary["sites"]},
+                    "overrides": options.overrides,
+                    "environment": summary["environment"],
+                }
+            )
+            ranked += [r for r in read_records(run / "records.jsonl") if r["record"] == "CorrelationRecord"]
+    return found, [{"task": options.task, "seed": seed, **record} for record in ranked[:1]]
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -146,6 +213,7 @@ def main() -> None:
     parser.add_argument("--task", default="fashion_mnist", choices=list(TASKS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--collect", action="store_true", help="only record what lies finished in the folder")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
@@ -154,12 +222,12 @@ def main() -> None:
             print(f"{task}\n\n{table([line for line in recorded(RESULTS) if line['task'] == task])}\n")
             print(correlations([line for line in recorded(CORRELATIONS) if line["task"] == task]))
         return
-    if options.data is None or options.work is None:
+    if options.work is None or (options.data is None and not options.collect):
         parser.error("a comparison needs --data and --work")
     for seed in options.seeds:
-        found, correlation = compare(seed, options)
+        found, ranked = compare(seed, options)
         record(RESULTS, found, seed, options.task)
-        record(CORRELATIONS, [correlation], seed, options.task)
+        record(CORRELATIONS, ranked, seed, options.task)
 
 
 if __name__ == "__main__":

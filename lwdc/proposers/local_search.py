@@ -35,9 +35,11 @@ class LocalSearch(Proposer):
         return draw_unknown(self.history, self.rng)
 
     def _around(self, code: Code) -> list[Code]:
-        """Its neighbours, and as many of its exchanges."""
+        """Its neighbours, and as many of its exchanges where there are bounds."""
         menu = self.history.menu
         neighbours = menu.neighbours(code)
+        if not any(bound is not None for bound in menu.bounds):
+            return neighbours
         drawn = (menu.exchange(code, self.rng) for _ in range(max(len(neighbours), _EXCHANGES)))
         return [*neighbours, *(found for found in drawn if found is not None)]
 
