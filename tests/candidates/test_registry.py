@@ -26,7 +26,7 @@ def test_an_unknown_operator_suggests_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("candidate", "message"),
     [
-        ({"op": "grouped"}, "missing a required argument: 'groups'; it takes groups"),
+        ({"op": "grouped"}, "missing a required (keyword-only )?argument: 'groups'; it takes groups"),
         ({"op": "grouped", "group": 2}, r"operator 'grouped' cannot be built from {'group': 2}: .*; it takes groups"),
         ({"op": "skip", "size": 2}, "it takes no options"),
         ({"groups": 2}, "a candidate is written {op: name, option: value}, found {'groups': 2}"),
