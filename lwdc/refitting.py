@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -70,6 +70,12 @@ def refit(
     return remaining
 
 
+def fitting(examples: int, size: Sequence[int]) -> int:
+    """How many of so many examples ``(channels, *sizes)`` may pass through a network at once: fewer large ones."""
+    return min(examples, max(2, _MOST_VALUES // math.prod(size)))
+
+
+_MOST_VALUES = 2**24  # of all examples together: 111 of 3 x 224 x 224
 _FEWEST = 4  # outputs to solve a weight from: with fewer the examples would be learnt by heart
 _MOST = 2**28  # values of the reference that are kept at once: a gibibyte
 _CHUNK = 2**23  # values that are multiplied at once

@@ -158,7 +158,8 @@ class SelectionOp(nn.Module):
         total: Tensor | None = None
         if in_kernel and self._support is not None:
             layout = self._layout(x)
-            kernel = None if self.together is None else self.together.kernel(self, in_kernel, layout)
+            together = None if is_compiling() else self.together  # what is compiled mixes one site at a time
+            kernel = None if together is None else together.kernel(self, in_kernel, layout)
             if kernel is None:
                 kernel = self.mixed_kernel(weights, in_kernel, layout)
             total = convolve(x, kernel, bias, self.site, self._support, self.site.groups)
@@ -220,7 +221,7 @@ class SelectionOp(nn.Module):
 
     def _alike(self) -> tuple[tuple[int, ...], Hashable] | None:
         """The shape of the kernel, and what else sites share whose kernels can be mixed together."""
-        if self._support is None or self.mixing != "auto":
+        if self._support is None or self.mixing != "auto" or self.site.pools:
             return None
         shape = kernel_shape(self.site, self._support)
         if _FEWEST * math.prod(shape) > _MOST:
@@ -274,6 +275,7 @@ class Together:
     """Sites alike, whose kernels are mixed in one go in a forward pass, when the first of them asks for its own.
 
     One by one, bookkeeping would cost more than arithmetic: a site takes dozens of operations of some thousand numbers.
+    They are one step of autograd's, which gives zeros to a site that no gradient reaches, and goes backward once.
     """
 
     def __init__(self, ops: Sequence[SelectionOp]) -> None:
@@ -318,8 +320,8 @@ def _compact_kernels(operators: Sequence[Any]) -> Tensor:
     if not others:
         kernel: Tensor = first.compact_kernel()
         return kernel
-    kinds = {operator.alike() for operator in operators}
-    if len(kinds) == 1 and None not in kinds:
+    kinds = {(type(operator), operator.alike()) for operator in operators}
+    if len(kinds) == 1 and first.alike() is not None:
         kernels: Tensor = first.compact_kernels(others)
         return kernels
     return torch.cat([operator.compact_kernel() for operator in operators])

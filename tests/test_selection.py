@@ -15,6 +15,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from lwdc.candidates import DoesNotFit, build, candidate_names
+from lwdc.candidates.chain import Chain, Layer
 from lwdc.candidates.original import Original
 from lwdc.gates import Gate, GumbelSoftmax, OneHot, SinglePath, Softmax
 from lwdc.geometry import own_support, union
@@ -454,6 +455,36 @@ def test_only_sites_that_mix_the_same_are_mixed_together() -> None:
     with counting_mixtures() as sites:
         wide(torch.randn(4, 96, 9, 9))
     assert sites == [1, 1, 1]  # large ones gain nothing
+
+
+def test_pooling_layers_are_no_kernels_to_be_mixed_with_others() -> None:
+    space = SearchSpace([{"op": "original"}, {"op": "skip"}, {"op": "avg_pool"}])
+    pools = [nn.MaxPool2d(3, 1, 1) for _ in range(3)]
+    net = wrap(nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), *pools), space, Softmax, (4, 8, 8))
+    assert sum(op.site.pools is not None for op in selection_ops(net).values()) >= 3
+    net(torch.randn(2, 4, 8, 8)).sum().backward()
+    assert all(gate.logits.grad is not None for gate in gates(net))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_block_that_is_compiled_mixes_its_sites_one_by_one() -> None:
+    layers = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)))
+    space = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 2}], stem=True)
+    net = wrap(nn.Sequential(layers, nn.Conv2d(8, 8, 3, padding=1)), space, Softmax, (8, 6, 6)).double()
+    images = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    wanted = net(images)
+    net[0].compile(backend="eager")  # type: ignore[operator]
+    torch.testing.assert_close(net(images), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_chains_with_a_kernel_of_their_own_form_it_each(place: Any) -> None:
+    class Halved(Chain):
+        def compact_kernel(self) -> Tensor:
+            return super().compact_kernel() / 2
+
+    site = place(nn.Conv2d(8, 8, 3, padding=1), 6, 6).site
+    layer = Layer(8, 8, 1, (True, True))
+    assert Chain(site, [layer]).alike() is not None and Halved(site, [layer]).alike() is None
 
 
 def test_a_layer_held_under_two_names_is_one_selection_operator(supernet: Any) -> None:

@@ -71,7 +71,9 @@ class Chain(Operator):
         return self._composed([conv.weight for conv in self.convolutions], 1)
 
     def alike(self) -> Hashable:
-        return self.support, self._specs
+        """None for a subclass whose kernel is another than that of the layers."""
+        own = type(self).compact_kernel is Chain.compact_kernel
+        return (self.support, self._specs) if own else None
 
     def compact_kernels(self, others: Sequence[Operator]) -> Tensor:
         """Chains side by side are one chain of so many times the groups."""

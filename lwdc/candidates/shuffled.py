@@ -1,7 +1,5 @@
 """Shuffled convolution: a grouped convolution whose output channels are then dealt out, as in ShuffleNet."""
 
-from collections.abc import Hashable
-
 from torch import Tensor, nn
 
 from lwdc.candidates.base import DoesNotFit, Operator, needs_space
@@ -48,9 +46,6 @@ class Shuffled(Chain):
         conv = self.convolutions[0]
         dense = ungroup(conv.weight, conv.groups, self.groups)
         return deal(dense, 0, self.groups, conv.groups // self.groups)
-
-    def alike(self) -> Hashable:
-        return None
 
     def release(self, bias: Tensor | None) -> nn.Module:
         """The bias is added before the shuffle, so it is put into the order that holds there."""

@@ -41,14 +41,16 @@ def _death(error: Exception, batches: Iterator[Any]) -> str | None:
     message = str(error)
     if message.startswith("DataLoader worker (pid"):
         return message.splitlines()[0].strip().rstrip(".")
-    if "in DataLoader worker process" in message:  # raised there by what was read, and handed on by one that lives
+    if isinstance(error, RuntimeError) or "in DataLoader worker process" in message:  # raised by one that lives
         return None
     # One that dies while it hands a batch over breaks the connection, and that is noticed before its end is.
     workers = getattr(batches, "_workers", None)
     if not workers:
         return None
     ended = multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=_NOTICE_S)
-    pids = [str(worker.pid) for worker in workers if worker.sentinel in ended]
+    for worker in workers:
+        worker.join(_NOTICE_S if worker.sentinel in ended else 0)
+    pids = [str(worker.pid) for worker in workers if worker.exitcode]
     return f"DataLoader worker (pid {', '.join(pids)}) while it handed over a batch: {error!r}" if pids else None
 
 

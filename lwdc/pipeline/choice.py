@@ -1,7 +1,6 @@
 """After the choice: the network chosen, with the best weights to go on from that need no training."""
 
 import copy
-import math
 from collections.abc import Iterator
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from lwdc.architecture import Architecture
 from lwdc.data import Batch
 from lwdc.pipeline.prepare import Prepared
-from lwdc.refitting import refit
+from lwdc.refitting import fitting, refit
 from lwdc.surgery import discretise, inherit_mixture
 from lwdc.training import recalibrate
 
@@ -70,18 +69,15 @@ def refit_to(reference: nn.Module, network: nn.Module, architecture: Architectur
 def _examples(prepared: Prepared) -> Tensor | None:
     """The first training images, as many as the settings say or memory bears."""
     settings = prepared.settings
-    most = min(settings.refit_images, max(2, _MOST_VALUES // math.prod(settings.data.input_size)))
-    if most == 0:
+    if settings.refit_images == 0:
         return None
+    most = fitting(settings.refit_images, settings.data.input_size)
     images: list[Tensor] = []
     for batch, _ in _batches(prepared):
         images.append(batch)
         if sum(map(len, images)) >= most:
             break
     return torch.cat(images)[:most]
-
-
-_MOST_VALUES = 2**24  # of all images together, which pass through the network at once: 111 of 3 x 224 x 224
 
 
 def _batches(prepared: Prepared) -> Iterator[Batch]:

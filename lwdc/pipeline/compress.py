@@ -261,14 +261,16 @@ def _choose(
         return network, max(found.values())
 
     network, valid = network_of(architecture, "the network chosen")
-    if fresh is not None and prepared.menu is None and prepared.has_beginning:
+    warnings = [missed] if missed else []
+    if fresh is not None and prepared.menu is None and prepared.has_beginning and prepared.settings.search.epochs:
         other, its_measured, its_missed = settle(prepared, prepared.lesson(fresh), baseline, run.note)
         if other != architecture and its_missed is None:
             its_network, its_valid = network_of(other, "what gates begin with")
-            if its_valid > valid:
-                run.note("what gates begin with is better than what they have learned, and goes on")
-                architecture, measured, missed = other, its_measured, None
-                network, valid = its_network, its_valid
+            if its_valid > valid or missed:
+                why = "is better than" if its_valid > valid else "keeps the budget as measured, unlike"
+                warnings = [f"what gates begin with {why} what they have learned, and goes on"]
+                run.note(warnings[0], "warning")
+                architecture, measured, network, valid = other, its_measured, its_network, its_valid
     seconds = known["seconds"] + time.perf_counter() - clock
     save_checkpoint(run.folder / SUPERNET, {"state": supernet.state_dict()})
     _save_weights(network, run.folder / "discretised.safetensors")
@@ -284,7 +286,7 @@ def _choose(
         "cost_before": prepared.table.in_unit(prepared.table.total),
         "cost_after": prepared.table.in_unit(prepared.table.of(architecture)),
         "measured": measured,
-        "warnings": [missed] if missed else [],
+        "warnings": warnings,
         "probabilities": chooser.decidedness(architecture),
         "errors": {n: op.errors for n, op in ops.items()},
     }

@@ -1,4 +1,4 @@
-"""Local search: the best change of a single decision, again and again."""
+"""Local search: the best change of a decision, or of two at once, again and again."""
 
 from lwdc.errors import SpaceError
 from lwdc.proposers.base import Proposer
@@ -10,8 +10,8 @@ from lwdc.proposers.scores import Score, kept
 class LocalSearch(Proposer):
     """Asks for what lies around the best architecture, in random order, and moves on once one is better.
 
-    That are its neighbours, which differ at one decision, and as many exchanges, which have a dearer candidate at one
-    decision and pay for it at another: at a bound hardly anything else leads on. It begins with a few drawn at random.
+    That are its neighbours, which differ at one decision, and under bounds some exchanges, which differ at two, one of
+    them dearer than before: at a bound hardly anything else leads on. It begins with a few drawn at random.
     When all that is found around the best is known it goes on with the next best. White, Nolen, Savani: Exploring the
     Loss Landscape in Neural Architecture Search, UAI 2021, Section 3, where all neighbours are evaluated before the
     next step and a local optimum ends the search; bounds and exchanges are ours.
@@ -35,13 +35,14 @@ class LocalSearch(Proposer):
         return draw_unknown(self.history, self.rng)
 
     def _around(self, code: Code) -> list[Code]:
-        """Its neighbours, and as many of its exchanges where there are bounds."""
+        """Its neighbours, and about as many of its exchanges where there are bounds, if so many are found."""
         menu = self.history.menu
         neighbours = menu.neighbours(code)
         if not any(bound is not None for bound in menu.bounds):
             return neighbours
-        drawn = (menu.exchange(code, self.rng) for _ in range(max(len(neighbours), _EXCHANGES)))
-        return [*neighbours, *(found for found in drawn if found is not None)]
+        drawn = (menu.exchange(code, self.rng) for _ in range(_TRIES))
+        found = dict.fromkeys(other for other in drawn if other is not None)
+        return [*neighbours, *list(found)[: max(len(neighbours), _EXCHANGES)]]
 
 
-_EXCHANGES = 20  # tried at least
+_TRIES, _EXCHANGES = 400, 20  # to find exchanges; of these at most, or as many as neighbours

@@ -160,16 +160,20 @@ class Menu:
         return None
 
     def exchange(self, code: Code, rng: random.Random) -> Code | None:
-        """The same but for two decisions, one of which costs more now, at random within the bounds.
+        """The same but for two decisions drawn at random, where that is within the bounds and the first costs more now.
 
-        It is how an architecture at its bound can change. None where the first decision drawn allows no second one.
+        It is how an architecture at its bound can change: what one decision costs more by the first cost, the other one
+        has to save. None where what was drawn is no such pair.
         """
-        index = rng.choice([index for index, count in enumerate(self.counts) if count > 1])
-        dearer = [k for k in range(self.counts[index]) if self.costs[0][index][k] > self.costs[0][index][code[index]]]
-        if not dearer:
+        free = [index for index, count in enumerate(self.counts) if count > 1]
+        if len(free) < 2:
             return None
-        varied = (*code[:index], rng.choice(dearer), *code[index + 1 :])
-        return rng.choice([other for other in self.neighbours(varied) if other[index] == varied[index]] or [None])
+        first, second = rng.sample(free, 2)
+        varied = list(code)
+        for index in (first, second):
+            varied[index] = rng.choice([k for k in range(self.counts[index]) if k != code[index]])
+        dearer = self.costs[0][first][varied[first]] > self.costs[0][first][code[first]]
+        return tuple(varied) if dearer and self.keeps(tuple(varied)) else None
 
     def neighbours(self, code: Code) -> list[Code]:
         """All architectures within the bounds that differ from ``code`` at one decision."""

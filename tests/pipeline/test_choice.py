@@ -14,7 +14,7 @@ from torch import nn
 from lwdc.architecture import Architecture
 from lwdc.data import Digits
 from lwdc.gates import OneHot, Softmax
-from lwdc.pipeline import Prepared, Settings, choice, compress, prepare
+from lwdc.pipeline import Prepared, Settings, compress, prepare
 from lwdc.pipeline.choice import _examples, chosen_network
 from lwdc.records import Note
 from lwdc.selection import gates
@@ -129,7 +129,7 @@ def test_large_images_are_fewer(trained: tuple[Prepared, nn.Module], monkeypatch
     prepared, _ = trained
     asked = with_settings(prepared, refit_images=100)
     assert len(_examples(asked)) == 100  # type: ignore[arg-type]
-    monkeypatch.setattr(choice, "_MOST_VALUES", 30 * 8 * 8)
+    monkeypatch.setattr("lwdc.refitting._MOST_VALUES", 30 * 8 * 8)
     assert len(_examples(asked)) == 30  # type: ignore[arg-type]
     assert _examples(with_settings(prepared, refit_images=0)) is None
 

@@ -60,7 +60,7 @@ def test_draws_and_variations_keep_the_bound_and_spread_below_it(budget: float, 
 def test_exchanges_pay_for_a_dearer_candidate_elsewhere(menu: MakeMenu) -> None:
     space, rng = menu(budget=0.5), random.Random(0)
     found = 0
-    for _ in range(50):
+    for _ in range(200):
         code = space.draw(rng)
         assert code is not None
         other = space.exchange(code, rng)

@@ -48,7 +48,7 @@ def test_a_checkpoint_holds_what_was_saved(saved: Path) -> None:
 
 def test_a_failed_save_leaves_the_last_checkpoint(saved: Path) -> None:
     before = saved.read_bytes()
-    with pytest.raises(Exception, match="pickle|local object"):
+    with pytest.raises(Exception, match=r"pickle|local object"):
         save_checkpoint(saved, {"unsaveable": lambda: None})
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == ["checkpoint.pt"]
