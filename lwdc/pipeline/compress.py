@@ -266,8 +266,9 @@ def _choose(
         other, its_measured, its_missed = settle(prepared, prepared.lesson(fresh), baseline, run.note)
         if other != architecture and its_missed is None:
             its_network, its_valid = network_of(other, "what gates begin with")
-            if its_valid > valid or missed:
-                why = "is better than" if its_valid > valid else "keeps the budget as measured, unlike"
+            better = its_valid > valid + _CLEARLY
+            if better or missed:
+                why = "is better than" if better else "keeps the budget as measured, unlike"
                 warnings = [f"what gates begin with {why} what they have learned, and goes on"]
                 run.note(warnings[0], "warning")
                 architecture, measured, network, valid = other, its_measured, its_network, its_valid
@@ -290,6 +291,9 @@ def _choose(
         "probabilities": chooser.decidedness(architecture),
         "errors": {n: op.errors for n, op in ops.items()},
     }
+
+
+_CLEARLY = 0.01  # of accuracy: what was searched for goes on unless its beginning is better by more
 
 
 def _chosen(run: Run, supernet: nn.Module) -> tuple[nn.Module, Architecture]:
