@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from lwdc.architecture import Architecture
+from lwdc.costs import Macs
 from lwdc.data import Digits
 from lwdc.gates import OneHot, Softmax
-from lwdc.pipeline import Prepared, Settings, compress, prepare
+from lwdc.pipeline import CostSettings, Prepared, Settings, compress, prepare
 from lwdc.pipeline.choice import _examples, chosen_network
 from lwdc.records import Note
 from lwdc.selection import gates
@@ -110,7 +111,7 @@ def test_a_search_that_goes_astray_does_not_end_worse_than_what_it_began_with(
     """Its gates climb where they should descend."""
     data = Digits(limit_train=640, valid=200)
     astray = functools.partial(torch.optim.Adam, lr=1.0, maximize=True)
-    base = settings(gate=Softmax, data=data)
+    base = settings(gate=Softmax, data=data, cost=CostSettings(Macs(), budget=0.85))
     given = dataclasses.replace(
         base, train=dataclasses.replace(base.train, epochs=15), search=dataclasses.replace(base.search, epochs=2),
         logits_optim=astray, beginning=beginning,
