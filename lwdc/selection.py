@@ -328,7 +328,7 @@ def _compact_kernels(operators: Sequence[Any]) -> Tensor:
 
 
 _FEWEST = 3  # sites that gain from it
-_MOST = 2**17  # entries of the kernels that are mixed together: beyond, arithmetic binds, and caches overflow
+_MOST = 2**16  # entries of the kernels that are mixed together: beyond, arithmetic binds, and caches overflow
 
 
 def gates(supernet: nn.Module) -> Iterator[Gate]:
