@@ -100,6 +100,12 @@ class Prepared(Trainable):
         return supernet
 
     @property
+    def bounded(self) -> list[tuple[CostTable, int]]:
+        """The tables that have a bound, with it."""
+        pairs = zip(self.tables, self.bounds, strict=True)
+        return [(table, bound) for table, bound in pairs if bound is not None]
+
+    @property
     def has_beginning(self) -> bool:
         """Whether there is a choice without a search: where operators inherit, by what they keep, within bounds."""
         settings = self.settings
@@ -220,8 +226,7 @@ def prepare(
     if menu is None:
         prepared.lesson(probe).choice()  # refuses budgets that clash
     else:
-        asked = [(table, bound) for table, bound in zip(tables, bounds, strict=True) if bound is not None]
-        choose_within(probe, asked)  # does, too
+        choose_within(probe, prepared.bounded)  # does, too
         prepared.proposer(reference=1.0)  # and this what it cannot be built with
     return prepared
 

@@ -107,7 +107,7 @@ class _Search:
     def __init__(
         self, menu: Menu, scores: ScoreSettings, prepared: Prepared, run: Run, baseline: nn.Module, supernet: nn.Module
     ) -> None:
-        self.menu, self.scores, self.prepared, self.run, self.supernet = menu, scores, prepared, run, supernet
+        self.menu, self.scores, self.prepared, self.run = menu, scores, prepared, run
         settings = prepared.settings
         self.known = Known(run.folder / EVALUATIONS, _of_others(settings.searched, run.folder))
         self.subject = Subject(
@@ -177,8 +177,7 @@ class _Search:
         """What keeps most of the trained layers within the bounds, if that is to be tried first."""
         if not self.prepared.has_beginning:
             return []
-        pairs = zip(self.menu.tables, self.menu.bounds, strict=True)
-        kept = choose_within(self.supernet, [(table, bound) for table, bound in pairs if bound is not None])
+        kept = choose_within(self.subject.supernet, self.prepared.bounded)
         return [] if self.menu.encode(kept) == self.menu.original else [kept]
 
     def end(self) -> None:
