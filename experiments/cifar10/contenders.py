@@ -243,6 +243,7 @@ def _train(
     fit = Fit(
         phase, network, job.settings.data, recipe,
         seed=job.settings.seed, fabric=started.fabric, teacher=teacher, lesson=lesson,
+        execution=job.settings.compute.execution,
     )  # fmt: skip
     seconds = run.train(fit)
     _save(network.state_dict(), path)
