@@ -1,7 +1,8 @@
-"""After the choice: the network chosen, with the best weights to go on from that need no training."""
+"""The choice: an architecture, and the network chosen with the best weights to go on from that need no training."""
 
 import copy
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +10,66 @@ from torch import Tensor, nn
 from lwdc.architecture import Architecture
 from lwdc.data import Batch
 from lwdc.pipeline.prepare import Prepared
+from lwdc.pipeline.settling import Settled, settle
 from lwdc.refitting import fitting, refit
+from lwdc.strategies import Chooser
 from lwdc.surgery import discretise, inherit_mixture
 from lwdc.training import recalibrate
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What goes on to fine-tuning."""
+
+    architecture: Architecture
+    network: nn.Module
+    valid: float  # accuracy of the network on the validation split
+    measured: list[float | None]  # each cost as measured, in its unit; None for counted ones
+    probabilities: dict[str, float]  # by site, of the operator that stays
+    warnings: list[str]
+
+
+def choose_network(
+    prepared: Prepared, chooser: Chooser, supernet: nn.Module, baseline: nn.Module, note: Callable[[str, str], None]
+) -> Choice:
+    """Settle on what ``chooser`` finds in the searched ``supernet``, or on what its gates began with.
+
+    The latter is tried after a search by gradients, within budgets, and goes on where it is clearly better, or keeps
+    the budgets as measured where nothing that was searched does. Gates of the supernet are left where they point.
+    """
+    settled = settle(prepared, chooser, baseline, note)
+    if prepared.front is not None or prepared.menu is not None:
+        _settle_norms(prepared, supernet)
+    settings, mixes = prepared.settings, not chooser.hard
+    fresh = prepared.placed(prepared.supernet(baseline)) if settings.inherit else None
+
+    def made(chooser: Chooser, settled: Settled, what: str) -> Choice:
+        architecture, measured, missed = settled
+        network, found = chosen_network(prepared, supernet, fresh, baseline, architecture, mixes=mixes)
+        said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
+        note(f"of the validation examples {what} has right {said}; the best of it goes on", "info")
+        probabilities = chooser.decidedness(architecture)
+        warnings = [] if missed is None else [missed]
+        return Choice(architecture, network, max(found.values()), measured, probabilities, warnings)
+
+    choice = made(chooser, settled, "the network chosen")
+    if fresh is None or prepared.menu is not None or not prepared.has_beginning or not settings.search.epochs:
+        return choice
+    beginning = prepared.lesson(fresh)
+    begun = settle(prepared, beginning, baseline, note)
+    if begun.architecture == choice.architecture or begun.missed is not None:
+        return choice
+    other = made(beginning, begun, "what gates begin with")
+    better = other.valid > choice.valid + _CLEARLY
+    if not better and settled.missed is None:
+        return choice
+    why = "is better than" if better else "keeps the budget as measured, unlike"
+    warning = f"what gates begin with {why} what they have learned, and goes on"
+    note(warning, "warning")
+    return dataclasses.replace(other, warnings=[warning])
+
+
+_CLEARLY = 0.01  # of accuracy: what was searched for goes on unless its beginning is better by more
 
 
 def chosen_network(
@@ -50,7 +108,7 @@ def chosen_network(
     return starts[max(found, key=lambda start: found[start])], found
 
 
-def settle_norms(prepared: Prepared, supernet: nn.Module) -> None:
+def _settle_norms(prepared: Prepared, supernet: nn.Module) -> None:
     """Re-estimate the batch norms of a supernet that was trained at every budget for the one chosen, in place.
 
     Gates that are random are so here as they were in training.

@@ -18,7 +18,7 @@ from lwdc.costs import Agreement, CostTable
 from lwdc.errors import CheckpointError, DataError, WriteError
 from lwdc.export import export_all, write_card
 from lwdc.files import read_json, replacing, write_json
-from lwdc.pipeline.choice import chosen_network, settle_norms
+from lwdc.pipeline.choice import choose_network
 from lwdc.pipeline.determinism import deterministic
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
 from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, prepare, prepare_training
@@ -27,7 +27,6 @@ from lwdc.pipeline.ranks import Ranks
 from lwdc.pipeline.run import Interrupted, Run, alone, check_folder, resumable
 from lwdc.pipeline.scoring import search_by_scores, train_paths
 from lwdc.pipeline.settings import CostSettings, Settings
-from lwdc.pipeline.settling import settle
 from lwdc.records import Accuracies, CostResult, Result, as_dict
 from lwdc.selection import selection_ops
 from lwdc.strategies import Chooser, search_fit
@@ -246,54 +245,28 @@ def _choose(
     supernet: nn.Module,
     find: Callable[[], tuple[Chooser, dict[str, Any]]],
 ) -> dict[str, Any]:
-    """Settle on an architecture and write it, with its weights and the supernet's; figures for later phases."""
+    """Choose an architecture and write it, with its weights and the supernet's; figures for later phases."""
     chooser, known = find()
     clock = time.perf_counter()
-    architecture, measured, missed = settle(prepared, chooser, baseline, run.note)
-    if prepared.front is not None or prepared.menu is not None:
-        settle_norms(prepared, supernet)
-    fresh = prepared.placed(prepared.supernet(baseline)) if prepared.settings.inherit else None
-
-    def network_of(architecture: Architecture, what: str) -> tuple[nn.Module, float]:
-        network, found = chosen_network(prepared, supernet, fresh, baseline, architecture, mixes=not chooser.hard)
-        said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
-        run.note(f"of the validation examples {what} has right {said}; the best of it goes on")
-        return network, max(found.values())
-
-    network, valid = network_of(architecture, "the network chosen")
-    warnings = [missed] if missed else []
-    if fresh is not None and prepared.menu is None and prepared.has_beginning and prepared.settings.search.epochs:
-        other, its_measured, its_missed = settle(prepared, prepared.lesson(fresh), baseline, run.note)
-        if other != architecture and its_missed is None:
-            its_network, its_valid = network_of(other, "what gates begin with")
-            better = its_valid > valid + _CLEARLY
-            if better or missed:
-                why = "is better than" if better else "keeps the budget as measured, unlike"
-                warnings = [f"what gates begin with {why} what they have learned, and goes on"]
-                run.note(warnings[0], "warning")
-                architecture, measured, network, valid = other, its_measured, its_network, its_valid
+    choice = choose_network(prepared, chooser, supernet, baseline, run.note)
     seconds = known["seconds"] + time.perf_counter() - clock
     save_checkpoint(run.folder / SUPERNET, {"state": supernet.state_dict()})
-    _save_weights(network, run.folder / "discretised.safetensors")
-    architecture.save(run.folder / "architecture.json")
-    ops = selection_ops(supernet)
-    if warning := architecture.verdict():
+    _save_weights(choice.network, run.folder / "discretised.safetensors")
+    choice.architecture.save(run.folder / "architecture.json")
+    if warning := choice.architecture.verdict():
         run.note(warning, "warning")
     return {
         **known,
         "seconds": seconds,
-        "valid": valid,
+        "valid": choice.valid,
         "supernet_valid": prepared.accuracy(supernet, "valid"),
         "cost_before": prepared.table.in_unit(prepared.table.total),
-        "cost_after": prepared.table.in_unit(prepared.table.of(architecture)),
-        "measured": measured,
-        "warnings": warnings,
-        "probabilities": chooser.decidedness(architecture),
-        "errors": {n: op.errors for n, op in ops.items()},
+        "cost_after": prepared.table.in_unit(prepared.table.of(choice.architecture)),
+        "measured": choice.measured,
+        "warnings": choice.warnings,
+        "probabilities": choice.probabilities,
+        "errors": {n: op.errors for n, op in selection_ops(supernet).items()},
     }
-
-
-_CLEARLY = 0.01  # of accuracy: what was searched for goes on unless its beginning is better by more
 
 
 def _chosen(run: Run, supernet: nn.Module) -> tuple[nn.Module, Architecture]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import nn
 
@@ -15,10 +16,16 @@ from lwdc.surgery import discretise
 _ATTEMPTS = 5
 
 
-def settle(
-    prepared: Prepared, chooser: Chooser, baseline: nn.Module, note: Callable[[str, str], None]
-) -> tuple[Architecture, list[float | None], str | None]:
-    """The choice, what each cost was measured to be for it, in its unit (None for counted ones), and any warning.
+class Settled(NamedTuple):
+    """What was settled on."""
+
+    architecture: Architecture
+    measured: list[float | None]  # each cost of it as measured, in its unit; None for counted ones
+    missed: str | None  # a warning where a budget is not kept as measured
+
+
+def settle(prepared: Prepared, chooser: Chooser, baseline: nn.Module, note: Callable[[str, str], None]) -> Settled:
+    """The choice, with its costs as measured.
 
     If the network takes more than a budget allows, that bound is tightened by as much and the choice made again, a few
     times. What comes nearest is kept where none of them holds, with a warning.
@@ -54,7 +61,7 @@ def settle(
     if best[0]:
         warning = f"no architecture tried keeps the budget as measured: the nearest one is {best[0]:.1%} above it"
         note(warning, "warning")
-    return best[1], best[2], warning
+    return Settled(best[1], best[2], warning)
 
 
 def _measured(

@@ -17,11 +17,12 @@ from lwdc.data import Digits
 from lwdc.gates import OneHot, Softmax
 from lwdc.pipeline import CostSettings, Prepared, Settings, compress, prepare
 from lwdc.pipeline.choice import _examples, chosen_network
+from lwdc.pipeline.run import CHECKPOINT
 from lwdc.records import Note
 from lwdc.selection import gates
 from lwdc.surgery import discretise, inherit_mixture
 from lwdc.tracking import parse_record, read_records
-from lwdc.training import Fit
+from lwdc.training import Fit, load_checkpoint
 
 MakeSettings = Callable[..., Settings]
 
@@ -124,6 +125,9 @@ def test_a_search_that_goes_astray_does_not_end_worse_than_what_it_began_with(
     records = [parse_record(line) for line in read_records(tmp_path / "astray" / "records.jsonl")]
     said = [record.text for record in records if isinstance(record, Note)]
     assert ("what gates begin with is better than what they have learned, and goes on" in said) == beginning
+    if beginning:  # what is said of it is of the gates that chose it
+        ends = [load_checkpoint(tmp_path / name / CHECKPOINT)["done"]["search"] for name in ("astray", "still")]
+        assert ends[0]["probabilities"] == ends[1]["probabilities"]
 
 
 def test_large_images_are_fewer(trained: tuple[Prepared, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
