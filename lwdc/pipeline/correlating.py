@@ -56,7 +56,11 @@ def correlate(prepared: Prepared, run: Run, menu: Menu, subject: Subject, known:
     agreement = ranks[names.index(scores.evaluator)][-1]
     text = f"evaluator {scores.evaluator!r} ranks {len(sound)} architectures as {names[-1]!r} does with {agreement:.2f}"
     if not agreement >= _LOW:
-        run.note(f"{text} (Spearman): what the search finds best may not be. Train paths for longer.", "warning")
+        run.note(
+            f"{text} (Spearman): what the search finds best may not be. Take another evaluator, or "
+            "train longer what it looks at.",
+            "warning",
+        )
     else:
         run.note(f"{text} (Spearman)")
 
