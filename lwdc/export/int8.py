@@ -33,7 +33,8 @@ def to_int8(source: Path, path: Path, batches: Iterable[Tensor]) -> None:
     with staging(path.parent) as stage, replacing(path) as temporary:
         try:
             with _quiet():
-                quant_pre_process(str(source), str(stage / "prepared.onnx"))
+                # Our exports say their shapes; inferring them once more is what older ONNX Runtimes fail at.
+                quant_pre_process(str(source), str(stage / "prepared.onnx"), skip_symbolic_shape=True)
                 quantize_static(
                     str(stage / "prepared.onnx"),
                     str(stage / "int8.onnx"),
