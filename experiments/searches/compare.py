@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -50,6 +51,31 @@ REFITTED = (
     "strategy.epochs=0", "strategy.evaluator=refitted",
     "strategy.evaluators.refitted.images=1000",
 )  # fmt: skip
+WIDE = (
+    "{op:original},{op:factorised,ratio:0.125},{op:factorised,ratio:0.0625},{op:low_rank,ratio:0.125},"
+    "{op:low_rank,ratio:0.0625},{op:low_rank,ratio:0.03125},{op:grouped,groups:32},{op:separable},{op:epitome,ratio:16}"
+)
+
+
+def cifar100(backbone: str, budget: str) -> Task:
+    """At the parameters of a row of ESNAC's README, with as many evaluations; sized for a GPU, never run so far."""
+    return Task(
+        WIDE,
+        (
+            f"backbone={backbone}", "data=cifar100", f"cost.budget={budget}",
+            "train.epochs=200", "train.batch_size=128", "train.lr=0.1",
+            "finetune.epochs=100", "finetune.batch_size=128", "finetune.lr=0.05",
+        ),
+        {
+            "refitted": Sweep(
+                ("random", "evolution", "latent", "bayes", "local"),
+                ("strategy=random,evolution,latent,bayes,local", "strategy.evaluations=160", *REFITTED),
+            ),
+            "joint": Sweep(("joint", "no search"), ("strategy.epochs=50,0", "strategy.beginning=false")),
+        },
+    )  # fmt: skip
+
+
 TASKS = {
     "fashion_mnist": Task(
         "{op:original},{op:factorised,ratio:0.5},{op:factorised,ratio:0.25},{op:factorised,ratio:0.125},"
@@ -78,9 +104,7 @@ TASKS = {
         },
     ),
     "cifar10_vgg16_bn": Task(
-        "{op:original},{op:factorised,ratio:0.125},{op:factorised,ratio:0.0625},{op:low_rank,ratio:0.125},"
-        "{op:low_rank,ratio:0.0625},{op:low_rank,ratio:0.03125},{op:grouped,groups:32},{op:separable},"
-        "{op:epitome,ratio:16}",
+        WIDE,
         (
             "backbone=cifar_vgg16_bn", "data=cifar10", "cost.budget=5%",
             "train.epochs=6", "train.batch_size=128", "train.lr=0.05",
@@ -103,21 +127,26 @@ TASKS = {
             "joint": Sweep(("joint", "no search"), ("strategy.epochs=3,0", "strategy.beginning=false")),
         },
     ),
+    "cifar100_vgg19_bn": cifar100("cifar_vgg19_bn", "15.29%"),
+    "cifar100_resnet18": cifar100("cifar_resnet18", "11.23%"),
+    "cifar100_resnet34": cifar100("cifar_resnet34", "13.36%"),
 }  # fmt: skip
 
 
-def compress(folder: Path, overrides: list[str], options: argparse.Namespace) -> None:
+def command(task: Task, overrides: Sequence[str], options: argparse.Namespace) -> list[str]:
+    """What ``lwdc compress -m`` is told of a sweep, but for its folder."""
+    return [
+        *task.settings, f"data.root={options.data}", "cost=params", f"space.candidates=[{task.operators}]",
+        "strategy.batch_size=128", "export.formats=[]", *overrides, f"compute.threads={options.threads}",
+        "compute=cpu", *options.overrides,
+    ]  # fmt: skip
+
+
+def compress(folder: Path, overrides: Sequence[str], options: argparse.Namespace) -> None:
     """One sweep; what lies finished in its folder is not done again."""
-    task = TASKS[options.task]
-    subprocess.run(
-        [
-            sys.executable, "-m", "lwdc.cli", "compress", "-m", *task.settings, f"data.root={options.data}",
-            "cost=params", f"space.candidates=[{task.operators}]", "strategy.batch_size=128", "export.formats=[]",
-            *overrides, f"compute.threads={options.threads}", "compute=cpu", *options.overrides,
-            f"hydra.sweep.dir={folder}",
-        ],
-        check=True,
-    )  # fmt: skip
+    told = command(TASKS[options.task], overrides, options)
+    lwdc = [sys.executable, "-m", "lwdc.cli", "compress", "-m"]
+    subprocess.run([*lwdc, *told, f"hydra.sweep.dir={folder}"], check=True)
 
 
 def summaries(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -218,7 +247,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     if options.table:
-        for task in TASKS:
+        for task in dict.fromkeys(line["task"] for line in recorded(RESULTS)):
             print(f"{task}\n\n{table([line for line in recorded(RESULTS) if line['task'] == task])}\n")
             print(correlations([line for line in recorded(CORRELATIONS) if line["task"] == task]))
         return

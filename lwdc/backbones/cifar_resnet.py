@@ -1,7 +1,9 @@
-"""CIFAR ResNets (He et al. 2015, section 4.2), registered with timm.
+"""CIFAR ResNets (He et al. 2015), registered with timm.
 
-``cifar_resnet20`` has the paper's parameter-free shortcuts (option A), ``cifar_resnet20b`` 1x1 convolutions
-(option B); likewise 8, 32, 44, 56 and 110.
+``cifar_resnet20`` of section 4.2 has the paper's parameter-free shortcuts (option A), ``cifar_resnet20b`` 1x1
+convolutions (option B); likewise 8, 32, 44, 56 and 110. ``cifar_resnet18`` and ``cifar_resnet34`` have the stages of
+the ImageNet networks (table 1), 64 to 512 channels wide, with option B, behind a 3x3 stem that keeps the map: ours
+after common practice.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,14 +73,14 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """Stages ``layer1`` ... of basic blocks: ``(B, in_chans, H, W) -> (B, num_classes)``.
 
-    ``blocks`` is how many a stage holds, ``channels`` the width of each stage; all stages but the first halve
-    the map. Any image size will do.
+    ``blocks`` is how many a stage holds, each or all alike, ``channels`` the width of each stage; all stages but the
+    first halve the map. Any image size will do.
     """
 
     def __init__(
         self,
         *,
-        blocks: int,
+        blocks: int | Sequence[int],
         shortcut: Shortcut,
         channels: Sequence[int] = (16, 32, 64),
         num_classes: int = 10,
@@ -92,8 +94,11 @@ class CifarResNet(nn.Module):
         self.act1 = nn.ReLU(inplace=True)
         self.feature_info = []
         width = channels[0]
-        for i, out in enumerate(channels):
-            strides = [1 if i == 0 else 2] + [1] * (blocks - 1)
+        counts = [blocks] * len(channels) if isinstance(blocks, int) else blocks
+        if len(counts) != len(channels):
+            raise ValueError(f"blocks={blocks} and channels={channels} are not of as many stages.")
+        for i, (out, count) in enumerate(zip(channels, counts, strict=True)):
+            strides = [1 if i == 0 else 2] + [1] * (count - 1)
             stage = [BasicBlock(width if j == 0 else out, out, s, shortcut) for j, s in enumerate(strides)]
             self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
             self.feature_info.append({"num_chs": out, "reduction": 2**i, "module": f"layer{i + 1}"})
@@ -112,7 +117,7 @@ class CifarResNet(nn.Module):
         self.global_pool, self.linear = create_classifier(self.num_features, num_classes, pool_type=global_pool)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """The last stage's map: ``(B, num_features, H / 4, W / 4)`` for three stages."""
+        """The last stage's map: ``(B, num_features, H / 4, W / 4)`` for three stages, of eighths for four."""
         x = self.act1(self.bn1(self.conv1(x)))
         for stage in self.feature_info:
             x = getattr(self, stage["module"])(x)
@@ -133,18 +138,27 @@ def _initialise(network: nn.Module) -> None:
             torch.nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _register(name: str, blocks: int, shortcut: Shortcut) -> None:
+def _register(name: str, **shape: Any) -> None:
+    stages = len(shape.get("channels", (16, 32, 64)))
+
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        settings = {"blocks": blocks, "shortcut": shortcut, **kwargs}
-        return build_model_with_cfg(CifarResNet, name, pretrained, feature_cfg={"out_indices": (0, 1, 2)}, **settings)
+        indices = {"out_indices": tuple(range(stages))}
+        return build_model_with_cfg(CifarResNet, name, pretrained, feature_cfg=indices, **{**shape, **kwargs})
 
     entry.__name__ = name  # timm registers a function under its own name
     register_model(entry)
 
 
 DEPTHS = (8, 20, 32, 44, 56, 110)
-default_cfgs = {f"cifar_resnet{depth}{option}": CIFAR_CFG for depth in DEPTHS for option in ("", "b")}
+WIDE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+NAMES = [
+    *(f"cifar_resnet{depth}{option}" for depth in DEPTHS for option in ("", "b")),
+    *map("cifar_resnet{}".format, WIDE),
+]
+default_cfgs = dict.fromkeys(NAMES, CIFAR_CFG)
 for _depth in DEPTHS:
     # Three stages of two-convolution blocks, the stem and the classifier: depth = 6 blocks + 2.
-    _register(f"cifar_resnet{_depth}", (_depth - 2) // 6, PadShortcut)
-    _register(f"cifar_resnet{_depth}b", (_depth - 2) // 6, conv_shortcut)
+    _register(f"cifar_resnet{_depth}", blocks=(_depth - 2) // 6, shortcut=PadShortcut)
+    _register(f"cifar_resnet{_depth}b", blocks=(_depth - 2) // 6, shortcut=conv_shortcut)
+for _depth, _blocks in WIDE.items():
+    _register(f"cifar_resnet{_depth}", blocks=_blocks, shortcut=conv_shortcut, channels=(64, 128, 256, 512))

@@ -32,6 +32,21 @@ def test_depth_counts_convolutions_and_the_classifier(depth: int) -> None:
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in network.modules()) == depth
 
 
+@pytest.mark.parametrize(("depth", "params"), [(18, 11_220_132), (34, 21_328_292)])
+def test_wide_ones_have_the_stages_of_the_imagenet_networks(depth: int, params: int) -> None:
+    """Those of torchvision and timm with another stem, and 100 classes."""
+    network = timm.create_model(f"cifar_resnet{depth}", num_classes=100)
+    assert count(network) == params
+    imagenet = timm.create_model(f"resnet{depth}", num_classes=100)
+    assert count(imagenet) - count(network) == 64 * 3 * (7 * 7 - 3 * 3)
+    assert network.eval().forward_features(torch.randn(1, 3, 32, 32)).shape == (1, 512, 4, 4)
+
+
+def test_blocks_are_given_for_every_stage() -> None:
+    with pytest.raises(ValueError, match="not of as many stages"):
+        timm.create_model("cifar_resnet20", blocks=(1, 2))
+
+
 def test_option_b_adds_two_1x1_convolutions_with_batch_norm() -> None:
     extra = (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
     a, b = timm.create_model("cifar_resnet20"), timm.create_model("cifar_resnet20b")

@@ -1,0 +1,67 @@
+"""experiments/searches: every sweep of every task is one that lwdc would begin."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from lwdc.configuring import make_settings
+from lwdc.data import CropAndFlip, InMemory, Labelled, Preprocessing
+from lwdc.pipeline import prepare
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "searches"))
+
+import compare
+
+SWEEPS = [(task, sweep) for task in compare.TASKS for sweep in compare.TASKS[task].sweeps]
+
+
+class Noise(InMemory):
+    """As many classes and as large images as a data set has, of nothing."""
+
+    name = "noise"
+
+    def __init__(self, classes: int, size: tuple[int, int, int]) -> None:
+        self.class_names = tuple(map(str, range(classes)))
+        channels = size[0]
+        preprocessing = Preprocessing(
+            size, channel_order="RGB" if channels == 3 else "L", scale=1 / 255,
+            mean=(0.5,) * channels, std=(0.25,) * channels,
+        )  # fmt: skip
+        super().__init__(preprocessing, augmentation=CropAndFlip(4, True), valid=20, limit_train=None, split_seed=0)
+        self._size, self._classes = size, classes
+
+    def read(self) -> tuple[Labelled, Labelled]:
+        labels = torch.arange(300) % self._classes
+        images = torch.zeros(300, *self._size, dtype=torch.uint8)
+        return Labelled(images, labels), Labelled(images, labels)
+
+
+def runs(overrides: list[str]) -> Iterator[list[str]]:
+    """The overrides of every run of a sweep over one key."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    swept = [override for override in parsed if override.is_sweep_override()]
+    fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
+    if not swept:
+        yield fixed
+    for override in swept:
+        yield from ([*fixed, f"{override.get_key_element()}={value}"] for value in override.sweep_string_iterator())
+
+
+@pytest.mark.parametrize(("task", "sweep"), SWEEPS, ids=[f"{task}-{sweep}" for task, sweep in SWEEPS])
+def test_every_run_can_begin_and_has_a_name(task: str, sweep: str) -> None:
+    options = argparse.Namespace(data="data", threads=1, overrides=["compute.precision=bf16-mixed"])
+    asked = compare.TASKS[task].sweeps[sweep]
+    told = list(runs(compare.command(compare.TASKS[task], asked.overrides, options)))
+    assert len(told) == len(asked.names)
+    with initialize_config_module("lwdc.conf", version_base="1.3"):
+        every = [make_settings(compose("config", overrides)) for overrides in told]
+    data = Noise(every[0].data.num_classes, every[0].data.input_size)
+    prepared = prepare(dataclasses.replace(every[0], data=data))  # the others differ by who proposes, or how long
+    assert prepared.bound is not None and prepared.bound < prepared.table.total / 6
