@@ -36,7 +36,7 @@ def test_what_has_no_effect_in_a_search_by_scores_is_refused(lwdc_in: Run) -> No
     for given, message in (
         ("gate=lwdc", "one path a step"),
         ("cost.factor=1", "has no use for cost.factor"),
-        ("cost.stiffness=7", "cost.stiffness says how a search by gradients"),
+        ("cost.end=0.7", "cost.end says how a search by gradients"),
         ("strategy.prior=1", "prior"),
         ("cost.budget=null", "give cost.budget; or take a score that counts the cost"),
     ):

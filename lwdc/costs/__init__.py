@@ -1,7 +1,7 @@
 """Costs: what a network costs, what a search expects it to cost, and how a bound is kept."""
 
 from lwdc.costs.base import CostModel, MeasuredCostModel, WholeCostModel
-from lwdc.costs.budget import BudgetController, choose, choose_within, parse_budget
+from lwdc.costs.budget import choose, choose_within, parse_budget
 from lwdc.costs.from_file import FromFile
 from lwdc.costs.latency import Latency
 from lwdc.costs.macs import Macs
@@ -13,7 +13,6 @@ from lwdc.costs.timing import measure_ms
 
 __all__ = [
     "Agreement",
-    "BudgetController",
     "CostModel",
     "CostTable",
     "FromFile",

@@ -1,6 +1,5 @@
-"""Budgets: what the user may write, the factor that holds it, and the choice that keeps it exactly."""
+"""Budgets: what the user may write, and the choice that keeps it exactly."""
 
-import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -8,9 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
-from torch import Tensor, nn
+from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.costs.table import CostTable
@@ -135,47 +133,3 @@ def _knapsack(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]]) -
             return chosen
         # The solver works with tolerances; whole numbers decide. What they refuse is ruled out, and it tries again.
         constraints.append(LinearConstraint(taken, -np.inf, len(sizes) - 1))
-
-
-@dataclasses.dataclass
-class BudgetController:
-    """Drives the factor of the cost so that the expected cost comes down to a bound: augmented Lagrangian.
-
-    The bound falls from the whole original cost to ``target`` (a share) between the shares ``begin``
-    and ``end`` of the search. ``stiffness`` weighs the squared excess, ``rate`` is how much the
-    multiplier would grow over a whole search with an excess of 1.
-    """
-
-    target: float
-    begin: float = 0.15
-    end: float = 0.6
-    stiffness: float = 20.0
-    rate: float = 100.0
-    multiplier: float = 0.0
-    bound: float = 1.0
-
-    def advance(self, progress: float) -> None:
-        """Set the bound, in place, for the share ``progress`` in [0, 1] of the search."""
-        share = min(max((progress - self.begin) / max(self.end - self.begin, 1e-12), 0.0), 1.0)
-        self.bound = self.target**share  # geometric: every halving takes as long
-
-    def term(self, expected: Tensor) -> Tensor:
-        """What the objective gains: a scalar, differentiable in the expected share."""
-        excess = expected - self.bound + self.multiplier / self.stiffness
-        return 0.5 * self.stiffness * torch.relu(excess) ** 2
-
-    def update(self, expected: float, step_share: float) -> None:
-        """Move the multiplier, in place, after a step that is ``step_share`` of the whole search."""
-        self.multiplier = max(0.0, self.multiplier + self.rate * step_share * (expected - self.bound))
-
-    def factor(self, expected: float) -> float:
-        """The weight that the cost has at this moment: the slope of ``term``."""
-        return self.stiffness * max(expected - self.bound + self.multiplier / self.stiffness, 0.0)
-
-    def state_dict(self) -> dict[str, float]:
-        """What ``load_state_dict`` needs to go on."""
-        return {"multiplier": self.multiplier, "bound": self.bound}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from a saved state, in place."""
-        self.multiplier, self.bound = state["multiplier"], state["bound"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.candidates.sampling import starts_of
-from lwdc.costs import BudgetController, CostTable, choose_within, parse_budget, tabulate
+from lwdc.costs import CostTable, choose_within, parse_budget, tabulate
 from lwdc.data.seeding import seed_all
 from lwdc.errors import BackboneError, CheckpointError, CostError, LwdcError, SpaceError, TrainingError
 from lwdc.pipeline.ranks import Ranks
@@ -25,8 +25,9 @@ from lwdc.strategies import (
     Pressure,
     SearchLesson,
     add_dial,
+    add_hold,
     check_pressure,
-    dial_of,
+    hold_of,
 )
 from lwdc.surgery import begin_with_prior, wrap
 from lwdc.training import accuracy, load_checkpoint
@@ -116,10 +117,11 @@ class Prepared(Trainable):
         if self.front is not None:
             smallest, largest = (bound / self.table.total for bound in self.front)
             assert self.settings.front is not None
-            add_dial(supernet, self.table, largest, smallest, self.settings.front.knots)
+            add_dial(supernet, largest, smallest, self.settings.front.knots)
+            add_hold(supernet, [self.table], exactly=True)
 
     def lesson(self, supernet: nn.Module) -> SearchLesson:
-        """What the search adds to training."""
+        """What the search adds to training; budgets are held by what is added to the supernet's gates, in place."""
         settings = self.settings
         assert settings.logits_optim is not None
         joint = JointLesson(
@@ -144,13 +146,19 @@ class Prepared(Trainable):
     def _pressures(self, supernet: nn.Module) -> list[Pressure | Held]:
         """One for every cost."""
         if self.front is not None:
-            return [Held(self.table, dial_of(supernet))]
+            held = hold_of(supernet)
+            assert held is not None
+            return [Held(held)]
+        bounded = [table for table, _ in self.bounded]
+        held = add_hold(supernet, bounded) if bounded else None
         pressures: list[Pressure | Held] = []
         for cost, table, bound in zip(self.settings.cost.all, self.tables, self.bounds, strict=True):
-            controller = None
-            if bound is not None:
-                controller = BudgetController(bound / table.total, cost.begin, cost.end, cost.stiffness, cost.rate)
-            pressures.append(Pressure(table, cost.factor, controller, bound, cost.shape, cost.ramp))
+            if bound is None:
+                assert cost.factor is not None
+                pressures.append(Pressure(table, cost.factor, cost.shape, cost.ramp))
+            else:
+                assert held is not None
+                pressures.append(Held(held, bounded.index(table), bound, cost.begin, cost.end))
         return pressures
 
 

@@ -42,8 +42,6 @@ class CostSettings:
     ramp: float = 0.3  # with a factor: share of the search in which the pressure grows to it
     begin: float = 0.15  # with a budget: share of the search at which its bound begins to fall
     end: float = 0.6  # and at which it is reached
-    stiffness: float = 20.0
-    rate: float = 100.0
     also: tuple["CostSettings", ...] = ()  # further costs, each with a factor or a budget of its own
 
     @property
@@ -100,7 +98,7 @@ class ScoreSettings:
                     f"{cost.model.name}: a search by scores weighs accuracy and cost by strategy.score, and has no use "
                     "for cost.factor: leave it out and give cost.budget, or take the score lwdc.proposers.compression."
                 )
-            given = {name: getattr(cost, name) for name in ("ramp", "begin", "end", "stiffness", "rate")}
+            given = {name: getattr(cost, name) for name in ("ramp", "begin", "end")}
             if getattr(cost.shape, "func", cost.shape) is not linear:
                 raise CostError(
                     f"{cost.model.name}: cost.shape says how a search by gradients adds a cost to its objective; a "

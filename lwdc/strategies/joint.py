@@ -14,6 +14,7 @@ from lwdc.costs import choose_within
 from lwdc.data import DataModule
 from lwdc.records import GateRecord, SearchState
 from lwdc.selection import advance, gates, selection_ops
+from lwdc.strategies.holding import hold, hold_of
 from lwdc.strategies.idle import spare_idle
 from lwdc.strategies.pressure import Held, Pressure
 from lwdc.surgery import candidate_index
@@ -21,7 +22,7 @@ from lwdc.training import AS_IT_STANDS, Execution, Fit, Lesson, OptimiserFactory
 
 
 class JointLesson:
-    """Adds costs to the objective, drives the gates' schedule and trains their logits.
+    """Weighs costs in the objective or holds them at bounds, drives the gates' schedule and trains their logits.
 
     A mixture is easy and a choice is not, so the search is made to end decided: from the share
     ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``. All of it is ours.
@@ -40,6 +41,7 @@ class JointLesson:
         self.decide, self.decide_from = decide, decide_from
         self._optimiser = optim([p for gate in gates(supernet) for p in gate.parameters()])
         self.hard = any(gate.samples == "one" for gate in gates(supernet))  # operators are trained one at a time
+        self._holds = hold_of(supernet) is not None
         self._leaves_out = any(gate.samples != "all" for gate in gates(supernet))
         self._progress = 0.0
 
@@ -51,21 +53,22 @@ class JointLesson:
         advance(self.supernet, progress)
         for pressure in self.pressures:
             pressure.begin(progress)
+        if self._holds:
+            hold(self.supernet, learning=True)
 
     def extra_loss(self) -> Tensor | None:
-        term = torch.stack([pressure.term(self.supernet) for pressure in self.pressures]).sum()
+        terms = [term for pressure in self.pressures if (term := pressure.term(self.supernet)) is not None]
         late = (self._progress - self.decide_from) / max(1 - self.decide_from, 1e-12)
         if late > 0 and self.decide:
-            term = term + self.decide * late * mean_entropy(self.supernet)
-        return term
+            terms.append(self.decide * late * mean_entropy(self.supernet))
+        return torch.stack(terms).sum() if terms else None
 
     def after_backward(self) -> None:
         if self._leaves_out:
             spare_idle(self.supernet)
 
     def end(self, step_share: float) -> None:
-        for pressure in self.pressures:
-            pressure.end(step_share)
+        del step_share
 
     def choice(self, bounds: Sequence[int | None] | None = None) -> Architecture:
         """The best architecture under the gates as they stand, within the pressures' bounds, or within others."""

@@ -10,8 +10,10 @@ from lwdc.architecture import Architecture
 from lwdc.costs import choose_within
 from lwdc.records import SearchState
 from lwdc.selection import gates
-from lwdc.strategies.dial import dial_of, hold
+from lwdc.strategies.dial import dial_of
+from lwdc.strategies.holding import hold
 from lwdc.strategies.joint import JointLesson
+from lwdc.strategies.pressure import Held
 
 
 class FrontLesson:
@@ -25,7 +27,8 @@ class FrontLesson:
     def __init__(self, joint: JointLesson, bound: int) -> None:
         self.joint, self.bound = joint, bound
         (held,) = joint.pressures
-        self._table = held.table
+        assert isinstance(held, Held) and held.bound is None
+        self._hold = held.hold
         self.supernet, self.hard = joint.supernet, joint.hard
         self.dial = dial_of(self.supernet)
 
@@ -33,9 +36,8 @@ class FrontLesson:
         return self.joint.optimisers()
 
     def begin(self, progress: float) -> None:
-        self.dial.turn(float(torch.rand(())))
+        self._turn(float(torch.rand(())))
         self.joint.begin(progress)
-        hold(self.supernet, self._table, learning=True)
 
     def extra_loss(self) -> Tensor | None:
         return self.joint.extra_loss()
@@ -45,19 +47,25 @@ class FrontLesson:
 
     def end(self, step_share: float) -> None:
         self.joint.end(step_share)
-        self.dial.turn(0.5)
-        hold(self.supernet, self._table)
+        self._turn(0.5)
+        hold(self.supernet)
+
+    def _turn(self, position: float) -> None:
+        self.dial.turn(position)
+        self._hold.shares.fill_(self.dial.share)
 
     def choice(self, bounds: Sequence[int | None] | None = None) -> Architecture:
         """The best architecture within the bound, or within another; the dial then points there."""
         bound = self.bound if bounds is None else bounds[0]
         assert bound is not None
-        self.dial.turn_to(bound / self._table.total)
-        self.dial.pressure.zero_()  # what is found must not depend on where the dial stood before
-        hold(self.supernet, self._table)
+        (table,) = self._hold.tables
+        self.dial.turn_to(bound / table.total)
+        self._hold.shares.fill_(self.dial.share)
+        self._hold.pressure.zero_()  # what is found must not depend on where the dial stood before
+        hold(self.supernet)
         for gate in gates(self.supernet):
             gate.average.zero_()  # over all budgets it says nothing of one
-        return choose_within(self.supernet, [(self._table, bound)])
+        return choose_within(self.supernet, [(table, bound)])
 
     def decidedness(self, architecture: Architecture) -> dict[str, float]:
         return self.joint.decidedness(architecture)

@@ -1,16 +1,15 @@
-"""Pressure: one cost in the objective of a search, by a factor, towards a budget, or held at one."""
+"""Pressure: one cost in a search, weighed by a factor in the objective, or held at a bound by the gates themselves."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from lwdc.costs import BudgetController, CostTable, expected_cost, linear
+from lwdc.costs import CostTable, expected_cost, linear
 from lwdc.errors import CostError
 from lwdc.records import CostState
-from lwdc.strategies.dial import Dial
+from lwdc.strategies.holding import Hold
 
 
 def check_pressure(name: str, factor: float | None, budget: object) -> None:
@@ -23,96 +22,81 @@ def check_pressure(name: str, factor: float | None, budget: object) -> None:
 
 @dataclasses.dataclass
 class Pressure:
-    """The weight that a cost has in a search.
+    """The weight that a cost has in a search: ``factor``, up to which it ramps over the share ``ramp`` of the search.
 
-    Either ``factor`` is given, and the pressure ramps up to it over the share ``ramp`` of the search, or ``budget``, a
-    controller that finds the factor, with ``bound``, the cost that the choice keeps exactly. ``shape`` says what
-    of the expected share is added, with a factor.
+    ``shape`` says what of the expected share is added.
     """
 
     table: CostTable
-    factor: float | None = None
-    budget: BudgetController | None = None
-    bound: int | None = None
+    factor: float
     shape: Callable[[Tensor], Tensor] = linear
     ramp: float = 0.3
+    bound: None = dataclasses.field(default=None, init=False)  # of the choice: none
     _progress: float = dataclasses.field(default=0.0, init=False)
-    _expected: float = dataclasses.field(default=1.0, init=False)
-
-    def __post_init__(self) -> None:
-        check_pressure(self.table.name, self.factor, self.budget)
 
     def begin(self, progress: float) -> None:
         """Set the schedule, in place, to the share ``progress`` of the search."""
         self._progress = progress
-        if self.budget is not None:
-            self.budget.advance(progress)
 
-    def term(self, supernet: nn.Module) -> Tensor:
+    def term(self, supernet: nn.Module) -> Tensor | None:
         """What the objective gains in this step: a scalar."""
-        expected = expected_cost(supernet, self.table)
-        self._expected = float(expected.detach())
-        if self.budget is not None:
-            return self.budget.term(expected)
-        assert self.factor is not None
-        return self.factor * self._ramped() * self.shape(expected)
-
-    def end(self, step_share: float) -> None:
-        """After a step that is ``step_share`` of the whole search."""
-        if self.budget is not None:
-            self.budget.update(self._expected, step_share)
+        return self._weight() * self.shape(expected_cost(supernet, self.table))
 
     def state(self, supernet: nn.Module) -> CostState:
         """How it stands, under the gates as they are."""
         expected = float(expected_cost(supernet, self.table).detach())
-        factor = self.budget.factor(self._expected) if self.budget else (self.factor or 0.0) * self._ramped()
-        return CostState(self.table.name, expected, self.budget.bound if self.budget else None, factor)
+        return CostState(self.table.name, expected, None, self._weight())
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "expected": self._expected,
-            "progress": self._progress,
-            "budget": self.budget.state_dict() if self.budget else {},
-        }
+        return {"progress": self._progress}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._expected, self._progress = state["expected"], state["progress"]
-        if self.budget is not None:
-            self.budget.load_state_dict(state["budget"])
+        self._progress = state["progress"]
 
-    def _ramped(self) -> float:
-        return min(1.0, self._progress / self.ramp) if self.ramp > 0 else 1.0
+    def _weight(self) -> float:
+        return self.factor * (min(1.0, self._progress / self.ramp) if self.ramp > 0 else 1.0)
 
 
 @dataclasses.dataclass
 class Held:
-    """A cost that a dial holds at its budget in every step, by the gates themselves: the objective gains nothing.
+    """A cost that ``hold`` keeps to a bound in every step, by the gates themselves: the objective gains nothing.
 
-    What is reported as the factor is the dial's pressure: what a logit loses for the whole of the original's cost.
+    It is the cost number ``which`` of the hold. The bound falls from the whole original cost to that of the choice,
+    ``bound``, between the shares ``begin`` and ``end`` of the search; without ``bound`` it is set by others. What is
+    reported as the factor is the pressure: what a logit loses for the whole of the original's cost.
     """
 
-    table: CostTable
-    dial: Dial
-    bound: None = None  # of the choice: whatever is read off
+    hold: Hold
+    which: int = 0
+    bound: int | None = None  # in whole numbers of the table
+    begins: float = 0.15
+    ends: float = 0.6
+
+    @property
+    def table(self) -> CostTable:
+        """Of the cost."""
+        return self.hold.tables[self.which]
 
     def begin(self, progress: float) -> None:
-        """Nothing: the dial has no schedule."""
+        """Set the bound, in place, for the share ``progress`` of the search."""
+        if self.bound is None:
+            return
+        share = min(max((progress - self.begins) / max(self.ends - self.begins, 1e-12), 0.0), 1.0)
+        self.hold.shares[self.which] = (self.bound / self.table.total) ** share  # every halving takes as long
 
-    def term(self, supernet: nn.Module) -> Tensor:
+    def term(self, supernet: nn.Module) -> Tensor | None:
         """What the objective gains in this step: nothing."""
         del supernet
-        return torch.zeros((), device=self.dial.position.device)
-
-    def end(self, step_share: float) -> None:
-        """Nothing: no factor has to be found."""
+        return None
 
     def state(self, supernet: nn.Module) -> CostState:
-        """How it stands at the dial's position, under the gates as they are."""
+        """How it stands, under the gates as they are."""
         expected = float(expected_cost(supernet, self.table).detach())
-        return CostState(self.table.name, expected, self.dial.share, float(self.dial.pressure))
+        which = self.which
+        return CostState(self.table.name, expected, float(self.hold.shares[which]), float(self.hold.pressure[which]))
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {}  # the supernet's holds everything
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         del state

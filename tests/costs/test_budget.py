@@ -13,7 +13,7 @@ from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.candidates import label
-from lwdc.costs import BudgetController, CostTable, Macs, Params, choose, choose_within, parse_budget, tabulate
+from lwdc.costs import CostTable, Macs, Params, choose, choose_within, parse_budget, tabulate
 from lwdc.costs.budget import _knapsack
 from lwdc.errors import CostError
 from lwdc.gates import Softmax
@@ -243,60 +243,3 @@ def test_amounts_in_other_units_are_refused(unit: str, budget: str) -> None:
     table = CostTable("cost", unit, {"a": {"original": 9_000_000}}, {"a": 9_000_000}, {"a": "a"}, 0)
     with pytest.raises(CostError, match=f"the cost is counted in {unit}; write a share like 0.5 or an amount like"):
         parse_budget(budget, table)
-
-
-def descend(controller: BudgetController, steps: range, logit: torch.nn.Parameter, total: int) -> None:
-    """A toy: a task that wants the dear candidate, a cost that the controller weighs."""
-    optimiser = torch.optim.SGD([logit], lr=0.5)
-    for step in steps:
-        controller.advance(step / total)
-        expected = 0.2 + 0.8 * torch.sigmoid(logit)
-        loss = 0.5 * (1 - torch.sigmoid(logit)) + controller.term(expected)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        controller.update(float(expected.detach()), 1 / total)
-
-
-@pytest.mark.parametrize("target", [0.9, 0.5, 0.3])
-def test_the_controller_drives_a_toy_problem_to_its_bound(target: float) -> None:
-    controller, logit = BudgetController(target), nn.Parameter(torch.tensor(2.0))
-    descend(controller, range(500), logit, 500)
-    assert 0.2 + 0.8 * float(torch.sigmoid(logit.detach())) == pytest.approx(target, abs=0.01)
-
-
-def test_a_bound_that_does_not_bind_costs_nothing() -> None:
-    controller, logit = BudgetController(1.0), nn.Parameter(torch.tensor(0.0))
-    descend(controller, range(100), logit, 100)
-    assert controller.multiplier == 0
-    assert controller.factor(0.5) == 0
-
-
-def test_the_bound_falls_geometrically_from_one_to_the_target() -> None:
-    controller = BudgetController(0.25, begin=0.2, end=0.6)
-    bounds = {}
-    for progress in (0.0, 0.2, 0.4, 0.6, 1.0):
-        controller.advance(progress)
-        bounds[progress] = controller.bound
-    assert bounds == pytest.approx({0.0: 1.0, 0.2: 1.0, 0.4: 0.5, 0.6: 0.25, 1.0: 0.25})
-
-
-def test_the_factor_is_the_slope_of_the_term() -> None:
-    controller = BudgetController(0.5, multiplier=0.3)
-    controller.advance(1.0)
-    for value in (0.4, 0.49, 0.6, 1.0):
-        expected = torch.tensor(value, dtype=torch.float64, requires_grad=True)
-        controller.term(expected).backward()
-        assert float(expected.grad) == pytest.approx(controller.factor(value))
-
-
-def test_the_controller_goes_on_from_its_state() -> None:
-    straight, logit = BudgetController(0.4), nn.Parameter(torch.tensor(2.0))
-    descend(straight, range(100), logit, 100)
-
-    first, resumed, other = BudgetController(0.4), BudgetController(0.4), nn.Parameter(torch.tensor(2.0))
-    descend(first, range(37), other, 100)
-    resumed.load_state_dict(first.state_dict())
-    descend(resumed, range(37, 100), other, 100)
-    assert (resumed.multiplier, resumed.bound) == (straight.multiplier, straight.bound)
-    assert torch.equal(other, logit)

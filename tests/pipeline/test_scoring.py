@@ -346,7 +346,7 @@ def test_a_search_that_ends_before_it_begins_to_learn_says_so(
     [
         ({"cost": CostSettings(Macs(), factor=1.0)}, CostError, "has no use for cost.factor"),
         ({"cost": CostSettings(Macs())}, CostError, "counts accuracy alone, so give cost.budget"),
-        ({"cost": CostSettings(Macs(), budget=0.5, rate=7.0)}, CostError, "cost.rate says how a search by gradients"),
+        ({"cost": CostSettings(Macs(), budget=0.5, begin=0.1)}, CostError, "cost.begin says how a search by gradients"),
         ({"cost": CostSettings(Macs(), budget=0.5, shape=logarithmic)}, CostError, "cost.shape says how a search by"),
         ({"cost": CostSettings(Macs(), budget=0.5, also=(CostSettings(Params()),))}, CostError, "give its budget"),
         ({"cost": CostSettings(Macs(), budget=0.01)}, CostError, "cannot be reached"),

@@ -13,14 +13,14 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from lwdc.costs import BudgetController, CostTable, Macs, tabulate
+from lwdc.costs import CostTable, Macs, tabulate
 from lwdc.data import WHOLE, Batch, Digits, Shard
 from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, Softmax
 from lwdc.objectives import Distillation
 from lwdc.records import EpochRecord
 from lwdc.selection import selection_ops
 from lwdc.space import SearchSpace
-from lwdc.strategies import FrontLesson, Held, JointLesson, Pressure, add_dial, dial_of, search_fit
+from lwdc.strategies import FrontLesson, Held, JointLesson, add_dial, add_hold, hold_of, search_fit
 from lwdc.surgery import wrap
 from lwdc.training import AS_IT_STANDS, Execution, Fit, Recipe
 
@@ -89,7 +89,8 @@ def supernet(gate: str, *, dial: bool = False, dropout: float = 0.0) -> nn.Modul
                 setattr(module, name, Frozen(child.num_features))
     made = made.double()
     if dial:
-        add_dial(made, tabulated(False), 0.9, 0.4, 3)
+        add_dial(made, 0.9, 0.4, 3)
+        add_hold(made, [tabulated(False)], exactly=True)
     return made
 
 
@@ -111,9 +112,9 @@ def search(model: nn.Module, ranks: int, execution: Execution = AS_IT_STANDS, **
     table = tabulated(has_dial(model))
     recipe = dataclasses.replace(Recipe(2, 64, SGD, objective=Distillation()), **changes)
     if has_dial(model):
-        lesson: Any = FrontLesson(JointLesson(model, [Held(table, dial_of(model))], ADAM), table.total // 2)
+        lesson: Any = FrontLesson(JointLesson(model, [Held(hold_of(model))], ADAM), table.total // 2)
     else:
-        lesson = JointLesson(model, [Pressure(table, budget=BudgetController(0.5))], ADAM)
+        lesson = JointLesson(model, [Held(add_hold(model, [table]), 0, table.total // 2)], ADAM)
     fabric = fabric_of(ranks)
     return search_fit(model, exact(), recipe, lesson, seed=0, fabric=fabric, teacher=network(), execution=execution)
 
