@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from lwdc.errors import SpaceError
 
@@ -104,19 +103,8 @@ class Gate(nn.Module, abc.ABC):
             return torch.log_softmax(self.logits.detach(), dim=0)
         return (self.average / total).clamp_min(1e-12).log()
 
-    def free(self) -> None:
-        """Leave the logits as they stand, in place, as a plain parameter; what computes them is taken off."""
-        if not parametrize.is_parametrized(self, "logits"):
-            return
-        logits = nn.Parameter(self.logits.detach().clone())
-        # Not by torch's remove_parametrizations: it takes the property off the class, which copies share.
-        del self.parametrizations
-        self.__class__ = type(self).__bases__[0]
-        self.logits = logits
-
     def point_at(self, index: int) -> None:
         """Choose a candidate for good, in place: every form of the gate becomes exactly one-hot."""
-        self.free()
         with torch.no_grad():
             self.logits.fill_(-1e4).index_fill_(0, torch.tensor([index], device=self.logits.device), 1e4)
             self.average.zero_()

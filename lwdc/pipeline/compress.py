@@ -28,7 +28,7 @@ from lwdc.pipeline.run import Interrupted, Run, alone, check_folder, resumable
 from lwdc.pipeline.scoring import search_by_scores, train_paths
 from lwdc.pipeline.settings import CostSettings, Settings
 from lwdc.records import Accuracies, CostResult, Result, as_dict
-from lwdc.selection import gates, selection_ops
+from lwdc.selection import selection_ops
 from lwdc.strategies import Chooser, search_fit
 from lwdc.surgery import discretise, rebuild
 from lwdc.tracking import Sink
@@ -235,9 +235,6 @@ def _trained_search(
             seed=settings.seed, fabric=prepared.fabric, teacher=teacher, execution=settings.compute.execution,
         )  # fmt: skip
         seconds = run.train(fit)
-    if prepared.front is None:
-        for gate in list(gates(supernet)):
-            gate.free()  # the budget is held no longer, and whatever chooses from here on finds plain logits
     return seconds, lambda: (lesson, {"seconds": 0.0})
 
 

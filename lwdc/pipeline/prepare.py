@@ -19,15 +19,15 @@ from lwdc.proposers import Menu, Proposer
 from lwdc.selection import selection_ops
 from lwdc.space import Plan, make_plan
 from lwdc.strategies import (
+    Dialled,
     FrontLesson,
     Held,
     JointLesson,
     Pressure,
     SearchLesson,
     add_dial,
-    add_hold,
     check_pressure,
-    hold_of,
+    dial_of,
 )
 from lwdc.surgery import begin_with_prior, wrap
 from lwdc.training import accuracy, load_checkpoint
@@ -117,11 +117,10 @@ class Prepared(Trainable):
         if self.front is not None:
             smallest, largest = (bound / self.table.total for bound in self.front)
             assert self.settings.front is not None
-            add_dial(supernet, largest, smallest, self.settings.front.knots)
-            add_hold(supernet, [self.table], exactly=True)
+            add_dial(supernet, self.table, largest, smallest, self.settings.front.knots)
 
     def lesson(self, supernet: nn.Module) -> SearchLesson:
-        """What the search adds to training; budgets are held by what is added to the supernet's gates, in place."""
+        """What the search adds to training."""
         settings = self.settings
         assert settings.logits_optim is not None
         joint = JointLesson(
@@ -143,22 +142,17 @@ class Prepared(Trainable):
         except TypeError as error:
             raise LwdcError(f"strategy.proposer cannot be built: {error}") from error
 
-    def _pressures(self, supernet: nn.Module) -> list[Pressure | Held]:
+    def _pressures(self, supernet: nn.Module) -> list[Pressure | Held | Dialled]:
         """One for every cost."""
         if self.front is not None:
-            held = hold_of(supernet)
-            assert held is not None
-            return [Held(held)]
-        bounded = [table for table, _ in self.bounded]
-        held = add_hold(supernet, bounded) if bounded else None
-        pressures: list[Pressure | Held] = []
+            return [Dialled(self.table, dial_of(supernet))]
+        pressures: list[Pressure | Held | Dialled] = []
         for cost, table, bound in zip(self.settings.cost.all, self.tables, self.bounds, strict=True):
-            if bound is None:
+            if bound is not None:
+                pressures.append(Held(table, bound, cost.begin, cost.end))
+            else:
                 assert cost.factor is not None
                 pressures.append(Pressure(table, cost.factor, cost.shape, cost.ramp))
-            else:
-                assert held is not None
-                pressures.append(Held(held, bounded.index(table), bound, cost.begin, cost.end))
         return pressures
 
 

@@ -1,28 +1,40 @@
 """The dial: gates whose logits are functions of the budget, so that one supernet holds the choices for many."""
 
 import math
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lwdc.selection import gates
+from lwdc.costs import CostTable, expected_cost
+from lwdc.selection import selection_ops
 
 
 class Dial(nn.Module):
     """A position in [0, 1] on the logarithmic scale between two budgets, which every gate of a supernet reads.
 
     ``largest`` and ``smallest`` are shares of the original's cost. The gates' logits are given at ``knots`` positions,
-    evenly spaced, and linear between them.
+    evenly spaced, and linear between them; from each the ``pressure`` takes its candidate's share of the cost, so
+    many times, which is how ``hold`` keeps the budget.
     """
 
     position: Tensor
+    pressure: Tensor
 
     def __init__(self, largest: float, smallest: float, knots: int) -> None:
         super().__init__()
         assert 0 < smallest < largest and knots > 1
         self.largest, self.smallest, self.knots = largest, smallest, knots
-        self.register_buffer("position", torch.tensor(0.5))  # a buffer, so that copies and checkpoints carry it
+        # Buffers, so that copies and checkpoints carry them.
+        self.register_buffer("position", torch.tensor(0.5))
+        self.register_buffer("pressure", torch.tensor(0.0, dtype=torch.float64))
+        self.lifted: Tensor | None = None  # the pressure as a function of the logits, while a step is under way
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "lifted": None}  # of a step: a copy begins between steps
 
     @property
     def share(self) -> float:
@@ -30,7 +42,7 @@ class Dial(nn.Module):
         return self.largest * (self.smallest / self.largest) ** float(self.position)
 
     def turn(self, position: float) -> None:
-        """Set the position, in place."""
+        """Set the position, in place. The pressure stays, until ``hold``."""
         self.position.fill_(position)
 
     def turn_to(self, share: float) -> None:
@@ -44,15 +56,86 @@ class Dial(nn.Module):
         return (1 - (place - torch.arange(self.knots, device=place.device)).abs()).clamp_min(0)
 
 
-def add_dial(supernet: nn.Module, largest: float, smallest: float, knots: int) -> Dial:
+def add_dial(supernet: nn.Module, table: CostTable, largest: float, smallest: float, knots: int) -> Dial:
     """Make the logits of every gate a function of a dial's position, in place; all begin as they are, at any position.
 
     With 2 knots it is affine in the logarithm of the budget. Ours.
     """
     dial = Dial(largest, smallest, knots).to(next(supernet.parameters()).device)
-    for gate in list(gates(supernet)):
-        parametrize.register_parametrization(gate, "logits", _Curve(dial))
+    ops = selection_ops(supernet)
+    for group, costs in table.group_costs().items():
+        shares = torch.tensor(costs, dtype=torch.float64) / table.total
+        parametrize.register_parametrization(ops[group].gate, "logits", _Curve(dial, shares))
     return dial
+
+
+def hold(supernet: nn.Module, table: CostTable, *, learning: bool = False) -> None:
+    """Set the dial's pressure, in place, to where the gates expect the cost of its budget, whatever their logits say.
+
+    Logits that fall in proportion to costs give, of all mixtures with that (summed) cost, the one nearest to the one
+    before, in relative entropy. Gates whose expectation is one-hot come as near as one more or one less change of an
+    operator brings them. While gates are uniform nothing can be held, and the pressure stays. With ``learning``,
+    and until it is called again, the gradients of the logits keep to what leaves the expected cost as it is. Ours.
+    """
+    dial = dial_of(supernet)
+    dial.lifted = None
+
+    def excess(pressure: float) -> float:
+        dial.pressure.fill_(pressure)
+        return float(expected_cost(supernet, table)) - dial.share
+
+    with torch.no_grad():
+        dial.pressure.fill_(held_at(excess, float(dial.pressure)))
+    if learning:
+        curves = [curve for name, curve in supernet.named_parameters() if name.endswith(_CURVE)]
+        with torch.enable_grad():
+            dial.lifted = dial.pressure.detach().clone().requires_grad_()
+            slope, *slopes = torch.autograd.grad(expected_cost(supernet, table), [dial.lifted, *curves])
+        if float(slope) < -_FLAT:
+            dial.lifted = cast(Tensor, _Implicit.apply(dial.pressure, [-s / slope for s in slopes], *curves))
+        else:
+            dial.lifted = None
+
+
+class _Implicit(torch.autograd.Function):
+    """The pressure that holds, with its slope in the logits. Unlike a graph it bears several backward passes."""
+
+    @staticmethod
+    def forward(ctx: Any, pressure: Tensor, slopes: list[Tensor], *curves: Tensor) -> Tensor:
+        ctx.slopes = slopes
+        return pressure.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return None, None, *(gradient * slope for slope in ctx.slopes)
+
+
+def held_at(excess: Callable[[float], float], guess: float, *, least: float = -math.inf) -> float:
+    """Where a falling function is zero, from near ``guess``; as near as it comes, from ``least`` on.
+
+    ``guess`` if it is constant.
+    """
+    here = excess(guess)
+    if abs(here) < _NEAR or (here < 0 and guess <= least):
+        return guess
+    last, there, width = guess, here, 1.0
+    while width <= _MOST:
+        beyond = max(guess + math.copysign(width, here), least)
+        there = excess(beyond)
+        if abs(there) < _NEAR:
+            return beyond
+        if there * here < 0:
+            return float(brentq(excess, last, beyond, xtol=1e-3, rtol=1e-6))
+        last, width = beyond, 4 * width
+        if beyond == least:
+            break
+    return last if there != here else guess
+
+
+_NEAR = 1e-4  # of the original's cost
+_MOST = 2.0**20  # of a pressure: what is not reached by it, is not reached
+_CURVE = "parametrizations.logits.original"
+_FLAT = 1e-6  # where the pressure changes nothing there is no gradient to mend
 
 
 def dial_of(supernet: nn.Module) -> Dial:
@@ -61,15 +144,20 @@ def dial_of(supernet: nn.Module) -> Dial:
 
 
 class _Curve(nn.Module):
-    """Logits ``(n,)`` at the dial's position from those at its knots, ``(knots, n)``."""
+    """Logits ``(n,)`` at the dial's position from those at its knots, ``(knots, n)``, under its pressure."""
 
-    def __init__(self, dial: Dial) -> None:
+    shares: Tensor
+
+    def __init__(self, dial: Dial, shares: Tensor) -> None:
         super().__init__()
         self.dial = dial
+        self.register_buffer("shares", shares.to(dial.position.device), persistent=False)
 
     def forward(self, at_knots: Tensor) -> Tensor:
         weights = self.dial.weights().to(at_knots.dtype)
-        return (weights[:, None] * at_knots).sum(0)  # no product: autocast would round it
+        logits = (weights[:, None] * at_knots).sum(0)  # no product: autocast would round it
+        pressure = self.dial.pressure if self.dial.lifted is None else self.dial.lifted
+        return logits - pressure.to(logits) * self.shares.to(logits)
 
     def right_inverse(self, logits: Tensor) -> Tensor:
         return logits.repeat(self.dial.knots, 1)

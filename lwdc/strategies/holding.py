@@ -1,165 +1,136 @@
 """Holding: logits shifted in proportion to costs, until what the gates expect keeps to bounds."""
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from lwdc.costs import CostTable, expected_cost
+from lwdc.costs import expected_cost
 from lwdc.selection import selection_ops
+from lwdc.strategies.dial import held_at
+from lwdc.strategies.pressure import Held
 
 
-class Hold(nn.Module):
-    """What costs take off the logits of every gate of a supernet: each of them ``pressure`` times its share.
+class Holding:
+    """Keeps what the gates of a supernet expect of costs within their shares, whatever their logits say.
 
-    ``shares`` are the bounds, of the original's costs, that ``hold`` keeps to. A cost is held from above, by a pressure
-    from 0 on, or with ``exactly`` from both sides.
+    From every logit a cost takes its candidate's share of the original's, ``pressure`` times, from 0 on and no more
+    than it takes. Of all mixtures with these (summed) costs that gives the one nearest to the one before, in relative
+    entropy. Logits are shifted in place, so gates stay what they are. Gates whose expectation is one-hot come as near
+    as one more or one less change of an operator brings them; while gates are uniform nothing can be held. Ours.
     """
 
-    shares: Tensor
-    pressure: Tensor
+    def __init__(self, supernet: nn.Module, held: Sequence[Held]) -> None:
+        self.supernet, self.held = supernet, tuple(held)
+        ops = selection_ops(supernet)
+        by_cost = [cost.table.group_costs() for cost in self.held]
+        groups = list(by_cost[0])
+        self._gates = [ops[group].gate for group in groups]
+        # By cost and gate: what one unit of pressure takes from the logits.
+        self._shares = [
+            [torch.tensor(costs[group]).to(self._logits[i]) / cost.table.total for i, group in enumerate(groups)]
+            for costs, cost in zip(by_cost, self.held, strict=True)
+        ]
+        self._slopes: list[list[Tensor]] = []  # by cost that presses: its gradient in the logits
+        self._pressing: list[int] = []
 
-    def __init__(self, tables: Sequence[CostTable], *, exactly: bool) -> None:
-        super().__init__()
-        self.tables, self.exactly = tuple(tables), exactly
-        # Buffers, so that copies and checkpoints carry them.
-        self.register_buffer("shares", torch.ones(len(self.tables), dtype=torch.float64))
-        self.register_buffer("pressure", torch.zeros(len(self.tables), dtype=torch.float64))
-        self.lifted: Tensor | None = None  # the pressure as a function of the logits, while a step is under way
+    @property
+    def _logits(self) -> list[Tensor]:
+        return [gate.logits for gate in self._gates]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "lifted": None}  # of a step: a copy begins between steps
-
-
-def add_hold(supernet: nn.Module, tables: Sequence[CostTable], *, exactly: bool = False) -> Hold:
-    """Let costs take from the logits of every gate, in place; at first they take nothing."""
-    held = Hold(tables, exactly=exactly).to(next(supernet.parameters()).device)
-    ops = selection_ops(supernet)
-    by_table = [table.group_costs() for table in tables]
-    for group in by_table[0]:
-        shares = [torch.tensor(costs[group]).double() / t.total for costs, t in zip(by_table, tables, strict=True)]
-        parametrize.register_parametrization(ops[group].gate, "logits", _Pressed(held, torch.stack(shares)))
-    return held
-
-
-def hold_of(supernet: nn.Module) -> Hold | None:
-    """The one that was added to a supernet, if any."""
-    return next((module for module in supernet.modules() if isinstance(module, Hold)), None)
-
-
-def hold(supernet: nn.Module, *, learning: bool = False) -> None:
-    """Set the pressures, in place, to where the gates expect costs within their bounds, whatever their logits say.
-
-    Logits that fall in proportion to costs give, of all mixtures with these (summed) costs, the one nearest to the one
-    before, in relative entropy. Gates whose expectation is one-hot come as near as one more or one less change of an
-    operator brings them. While gates are uniform nothing can be held, and pressures stay. With ``learning``, and until
-    it is called again, the gradients of the logits keep to what leaves the costs that are held as they are. Ours.
-    """
-    held = hold_of(supernet)
-    assert held is not None
-    held.lifted = None
-    with torch.no_grad():
-        for _ in range(_SWEEPS if len(held.tables) > 1 else 1):
-            before = held.pressure.clone()
-            for which in range(len(held.tables)):
-                _hold_one(supernet, held, which)
-            if torch.allclose(held.pressure, before, rtol=1e-3, atol=1e-3):
+    def hold(self) -> None:
+        """Set the pressures, and shift the logits, in place, so that every cost is within its share."""
+        self._pressing, self._slopes = [], []
+        if bool(self._gates[0].uniform):
+            return
+        for _ in range(_STEPS):
+            if self._look():
+                return
+            if not self._newton():
                 break
-    if learning:
-        held.lifted = _lifted(supernet, held)
+        self._search()
+        self._look()
+
+    def project(self) -> None:
+        """Take from the gradients of the logits, in place, what would change the costs that press."""
+        gradients = [gate.logits.grad for gate in self._gates]
+        if not self._pressing or None in gradients:
+            return
+        grads = cast(list[Tensor], gradients)
+        # The pressures are functions of the logits, by the implicit function theorem.
+        along = torch.stack([_dot(self._shares[k], grads) for k in self._pressing])
+        weights, failed = torch.linalg.solve_ex(self._jacobian().T, along)
+        if not bool(failed):
+            for weight, slopes in zip(weights, self._slopes, strict=True):
+                torch._foreach_add_(grads, torch._foreach_mul(slopes, weight))
+
+    def _look(self) -> bool:
+        """Find how costs stand and what they would gain by the logits; whether all are where they shall be."""
+        excesses, self._pressing, self._slopes = [], [], []
+        for k, cost in enumerate(self.held):
+            expected = expected_cost(self.supernet, cost.table)
+            excess = float(expected.detach()) - cost.share
+            if excess > _NEAR or cost.pressure > 0:
+                excesses.append(excess)
+                self._pressing.append(k)
+                self._slopes.append(list(torch.autograd.grad(expected, self._logits)))
+        self._excesses = excesses
+        return all(abs(excess) < _NEAR for excess in excesses)
+
+    def _jacobian(self) -> Tensor:
+        """Of the costs that press in their pressures."""
+        return -torch.stack(
+            [torch.stack([_dot(self._shares[k], slopes) for k in self._pressing]) for slopes in self._slopes]
+        )
+
+    def _newton(self) -> bool:
+        """Go one step of Newton's method; False, and nothing done, where the costs hardly follow."""
+        jacobian = self._jacobian().double()
+        if bool((jacobian.diagonal() > -_FLAT).any()):
+            return False
+        excess = torch.tensor(self._excesses, dtype=jacobian.dtype, device=jacobian.device)
+        steps, failed = torch.linalg.solve_ex(jacobian, -excess)
+        if bool(failed):
+            return False
+        for k, step in zip(self._pressing, steps.tolist(), strict=True):
+            self._press(k, max(self.held[k].pressure + step, 0.0))
+        return True
+
+    def _press(self, which: int, pressure: float) -> None:
+        with torch.no_grad():
+            torch._foreach_add_(self._logits, self._shares[which], alpha=self.held[which].pressure - pressure)
+        self.held[which].pressure = pressure
+
+    def _search(self) -> None:
+        """Find the pressures by bisection, one cost after the other, as long as they move each other."""
+        for _ in range(_SWEEPS if len(self.held) > 1 else 1):
+            before = [cost.pressure for cost in self.held]
+            for k in range(len(self.held)):
+                self._search_one(k)
+            if all(abs(cost.pressure - old) <= 1e-3 * (1 + old) for cost, old in zip(self.held, before, strict=True)):
+                break
+
+    def _search_one(self, which: int) -> None:
+        cost, shares = self.held[which], self._shares[which]
+        begun, logits = cost.pressure, torch._foreach_add([logit.detach() for logit in self._logits], 0.0)
+
+        def excess(pressure: float) -> float:
+            # From where they stood, because far away logits are rounded.
+            shifted = torch._foreach_add(logits, shares, alpha=begun - pressure)
+            torch._foreach_copy_([logit.data for logit in self._logits], shifted)
+            return float(expected_cost(self.supernet, cost.table)) - cost.share
+
+        with torch.no_grad():
+            cost.pressure = held_at(excess, begun, least=0.0)
+            excess(cost.pressure)
 
 
-def _hold_one(supernet: nn.Module, held: Hold, which: int) -> None:
-    """Set one cost's pressure, in place, where those of the others stand."""
-    table, share = held.tables[which], float(held.shares[which])
-
-    def excess(pressure: float) -> float:
-        held.pressure[which] = pressure
-        return float(expected_cost(supernet, table)) - share
-
-    least = -_MOST if held.exactly else 0.0
-    held.pressure[which] = _held_at(excess, float(held.pressure[which]), least)
+def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    return torch.stack([total.sum() for total in torch._foreach_mul(list(first), list(second))]).sum()
 
 
-def _held_at(excess: Callable[[float], float], guess: float, least: float) -> float:
-    """Where a falling function is zero, from near ``guess``; as near as it comes from ``least`` on.
-
-    ``guess`` if it is constant.
-    """
-    here = excess(guess)
-    if abs(here) < _NEAR or (here < 0 and guess <= least):
-        return guess
-    last, there, width = guess, here, 1.0
-    while width <= _MOST:
-        beyond = max(guess + math.copysign(width, here), least)
-        there = excess(beyond)
-        if abs(there) < _NEAR:
-            return beyond
-        if there * here < 0:
-            return float(brentq(excess, last, beyond, xtol=1e-3, rtol=1e-6))
-        if beyond == least:
-            return least if there != here else guess
-        last, width = beyond, 4 * width
-    return last if there != here else guess
-
-
-def _lifted(supernet: nn.Module, held: Hold) -> Tensor | None:
-    """The pressures as functions of the logits, by the implicit function theorem; None where none is one."""
-    active = list(range(len(held.tables))) if held.exactly else held.pressure.nonzero().flatten().tolist()
-    originals = [p for name, p in supernet.named_parameters() if name.endswith(_ORIGINAL)]
-    with torch.enable_grad():
-        held.lifted = held.pressure.detach().clone().requires_grad_()
-        inputs = [held.lifted, *originals]
-        found = {k: torch.autograd.grad(expected_cost(supernet, held.tables[k]), inputs) for k in active}
-    # Where the pressure changes nothing there is no gradient to mend.
-    active = [k for k in active if float(found[k][0][k]) < -_FLAT]
-    if not active:
-        return None
-    inverse, failed = torch.linalg.inv_ex(torch.stack([found[k][0][active] for k in active]))
-    if bool(failed):
-        return None
-    slopes = []
-    for i, original in enumerate(originals, start=1):
-        of_costs = torch.stack([found[k][i] for k in active])
-        slopes.append(-torch.tensordot(inverse.to(original), of_costs, dims=1))
-    return cast(Tensor, _Implicit.apply(held.pressure, active, slopes, *originals))
-
-
-class _Implicit(torch.autograd.Function):
-    """The pressures that hold, with their slopes in the logits. Unlike a graph it bears several backward passes."""
-
-    @staticmethod
-    def forward(ctx: Any, pressure: Tensor, active: list[int], slopes: list[Tensor], *originals: Tensor) -> Tensor:
-        ctx.active, ctx.slopes = active, slopes
-        return pressure.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        found = gradient[ctx.active]
-        return None, None, None, *(torch.tensordot(found.to(slope), slope, dims=1) for slope in ctx.slopes)
-
-
-_NEAR = 1e-4  # of the original's cost
-_MOST = 2.0**20  # of a pressure: what is not reached by it, is not reached
-_SWEEPS = 100  # over several costs, each of which moves the others
-_ORIGINAL = "parametrizations.logits.original"
+_NEAR = 1e-3  # of the original's cost
 _FLAT = 1e-6
-
-
-class _Pressed(nn.Module):
-    """Logits ``(n,)`` less what costs take of them, of whose ``shares`` there are ``(costs, n)``."""
-
-    shares: Tensor
-
-    def __init__(self, held: Hold, shares: Tensor) -> None:
-        super().__init__()
-        self.held = held
-        self.register_buffer("shares", shares.to(held.pressure.device), persistent=False)
-
-    def forward(self, logits: Tensor) -> Tensor:
-        pressure = self.held.pressure if self.held.lifted is None else self.held.lifted
-        return logits - (pressure[:, None] * self.shares).sum(0).to(logits)  # no product: autocast would round it
+_STEPS = 3  # of Newton's method, before bisection takes over
+_SWEEPS = 100  # over several costs, each of which moves the others

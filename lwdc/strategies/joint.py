@@ -14,9 +14,9 @@ from lwdc.costs import choose_within
 from lwdc.data import DataModule
 from lwdc.records import GateRecord, SearchState
 from lwdc.selection import advance, gates, selection_ops
-from lwdc.strategies.holding import hold, hold_of
+from lwdc.strategies.holding import Holding
 from lwdc.strategies.idle import spare_idle
-from lwdc.strategies.pressure import Held, Pressure
+from lwdc.strategies.pressure import Dialled, Held, Pressure
 from lwdc.surgery import candidate_index
 from lwdc.training import AS_IT_STANDS, Execution, Fit, Lesson, OptimiserFactory, Recipe
 
@@ -31,7 +31,7 @@ class JointLesson:
     def __init__(
         self,
         supernet: nn.Module,
-        pressures: Sequence[Pressure | Held],
+        pressures: Sequence[Pressure | Held | Dialled],
         optim: OptimiserFactory,
         *,
         decide: float = 1.0,
@@ -41,7 +41,8 @@ class JointLesson:
         self.decide, self.decide_from = decide, decide_from
         self._optimiser = optim([p for gate in gates(supernet) for p in gate.parameters()])
         self.hard = any(gate.samples == "one" for gate in gates(supernet))  # operators are trained one at a time
-        self._holds = hold_of(supernet) is not None
+        held = [pressure for pressure in self.pressures if isinstance(pressure, Held)]
+        self._holding = Holding(supernet, held) if held else None
         self._leaves_out = any(gate.samples != "all" for gate in gates(supernet))
         self._progress = 0.0
 
@@ -53,8 +54,8 @@ class JointLesson:
         advance(self.supernet, progress)
         for pressure in self.pressures:
             pressure.begin(progress)
-        if self._holds:
-            hold(self.supernet, learning=True)
+        if self._holding is not None:
+            self._holding.hold()
 
     def extra_loss(self) -> Tensor | None:
         terms = [term for pressure in self.pressures if (term := pressure.term(self.supernet)) is not None]
@@ -64,6 +65,8 @@ class JointLesson:
         return torch.stack(terms).sum() if terms else None
 
     def after_backward(self) -> None:
+        if self._holding is not None:
+            self._holding.project()
         if self._leaves_out:
             spare_idle(self.supernet)
 

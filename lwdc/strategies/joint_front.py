@@ -10,10 +10,8 @@ from lwdc.architecture import Architecture
 from lwdc.costs import choose_within
 from lwdc.records import SearchState
 from lwdc.selection import gates
-from lwdc.strategies.dial import dial_of
-from lwdc.strategies.holding import hold
+from lwdc.strategies.dial import dial_of, hold
 from lwdc.strategies.joint import JointLesson
-from lwdc.strategies.pressure import Held
 
 
 class FrontLesson:
@@ -27,8 +25,7 @@ class FrontLesson:
     def __init__(self, joint: JointLesson, bound: int) -> None:
         self.joint, self.bound = joint, bound
         (held,) = joint.pressures
-        assert isinstance(held, Held) and held.bound is None
-        self._hold = held.hold
+        self._table = held.table
         self.supernet, self.hard = joint.supernet, joint.hard
         self.dial = dial_of(self.supernet)
 
@@ -36,8 +33,9 @@ class FrontLesson:
         return self.joint.optimisers()
 
     def begin(self, progress: float) -> None:
-        self._turn(float(torch.rand(())))
+        self.dial.turn(float(torch.rand(())))
         self.joint.begin(progress)
+        hold(self.supernet, self._table, learning=True)
 
     def extra_loss(self) -> Tensor | None:
         return self.joint.extra_loss()
@@ -47,25 +45,19 @@ class FrontLesson:
 
     def end(self, step_share: float) -> None:
         self.joint.end(step_share)
-        self._turn(0.5)
-        hold(self.supernet)
-
-    def _turn(self, position: float) -> None:
-        self.dial.turn(position)
-        self._hold.shares.fill_(self.dial.share)
+        self.dial.turn(0.5)
+        hold(self.supernet, self._table)
 
     def choice(self, bounds: Sequence[int | None] | None = None) -> Architecture:
         """The best architecture within the bound, or within another; the dial then points there."""
         bound = self.bound if bounds is None else bounds[0]
         assert bound is not None
-        (table,) = self._hold.tables
-        self.dial.turn_to(bound / table.total)
-        self._hold.shares.fill_(self.dial.share)
-        self._hold.pressure.zero_()  # what is found must not depend on where the dial stood before
-        hold(self.supernet)
+        self.dial.turn_to(bound / self._table.total)
+        self.dial.pressure.zero_()  # what is found must not depend on where the dial stood before
+        hold(self.supernet, self._table)
         for gate in gates(self.supernet):
             gate.average.zero_()  # over all budgets it says nothing of one
-        return choose_within(self.supernet, [(table, bound)])
+        return choose_within(self.supernet, [(self._table, bound)])
 
     def decidedness(self, architecture: Architecture) -> dict[str, float]:
         return self.joint.decidedness(architecture)

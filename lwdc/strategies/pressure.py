@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lwdc.costs import CostTable, expected_cost, linear
 from lwdc.errors import CostError
 from lwdc.records import CostState
-from lwdc.strategies.holding import Hold
+from lwdc.strategies.dial import Dial
 
 
 def check_pressure(name: str, factor: float | None, budget: object) -> None:
@@ -59,30 +59,24 @@ class Pressure:
 
 @dataclasses.dataclass
 class Held:
-    """A cost that ``hold`` keeps to a bound in every step, by the gates themselves: the objective gains nothing.
+    """A cost that ``Holding`` keeps within a bound in every step, by the gates themselves: the objective gains nothing.
 
-    It is the cost number ``which`` of the hold. The bound falls from the whole original cost to that of the choice,
-    ``bound``, between the shares ``begin`` and ``end`` of the search; without ``bound`` it is set by others. What is
-    reported as the factor is the pressure: what a logit loses for the whole of the original's cost.
+    The bound falls from the whole original cost to that of the choice, ``bound``, between the shares ``begins`` and
+    ``ends`` of the search. What is reported as the factor is the ``pressure``: what a logit loses for the whole of the
+    original's cost.
     """
 
-    hold: Hold
-    which: int = 0
-    bound: int | None = None  # in whole numbers of the table
+    table: CostTable
+    bound: int  # in whole numbers of the table
     begins: float = 0.15
     ends: float = 0.6
-
-    @property
-    def table(self) -> CostTable:
-        """Of the cost."""
-        return self.hold.tables[self.which]
+    share: float = dataclasses.field(default=1.0, init=False)  # of the original's cost, at this moment
+    pressure: float = dataclasses.field(default=0.0, init=False)
 
     def begin(self, progress: float) -> None:
-        """Set the bound, in place, for the share ``progress`` of the search."""
-        if self.bound is None:
-            return
-        share = min(max((progress - self.begins) / max(self.ends - self.begins, 1e-12), 0.0), 1.0)
-        self.hold.shares[self.which] = (self.bound / self.table.total) ** share  # every halving takes as long
+        """Set the share, in place, for the share ``progress`` of the search."""
+        way = min(max((progress - self.begins) / max(self.ends - self.begins, 1e-12), 0.0), 1.0)
+        self.share = (self.bound / self.table.total) ** way  # geometric: every halving takes as long
 
     def term(self, supernet: nn.Module) -> Tensor | None:
         """What the objective gains in this step: nothing."""
@@ -92,8 +86,38 @@ class Held:
     def state(self, supernet: nn.Module) -> CostState:
         """How it stands, under the gates as they are."""
         expected = float(expected_cost(supernet, self.table).detach())
-        which = self.which
-        return CostState(self.table.name, expected, float(self.hold.shares[which]), float(self.hold.pressure[which]))
+        return CostState(self.table.name, expected, self.share, self.pressure)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"share": self.share, "pressure": self.pressure}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.share, self.pressure = state["share"], state["pressure"]
+
+
+@dataclasses.dataclass
+class Dialled:
+    """A cost that a dial holds at its budget in every step, by the gates themselves: the objective gains nothing.
+
+    What is reported as the factor is the dial's pressure: what a logit loses for the whole of the original's cost.
+    """
+
+    table: CostTable
+    dial: Dial
+    bound: None = None  # of the choice: whatever is read off
+
+    def begin(self, progress: float) -> None:
+        """Nothing: the dial has no schedule."""
+
+    def term(self, supernet: nn.Module) -> Tensor | None:
+        """What the objective gains in this step: nothing."""
+        del supernet
+        return None
+
+    def state(self, supernet: nn.Module) -> CostState:
+        """How it stands at the dial's position, under the gates as they are."""
+        expected = float(expected_cost(supernet, self.table).detach())
+        return CostState(self.table.name, expected, self.dial.share, float(self.dial.pressure))
 
     def state_dict(self) -> dict[str, Any]:
         return {}  # the supernet's holds everything

@@ -5,7 +5,7 @@ import functools
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,7 +26,7 @@ from lwdc.objectives import Distillation
 from lwdc.records import EpochRecord, SearchState
 from lwdc.selection import SelectionOp, gates, selection_ops
 from lwdc.space import Plan, SearchSpace, make_plan
-from lwdc.strategies import Held, JointLesson, Pressure, add_hold, search_fit, weight_parameters
+from lwdc.strategies import Held, JointLesson, Pressure, search_fit, weight_parameters
 from lwdc.strategies.joint import mean_entropy
 from lwdc.surgery import discretise, point_at, wrap
 from lwdc.training import Fit, Recipe, StepRecord
@@ -75,18 +75,8 @@ def supernet_of(gate: str, model: nn.Module | None = None) -> tuple[nn.Module, C
 def lesson_of(supernet: nn.Module, table: CostTable, budget: float | None = 0.5, **changes: Any) -> JointLesson:
     """A lesson under a budget, or under a factor where ``budget`` is None."""
     own = {name: changes.pop(name) for name in list(changes) if name in ("decide", "decide_from")}
-    if budget is None:
-        pressures: list[Pressure | Held] = [Pressure(table, **changes)]
-    else:
-        pressures = held_at(supernet, [(table, budget)])
-    return JointLesson(supernet, pressures, ADAM, **own)
-
-
-def held_at(supernet: nn.Module, shares: Iterable[tuple[CostTable, float]]) -> list[Pressure | Held]:
-    tables, values = zip(*shares, strict=True)
-    held = add_hold(supernet, tables)
-    bounds = (int(share * table.total) for table, share in zip(tables, values, strict=True))
-    return [Held(held, which, bound) for which, bound in enumerate(bounds)]
+    cost = Pressure(table, **changes) if budget is None else Held(table, int(budget * table.total))
+    return JointLesson(supernet, [cost], ADAM, **own)
 
 
 def fit_of(supernet: nn.Module, data: Digits, lesson: JointLesson, **changes: Any) -> Fit:
@@ -244,7 +234,8 @@ def test_two_budgets_are_both_kept_and_reported(data: Digits) -> None:
     supernet, macs = supernet_of("softmax")
     params = tabulate(supernet, Params())
     tables = {"macs": (macs, 0.7), "params": (params, 0.5)}
-    lesson = JointLesson(supernet, held_at(supernet, tables.values()), ADAM)
+    held = [Held(table, int(share * table.total)) for table, share in tables.values()]
+    lesson = JointLesson(supernet, held, ADAM)
     records = list(fit_of(supernet, data, lesson).run())
     architecture = lesson.choice()
     for table, share in tables.values():

@@ -18,7 +18,7 @@ from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, Softma
 from lwdc.records import EpochRecord
 from lwdc.selection import gates
 from lwdc.space import SearchSpace, make_plan
-from lwdc.strategies import FrontLesson, Held, JointLesson, add_dial, add_hold, dial_of, hold_of, search_fit
+from lwdc.strategies import Dialled, FrontLesson, JointLesson, add_dial, dial_of, search_fit
 from lwdc.surgery import begin_with_prior, discretise, wrap
 from lwdc.training import Fit, Recipe
 
@@ -58,15 +58,12 @@ def begun(gate: str = "softmax") -> tuple[nn.Module, CostTable]:
     supernet = wrap(backbone(), gate=GATES[gate], plan=plan)
     table = tabulate(supernet, Macs())
     begin_with_prior(supernet, 4.0)
-    add_dial(supernet, 0.9, 0.3, 3)
-    add_hold(supernet, [table], exactly=True)
+    add_dial(supernet, table, 0.9, 0.3, 3)
     return supernet, table
 
 
 def lesson_of(supernet: nn.Module, table: CostTable, share: float = 0.5) -> FrontLesson:
-    held = hold_of(supernet)
-    assert held is not None
-    joint = JointLesson(supernet, [Held(held)], ADAM)
+    joint = JointLesson(supernet, [Dialled(table, dial_of(supernet))], ADAM)
     return FrontLesson(joint, int(share * table.total))
 
 
@@ -97,7 +94,7 @@ def test_one_search_gives_a_choice_within_every_budget(gate: str, data: Digits) 
     assert all(
         torch.equal(value, now[k])
         for k, value in trained.items()
-        if not k.endswith(("position", "pressure", "held.shares", "average"))
+        if not k.endswith(("position", "pressure", "average"))
     )
 
 

@@ -7,7 +7,7 @@ from lwdc.backbones import Backbone
 from lwdc.costs import CostTable, Macs, tabulate
 from lwdc.errors import CostError
 from lwdc.space import SearchSpace
-from lwdc.strategies import Held, add_hold, check_pressure, hold
+from lwdc.strategies import Dialled, Held, Holding, add_dial, check_pressure, hold
 from lwdc.surgery import wrap
 
 
@@ -17,15 +17,36 @@ def supernet_of() -> tuple[nn.Module, CostTable]:
     return supernet, tabulate(supernet, Macs())
 
 
+def test_a_cost_held_by_a_dial_adds_nothing_and_reports_what_its_dial_does() -> None:
+    supernet, table = supernet_of()
+    dial = add_dial(supernet, table, 0.9, 0.6, 3)
+    held = Dialled(table, dial)
+    dial.turn(0.5)
+    hold(supernet, table)
+    assert held.term(supernet) is None
+    state = held.state(supernet)
+    assert state.expected == pytest.approx(dial.share, abs=1e-3) and state.bound == dial.share
+    assert state.factor == float(dial.pressure) != 0
+
+
 def test_a_held_cost_adds_nothing_and_reports_its_bound_and_pressure() -> None:
     supernet, table = supernet_of()
-    held = Held(add_hold(supernet, [table]), bound=int(0.6 * table.total))
+    held = Held(table, int(0.6 * table.total))
     held.begin(1.0)
-    hold(supernet)
+    Holding(supernet, [held]).hold()
     assert held.term(supernet) is None
     state = held.state(supernet)
     assert state.bound == pytest.approx(0.6, abs=1e-3) and state.expected == pytest.approx(state.bound, abs=1e-3)
-    assert state.factor == float(held.hold.pressure) > 0
+    assert state.factor == held.pressure > 0
+
+
+def test_the_bound_falls_geometrically_from_the_original_to_that_of_the_choice() -> None:
+    _, table = supernet_of()
+    held, shares = Held(table, table.total // 4, begins=0.2, ends=0.6), {}
+    for progress in (0.0, 0.2, 0.4, 0.6, 1.0):
+        held.begin(progress)
+        shares[progress] = held.share
+    assert shares == pytest.approx({0.0: 1.0, 0.2: 1.0, 0.4: 0.5, 0.6: 0.25, 1.0: 0.25}, rel=1e-3)
 
 
 @pytest.mark.parametrize(

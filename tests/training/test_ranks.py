@@ -20,7 +20,7 @@ from lwdc.objectives import Distillation
 from lwdc.records import EpochRecord
 from lwdc.selection import selection_ops
 from lwdc.space import SearchSpace
-from lwdc.strategies import FrontLesson, Held, JointLesson, add_dial, add_hold, hold_of, search_fit
+from lwdc.strategies import Dialled, FrontLesson, Held, JointLesson, add_dial, dial_of, search_fit
 from lwdc.surgery import wrap
 from lwdc.training import AS_IT_STANDS, Execution, Fit, Recipe
 
@@ -89,8 +89,7 @@ def supernet(gate: str, *, dial: bool = False, dropout: float = 0.0) -> nn.Modul
                 setattr(module, name, Frozen(child.num_features))
     made = made.double()
     if dial:
-        add_dial(made, 0.9, 0.4, 3)
-        add_hold(made, [tabulated(False)], exactly=True)
+        add_dial(made, tabulated(False), 0.9, 0.4, 3)
     return made
 
 
@@ -112,9 +111,9 @@ def search(model: nn.Module, ranks: int, execution: Execution = AS_IT_STANDS, **
     table = tabulated(has_dial(model))
     recipe = dataclasses.replace(Recipe(2, 64, SGD, objective=Distillation()), **changes)
     if has_dial(model):
-        lesson: Any = FrontLesson(JointLesson(model, [Held(hold_of(model))], ADAM), table.total // 2)
+        lesson: Any = FrontLesson(JointLesson(model, [Dialled(table, dial_of(model))], ADAM), table.total // 2)
     else:
-        lesson = JointLesson(model, [Held(add_hold(model, [table]), 0, table.total // 2)], ADAM)
+        lesson = JointLesson(model, [Held(table, table.total // 2)], ADAM)
     fabric = fabric_of(ranks)
     return search_fit(model, exact(), recipe, lesson, seed=0, fabric=fabric, teacher=network(), execution=execution)
 
