@@ -20,7 +20,7 @@ class CostState:
     name: str
     expected: float  # of the whole network under the gates, as a share of the original's
     bound: float | None  # what a budget holds the cost to at this moment; None without a budget
-    factor: float  # the weight of the cost in the objective at this moment
+    factor: float  # the weight of the cost in the objective at this moment; held, what it takes from the gates' logits
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,10 +91,11 @@ class Holding:
             return False
         excess = torch.tensor(self._excesses, dtype=jacobian.dtype, device=jacobian.device)
         steps, failed = torch.linalg.solve_ex(jacobian, -excess)
-        if bool(failed):
+        before = [self.held[k].pressure for k in self._pressing]
+        if bool(failed) or float(steps.abs().max()) > _FAR + max(before):
             return False
-        for k, step in zip(self._pressing, steps.tolist(), strict=True):
-            self._press(k, max(self.held[k].pressure + step, 0.0))
+        for k, pressure, step in zip(self._pressing, before, steps.tolist(), strict=True):
+            self._press(k, max(pressure + step, 0.0))
         return True
 
     def _press(self, which: int, pressure: float) -> None:
@@ -132,5 +133,6 @@ def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
 
 _NEAR = 1e-3  # of the original's cost
 _FLAT = 1e-6
+_FAR = 10.0  # steps of Newton's method that go further, and more than double a pressure, are not trusted
 _STEPS = 3  # of Newton's method, before bisection takes over
 _SWEEPS = 100  # over several costs, each of which moves the others
