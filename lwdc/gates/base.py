@@ -80,18 +80,14 @@ class Gate(nn.Module, abc.ABC):
     def advance(self, progress: float) -> None:
         """Set the schedule, in place, to the share ``progress`` in [0, 1] of the search."""
         warm = progress < self.warmup
-        self.uniform.fill_(int(warm))
-        self.temperature.fill_(self.temperatures[0] * self.cooled(progress))
-        if not warm:
-            self.average.lerp_(torch.softmax(self.logits.detach(), dim=0), _AVERAGE_RATE)
-
-    def cooled(self, progress: float) -> float:
-        """The temperature at the share ``progress`` of the search, as a share of the first one."""
-        share = 0.0 if progress < self.warmup else 1.0
+        share = 0.0 if warm else 1.0
         if self.warmup <= progress < self.annealed:
             share = (progress - self.warmup) / (self.annealed - self.warmup)
         start, end = self.temperatures
-        return float((end / start) ** share)
+        self.uniform.fill_(int(warm))
+        self.temperature.fill_(start * (end / start) ** share)
+        if not warm:
+            self.average.lerp_(torch.softmax(self.logits.detach(), dim=0), _AVERAGE_RATE)
 
     def probabilities(self) -> Tensor:
         """How decided the gate is: ``soft()`` under the schedule, without gradient, sums to 1."""

@@ -40,7 +40,6 @@ class JointLesson:
         self.supernet, self.pressures = supernet, tuple(pressures)
         self.decide, self.decide_from = decide, decide_from
         self._optimiser = optim([p for gate in gates(supernet) for p in gate.parameters()])
-        self._rates = [float(group["lr"]) for group in self._optimiser.param_groups]
         self.hard = any(gate.samples == "one" for gate in gates(supernet))  # operators are trained one at a time
         held = [pressure for pressure in self.pressures if isinstance(pressure, Held)]
         self._holding = Holding(supernet, held) if held else None
@@ -53,9 +52,6 @@ class JointLesson:
     def begin(self, progress: float) -> None:
         self._progress = progress
         advance(self.supernet, progress)
-        cooled = min(gate.cooled(progress) for gate in gates(self.supernet))
-        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * cooled  # what one step does to the weights stays alike as they sharpen
         for pressure in self.pressures:
             pressure.begin(progress)
         if self._holding is not None:
