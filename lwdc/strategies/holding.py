@@ -55,7 +55,7 @@ class Holding:
     def project(self) -> None:
         """Take from the gradients of the logits, in place, what would change the costs that press."""
         gradients = [gate.logits.grad for gate in self._gates]
-        if not self._pressing or None in gradients:
+        if not self._pressing or any(gradient is None for gradient in gradients):
             return
         grads = cast(list[Tensor], gradients)
         # The pressures are functions of the logits, by the implicit function theorem.
