@@ -4,12 +4,12 @@
     python experiments/search_step/benchmark.py --only resnet56_four --batch 512 --device cuda \
         --precision bf16-mixed --channels-last --compile inductor
 
-Every mode (plain training, lwdc mixing kernels, lwdc running branches, lwdc training one path drawn a step) lives in
-a process of its own.
-The rounds are interleaved: each process in turn times a few steps while the others wait, so that a
-drift of the machine meets all of them. A step is everything: forward, loss, cost penalty, backward, both
-optimisers. Reported are ratios of medians to plain training, CPU seconds, images a second, and peak memory above
-what the imports alone take. A compiled network is compiled in the three steps before the first round.
+Every mode (plain training, lwdc mixing kernels under a factor, the same with the cost held at a bound, lwdc running
+branches, lwdc training one path drawn a step) lives in a process of its own. The rounds are interleaved: each process
+in turn times a few steps while the others wait, so that a drift of the machine meets all of them. A step is everything:
+forward, loss, the cost's part, backward, both optimisers. Reported are ratios of medians to plain training, CPU
+seconds, images a second, and peak memory above what the imports alone take. A compiled network is compiled in the three
+steps before the first round.
 """
 
 import argparse
@@ -69,7 +69,7 @@ SETTINGS = {
     "resnet56_four": {"model": "cifar_resnet56", "size": 32, "batch": 64, "ops": FOUR, "time": 1.15, "memory": 1.15},
     "resnet50_four": {"model": "resnet50", "size": 64, "batch": 16, "ops": FOUR, "time": 1.4},
 }
-MODES = ("plain", "kernels", "branches", "paths")
+MODES = ("plain", "kernels", "held", "branches", "paths")
 STEPS = 3  # timed together, in one round of one process
 
 
@@ -87,7 +87,7 @@ def worker(options: argparse.Namespace) -> None:
     from lwdc.gates import SinglePath
     from lwdc.selection import advance, draw, gates
     from lwdc.space import SearchSpace
-    from lwdc.strategies import PathLesson, weight_parameters
+    from lwdc.strategies import Held, Holding, PathLesson, weight_parameters
     from lwdc.training import Execution
 
     name, mode, device = options.worker, options.mode, options.device
@@ -101,14 +101,17 @@ def worker(options: argparse.Namespace) -> None:
     images = execution.laid_out(torch.randn(batch_of(name, options), *size, device=device))
     labels = torch.randint(10, (len(images),), device=device)
     optimisers = []
-    table = None
+    table = holding = None
     if mode == "paths":
         model = lwdc.wrap(model, SearchSpace(setting["ops"]), SinglePath, size)
     elif mode != "plain":
-        mixing = "auto" if mode == "kernels" else "branches"
+        mixing = "branches" if mode == "branches" else "auto"
         model = lwdc.wrap(model, SearchSpace(setting["ops"]), input_size=size, mixing=mixing)
         table = tabulate(model, Macs())
         advance(model, 0.4)  # after the warm-up, while starts of epitomes still move
+        if mode == "held":
+            holding = Holding(model, [held := Held(table, table.total // 2)])
+            held.begin(1.0)
         optimisers.append(torch.optim.Adam([gate.logits for gate in gates(model)], lr=0.03))
         if starts := starts_of(model):
             optimisers.append(torch.optim.Adam(starts, lr=1e-3, foreach=True))
@@ -122,16 +125,20 @@ def worker(options: argparse.Namespace) -> None:
     autocast = torch.autocast(device, torch.bfloat16, enabled=options.precision == "bf16-mixed")
 
     def step() -> None:
+        if holding is not None:
+            holding.hold()
         draw(model)
         with autocast:
             loss = torch.nn.functional.cross_entropy(model(images), labels)
-        if table is not None:
+        if table is not None and holding is None:
             loss = loss + 0.5 * penalty(model, table)
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if mode == "paths":
             lesson.after_backward()
+        if holding is not None:
+            holding.project()
         for optimiser in optimisers:
             optimiser.step()
         if device == "cuda":
