@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from lwdc import cli
+from lwdc.pipeline.run import CHECKPOINT
+from lwdc.training import load_checkpoint, save_checkpoint
 
 Run = Callable[..., tuple[int, str, str]]  # of the fixture lwdc_in: (*arguments) -> exit code, stdout, stderr
 
@@ -161,6 +163,12 @@ def test_a_run_leaves_what_later_commands_need(lwdc_in: Run, tmp_path: Path) -> 
     assert summary["after"]["macs"] <= 0.33 * summary["before"]["macs"]
     assert f"everything lies in {tmp_path / 'a'}" in out
 
+    # As an earlier version would have left it.
+    checkpoint = load_checkpoint(tmp_path / "a" / CHECKPOINT)
+    config = json.loads(checkpoint["config"])
+    config["cost"] |= {"stiffness": 20.0, "rate": 100.0}
+    checkpoint["config"] = json.dumps(config)
+    save_checkpoint(tmp_path / "a" / CHECKPOINT, checkpoint)
     code, out, error = lwdc_in("evaluate", "run=a")
     assert code == 0, error
     figures = json.loads((tmp_path / "a" / "evaluation.json").read_text())

@@ -96,7 +96,7 @@ class CifarResNet(nn.Module):
         width = channels[0]
         counts = [blocks] * len(channels) if isinstance(blocks, int) else blocks
         if len(counts) != len(channels):
-            raise ValueError(f"blocks={blocks} and channels={channels} are not of as many stages.")
+            raise ValueError(f"blocks={blocks} and channels={channels} are not of as many stages")
         for i, (out, count) in enumerate(zip(channels, counts, strict=True)):
             strides = [1 if i == 0 else 2] + [1] * (count - 1)
             stage = [BasicBlock(width if j == 0 else out, out, s, shortcut) for j, s in enumerate(strides)]

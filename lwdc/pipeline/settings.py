@@ -106,7 +106,7 @@ class ScoreSettings:
                 )
             if changed := [name for name, value in given.items() if value != getattr(CostSettings, name)]:
                 raise CostError(
-                    f"{cost.model.name}: cost.{changed[0]} says how a search by gradients is driven to its budget; a "
+                    f"{cost.model.name}: cost.{changed[0]} says how a search by gradients comes to its budget; a "
                     "search by scores proposes only what keeps it. Leave it out."
                 )
         if costs[0].budget is None and self.score(1.0, 0.5) == self.score(1.0, 1.0):

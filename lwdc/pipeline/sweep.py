@@ -111,6 +111,7 @@ _APART = (  # of these settings: what the search does not depend on
     "strategy.refit_images", "strategy.recalibrate_batches", "compute.accelerator", "compute.threads",
     "compute.devices", "compute.nodes", "compute.strategy", "compute.timeout_s", "compute.checkpointing", "cost.cache",
     "cost.strict", "cost.model.cache", "cost.model.strict", "data.workers", "data.check_all",
+    "cost.stiffness", "cost.rate",  # of earlier versions
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Holding: logits shifted in proportion to costs, until what the gates expect keeps to bounds."""
 
+import functools
 from collections.abc import Sequence
 from typing import cast
 
@@ -15,55 +16,68 @@ from lwdc.strategies.pressure import Held
 class Holding:
     """Keeps what the gates of a supernet expect of costs within their shares, whatever their logits say.
 
-    From every logit a cost takes its candidate's share of the original's, ``pressure`` times, from 0 on and no more
-    than it takes. Of all mixtures with these (summed) costs that gives the one nearest to the one before, in relative
-    entropy. Logits are shifted in place, so gates stay what they are. Gates whose expectation is one-hot come as near
-    as one more or one less change of an operator brings them; while gates are uniform nothing can be held. Ours.
+    From every logit a cost takes what its candidate costs beyond the cheapest of its gate, as a share of the original
+    network's cost, ``pressure`` times: from 0 on and no more than it takes. Of all mixtures with these (summed) costs
+    that gives, for gates that are a softmax, the one nearest to the one before, in relative entropy. Logits are shifted
+    in place, so gates stay what they are. Gates whose expectation is one-hot end within one change of an operator of
+    the share, on either side; while gates are uniform nothing can be held. Ours.
     """
 
     def __init__(self, supernet: nn.Module, held: Sequence[Held]) -> None:
         self.supernet, self.held = supernet, tuple(held)
         ops = selection_ops(supernet)
-        by_cost = [cost.table.group_costs() for cost in self.held]
-        groups = list(by_cost[0])
-        self._gates = [ops[group].gate for group in groups]
-        # By cost and gate: what one unit of pressure takes from the logits.
-        self._shares = [
-            [torch.tensor(costs[group]).to(self._logits[i]) / cost.table.total for i, group in enumerate(groups)]
-            for costs, cost in zip(by_cost, self.held, strict=True)
-        ]
-        self._slopes: list[list[Tensor]] = []  # by cost that presses: its gradient in the logits
+        self._costs = [cost.table.group_costs() for cost in self.held]
+        self._gates = [ops[group].gate for group in self._costs[0]]
+        # Of the costs that press: their numbers, how far they are above their shares, their gradients in the logits.
         self._pressing: list[int] = []
+        self._excesses: list[float] = []
+        self._slopes: list[list[Tensor]] = []
+
+    @functools.cached_property
+    def _shares(self) -> list[list[Tensor]]:
+        """By cost and gate what one unit of pressure takes from the logits, where these lie when it is first held."""
+        found = []
+        for costs, held in zip(self._costs, self.held, strict=True):
+            whole = [torch.tensor(costs[group], dtype=torch.float64) / held.table.total for group in self._costs[0]]
+            found.append([(w - w.min()).to(logit) for w, logit in zip(whole, self._logits, strict=True)])
+        return found
 
     @property
     def _logits(self) -> list[Tensor]:
         return [gate.logits for gate in self._gates]
 
     def hold(self) -> None:
-        """Set the pressures, and shift the logits, in place, so that every cost is within its share."""
-        self._pressing, self._slopes = [], []
-        if bool(self._gates[0].uniform):
+        """Set the pressures, and shift the logits, in place, until costs are within their shares."""
+        self._pressing, self._excesses, self._slopes = [], [], []
+        if bool(self._gates[0].uniform) or self._look():
             return
         for _ in range(_STEPS):
-            if self._look():
-                return
             if not self._newton():
                 break
+            if self._look():
+                return
         self._search()
         self._look()
 
     def project(self) -> None:
-        """Take from the gradients of the logits, in place, what would change the costs that press."""
+        """Take from the gradients of the logits, in place, what would raise the costs that press."""
         gradients = [gate.logits.grad for gate in self._gates]
         if not self._pressing or any(gradient is None for gradient in gradients):
             return
         grads = cast(list[Tensor], gradients)
-        # The pressures are functions of the logits, by the implicit function theorem.
+        # Pressures are functions of the logits, by the implicit function theorem. What a descent lowers is not held.
         along = torch.stack([_dot(self._shares[k], grads) for k in self._pressing])
-        weights, failed = torch.linalg.solve_ex(self._jacobian().T, along)
-        if not bool(failed):
-            for weight, slopes in zip(weights, self._slopes, strict=True):
-                torch._foreach_add_(grads, torch._foreach_mul(slopes, weight))
+        jacobian, active = self._jacobian(), list(range(len(self._pressing)))
+        while active:
+            weights, failed = torch.linalg.solve_ex(jacobian[active][:, active].T, along[active])
+            found = weights.tolist()
+            if bool(failed) or min(found) >= 0:
+                break
+            active = [k for k, weight in zip(active, found, strict=True) if weight >= 0]
+        if not active or bool(failed):
+            return
+        for weight, k in zip(found, active, strict=True):
+            torch._foreach_add_(grads, self._slopes[k], alpha=weight)
 
     def _look(self) -> bool:
         """Find how costs stand and what they would gain by the logits; whether all are where they shall be."""
@@ -92,7 +106,7 @@ class Holding:
         excess = torch.tensor(self._excesses, dtype=jacobian.dtype, device=jacobian.device)
         steps, failed = torch.linalg.solve_ex(jacobian, -excess)
         before = [self.held[k].pressure for k in self._pressing]
-        if bool(failed) or float(steps.abs().max()) > _FAR + max(before):
+        if bool(failed) or not float(steps.abs().max()) <= _FAR + max(before):  # nor where they are NaN
             return False
         for k, pressure, step in zip(self._pressing, before, steps.tolist(), strict=True):
             self._press(k, max(pressure + step, 0.0))
@@ -119,7 +133,7 @@ class Holding:
         def excess(pressure: float) -> float:
             # From where they stood, because far away logits are rounded.
             shifted = torch._foreach_add(logits, shares, alpha=begun - pressure)
-            torch._foreach_copy_([logit.data for logit in self._logits], shifted)
+            torch._foreach_copy_(self._logits, shifted)
             return float(expected_cost(self.supernet, cost.table)) - cost.share
 
         with torch.no_grad():
@@ -135,4 +149,4 @@ _NEAR = 1e-3  # of the original's cost
 _FLAT = 1e-6
 _FAR = 10.0  # steps of Newton's method that go further, and more than double a pressure, are not trusted
 _STEPS = 3  # of Newton's method, before bisection takes over
-_SWEEPS = 100  # over several costs, each of which moves the others
+_SWEEPS = 10  # over several costs, each of which moves the others

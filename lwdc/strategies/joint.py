@@ -70,8 +70,8 @@ class JointLesson:
         if self._leaves_out:
             spare_idle(self.supernet)
 
-    def end(self, step_share: float) -> None:
-        del step_share
+    def end(self) -> None:
+        return
 
     def choice(self, bounds: Sequence[int | None] | None = None) -> Architecture:
         """The best architecture under the gates as they stand, within the pressures' bounds, or within others."""

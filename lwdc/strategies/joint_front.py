@@ -18,8 +18,8 @@ class FrontLesson:
     """Trains weights and gates for every budget on the scale of the supernet's dial, and chooses within any of them.
 
     Every step draws a budget, evenly on the logarithmic scale, at which the dial holds the gates, and is otherwise one
-    of ``joint``, whose only cost is ``Held``. What is reported in between is the middle of the scale. The ``bound`` of
-    the choice has no part in the training: afterwards choices are read off without further search. Ours.
+    of ``joint``, whose only cost is ``Dialled``. What is reported in between is the middle of the scale. The ``bound``
+    of the choice has no part in the training: afterwards choices are read off without further search. Ours.
     """
 
     def __init__(self, joint: JointLesson, bound: int) -> None:
@@ -43,8 +43,8 @@ class FrontLesson:
     def after_backward(self) -> None:
         self.joint.after_backward()
 
-    def end(self, step_share: float) -> None:
-        self.joint.end(step_share)
+    def end(self) -> None:
+        self.joint.end()
         self.dial.turn(0.5)
         hold(self.supernet, self._table)
 

@@ -52,8 +52,8 @@ class Lesson(Protocol):
     def after_backward(self) -> None:
         """Between the backward pass and the optimisers' step."""
 
-    def end(self, step_share: float) -> None:
-        """After a step, which is ``step_share`` of the phase."""
+    def end(self) -> None:
+        """After a step."""
 
     def state(self) -> SearchState | None:
         """What to say at the end of an epoch."""
@@ -80,8 +80,8 @@ class Plain:
     def after_backward(self) -> None:
         return
 
-    def end(self, step_share: float) -> None:
-        del step_share
+    def end(self) -> None:
+        return
 
     def state(self) -> SearchState | None:
         return None
@@ -211,7 +211,7 @@ class Fit:
         self.step += 1
         if self._scheduler is not None:
             self._scheduler.step_update(self.step)
-        self.lesson.end(1 / self.total)
+        self.lesson.end()
         if not taken:
             self._check_skipped()
             return None

@@ -1,4 +1,4 @@
-"""Budgets: read, driven towards, and kept exactly."""
+"""Budgets: read, and kept exactly."""
 
 import itertools
 import random

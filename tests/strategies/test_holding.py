@@ -1,6 +1,7 @@
 """Holding: gates expect costs within bounds, by the nearest mixture, and what is learned keeps them there."""
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from scipy.optimize import brentq
 from torch import nn
 
 from lwdc.backbones import Backbone
-from lwdc.costs import CostTable, Macs, Memory, Params, expected_cost, tabulate
+from lwdc.costs import CostTable, Macs, Params, expected_cost, tabulate
 from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, Softmax, TrainableGate
 from lwdc.selection import gates, selection_ops
 from lwdc.space import SearchSpace
@@ -84,7 +85,10 @@ def test_each_of_two_bounds_takes_no_more_than_it_needs(
     supernet = copy.deepcopy(SUPERNET)
     shuffle(supernet, seed, temperature)
     both = [at(macs), at(params, PARAMS)]
-    Holding(supernet, both).hold()
+    holding = Holding(supernet, both)
+    for _ in range(20):  # steps, over which pressures that move each other settle
+        holding.hold()
+        assert all(expected(supernet, held.table) <= held.share + 2e-3 for held in both)
     for held in both:
         assert held.pressure >= 0 and expected(supernet, held.table) <= held.share + 2e-3
         if held.pressure > 0:
@@ -98,11 +102,16 @@ def test_every_gate_is_held_as_near_as_it_can_be(gate: str) -> None:
     for module in gates(supernet):
         module.advance(1.0)
     shuffle(supernet, 0, std=1.0)
+    with torch.no_grad():
+        for module in gates(supernet):
+            module.logits[0] += 3  # of the original
+    assert expected(supernet) > 0.45
     largest = max(max(costs.values()) for costs in TABLE.sites.values()) / TABLE.total
-    holding = Holding(supernet, [held := at(0.5)])
+    holding = Holding(supernet, [held := at(0.35)])
     for _ in range(3):
         holding.hold()
-        assert expected(supernet) <= held.share + (largest if gate in ("one_hot", "lwdc", "reinmax") else 2e-3)
+        assert held.pressure > 0
+        assert expected(supernet) <= held.share + (largest if gate in ("one_hot", "lwdc") else 2e-3)
 
 
 def test_a_pressure_that_is_needed_no_longer_goes_away_without_a_trace() -> None:
@@ -125,7 +134,7 @@ def test_a_held_mixture_is_the_nearest_with_that_cost() -> None:
     Holding(supernet, [held]).hold()
     taken = []  # off the logits, in proportion to costs, alike everywhere
     for old, op, costs in zip(before, selection_ops(supernet).values(), TABLE.group_costs().values(), strict=True):
-        shares = torch.tensor(costs) / TABLE.total
+        shares = (torch.tensor(costs) - min(costs)) / TABLE.total
         taken += ((old - op.gate.logits.detach()) / shares)[shares > 1e-3].tolist()
     assert taken == pytest.approx([held.pressure] * len(taken), rel=1e-3) and taken[0] > 0
 
@@ -138,11 +147,11 @@ def test_a_bound_that_no_mixture_reaches_takes_the_cheapest() -> None:
 
 def test_a_peak_is_held() -> None:
     supernet = copy.deepcopy(SUPERNET)
-    table = tabulate(supernet, Memory())
+    table = dataclasses.replace(TABLE, peak=True, rest=10)
     shuffle(supernet, 0, std=1.0)
-    share = (expected(supernet, table) + table.smallest / table.total) / 2
-    Holding(supernet, [at(share, table)]).hold()
-    assert expected(supernet, table) <= share + 2e-3
+    share = 0.7 * expected(supernet, table)
+    Holding(supernet, [held := at(share, table)]).hold()
+    assert held.pressure > 0 and expected(supernet, table) == pytest.approx(held.share, abs=2e-3)
 
 
 def test_gates_that_are_uniform_cannot_be_held_and_stay() -> None:
@@ -205,3 +214,22 @@ def test_the_slope_of_what_is_learned_is_the_one_along_the_bound() -> None:
         values.append(float(score(supernet).detach()))
     slope = sum(float((p.grad * way).sum()) for p, way in zip(parameters, direction, strict=True))  # type: ignore[operator]
     assert held.pressure > 0 and (values[0] - values[1]) / 2e-3 == pytest.approx(slope, rel=1e-3)
+
+
+def test_a_cost_that_the_objective_lowers_by_itself_is_not_held_up() -> None:
+    """MACs have a factor, parameters a bound that their descent leaves behind."""
+    supernet = copy.deepcopy(SUPERNET)
+    begin_with_prior(supernet, 4.0)
+    parameters = [gate.logits for gate in gates(supernet)]
+    optimiser, held = torch.optim.Adam(parameters, lr=0.1), at(0.8 * expected(supernet, PARAMS), PARAMS)
+    holding = Holding(supernet, [held])
+    pressures = []
+    for _ in range(200):
+        holding.hold()
+        pressures.append(held.pressure)
+        optimiser.zero_grad()
+        (3 * expected_cost(supernet, TABLE)).backward()
+        holding.project()
+        optimiser.step()
+    assert max(pressures) > 0 and held.pressure == 0
+    assert expected(supernet) < 1.05 * TABLE.smallest / TABLE.total

@@ -286,8 +286,8 @@ class Diary(Plain):
     def after_backward(self) -> None:
         self.entries.append(float(self.extra.grad))  # type: ignore[arg-type]
 
-    def end(self, step_share: float) -> None:
-        self.entries.append(step_share)
+    def end(self) -> None:
+        self.entries.append(-1.0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": len(self.entries)}
@@ -296,7 +296,7 @@ class Diary(Plain):
 def test_a_lesson_is_asked_in_turn_and_its_optimiser_steps(fit: MakeFit, network: nn.Module) -> None:
     diary = Diary()
     list(fit(network, lesson=diary).run())
-    expected: Iterator[float] = itertools.chain.from_iterable((step / 6, 1.0, 1 / 6) for step in range(6))
+    expected: Iterator[float] = itertools.chain.from_iterable((step / 6, 1.0, -1.0) for step in range(6))
     assert diary.entries == pytest.approx(list(expected))
     assert float(diary.extra.detach()) == pytest.approx(1 - 6 * 0.5)
 
