@@ -51,11 +51,14 @@ class Holding:
         self._pressing, self._excesses, self._slopes = [], [], []
         if bool(self._gates[0].uniform) or self._look():
             return
+        begun = [cost.pressure for cost in self.held]
         for _ in range(_STEPS):
             if not self._newton():
                 break
             if self._look():
                 return
+        for k, pressure in enumerate(begun):  # where Newton's method has gone astray is no place to go on from
+            self._press(k, pressure)
         self._search()
         self._look()
 
