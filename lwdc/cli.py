@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import os
 import signal
 import sys
@@ -392,9 +391,6 @@ def _saved(folder: Path, config: DictConfig) -> DictConfig:
     saved = OmegaConf.create(settings_of(folder))
     assert isinstance(saved, DictConfig)
     saved.pop("overrides", None)
-    costs = [saved.get("cost") or {}, *((saved.get("cost") or {}).get("also") or {}).values()]
-    for cost, gone in itertools.product(costs, ("stiffness", "rate")):  # of budgets, before they were held
-        cost.pop(gone, None)
     for key in config:  # settings that came after the run was made
         if key not in saved:
             saved[key] = config[key]

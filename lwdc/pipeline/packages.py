@@ -20,8 +20,12 @@ from lwdc.training import accuracy, put_tensors, read_tensors
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """The configuration that a run was started with."""
+    """The configuration that a run was started with, without what earlier versions asked for and this one does not."""
     config: dict[str, Any] = state_of(folder)["config"]
+    cost = config.get("cost") or {}
+    for each in (cost, *(cost.get("also") or {}).values()):
+        for gone in ("stiffness", "rate"):  # of budgets, before they were held
+            each.pop(gone, None)
     return config
 
 

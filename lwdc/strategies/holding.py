@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lwdc.costs import expected_cost
 from lwdc.selection import selection_ops
-from lwdc.strategies.dial import held_at
+from lwdc.strategies.falling import held_at
 from lwdc.strategies.pressure import Held
 
 
