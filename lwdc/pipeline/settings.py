@@ -11,7 +11,7 @@ from torch import Tensor
 from lwdc.costs import CostModel, WholeCostModel, linear
 from lwdc.data import DataModule
 from lwdc.errors import CostError, LwdcError, unknown_name
-from lwdc.evaluators import Evaluator
+from lwdc.evaluators import Evaluator, Refitted, SharedWeights
 from lwdc.export import check_formats
 from lwdc.gates import Gate, Softmax
 from lwdc.pipeline.compute import Compute
@@ -185,6 +185,11 @@ class Settings:
                 "a search by scores trains one path a step, drawn evenly, whatever the gate: leave gate= out, which is "
                 "then single_path."
             )
+        if not self.inherit and self.search.epochs == 0 and not self._learns_apart:
+            raise LwdcError(
+                "strategy.epochs=0 with strategy.inherit=false leaves nothing to choose by, neither training nor the "
+                "trained layers: let operators inherit, or search for an epoch or more."
+            )
         for size in self.latency_batches:
             if not isinstance(size, int) or size < 1:
                 raise LwdcError(f"latency_batches are batch sizes from 1 on, found {size!r}.")
@@ -205,3 +210,9 @@ class Settings:
             raise LwdcError(
                 f"strategy.refit_images is a number of images, 2 or more, or 0 for none; found {self.refit_images!r}."
             )
+
+    @property
+    def _learns_apart(self) -> bool:
+        """Whether scores are of weights that the evaluator itself has trained, or of none at all."""
+        scores = self.scores
+        return scores is not None and not isinstance(scores.evaluators[scores.evaluator], Refitted | SharedWeights)

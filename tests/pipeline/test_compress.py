@@ -247,6 +247,7 @@ def test_a_search_that_found_nothing_or_fled_says_so(
         ),
         ({"formats": ("onxx",)}, ExportError, "unknown export format 'onxx'. Did you mean 'onnx'"),
         ({"mixing": "kernels"}, SpaceError, "unknown mixing 'kernels'.*Known: auto, branches"),
+        ({"inherit": False, "search": {"epochs": 0}}, LwdcError, "leaves nothing to choose by"),
         ({"latency_batches": (1, 0)}, LwdcError, "latency_batches are batch sizes from 1 on, found 0"),
         ({"decide_from": 1.5}, LwdcError, r"a share of the search in \[0, 1\], found 1.5"),
         ({"refit_images": 1}, LwdcError, "2 or more, or 0 for none; found 1"),

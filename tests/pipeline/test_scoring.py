@@ -18,7 +18,7 @@ from lwdc.architecture import Architecture
 from lwdc.candidates import label
 from lwdc.costs import Macs, Params, logarithmic
 from lwdc.errors import CheckpointError, CostError, LwdcError, SpaceError, TrainingError
-from lwdc.evaluators import SharedWeights, Subject
+from lwdc.evaluators import Refitted, SharedWeights, Subject
 from lwdc.gates import SinglePath, Softmax
 from lwdc.pipeline import CostSettings, Interrupted, Run, ScoreSettings, Settings, compress, prepare
 from lwdc.pipeline.known import Known
@@ -390,6 +390,16 @@ def test_gates_and_searches_belong_together(make: Make, changes: dict[str, Any],
 def test_settings_that_say_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(LwdcError, match=message):
         scores(**changes)
+
+
+def test_random_weights_are_not_scored_as_they_are(make: Make) -> None:
+    untrained = dataclasses.replace(make().search, epochs=0)
+    for evaluator in (SHARED, Refitted(examples=8, images=50)):
+        asked = scores(evaluators={"asked": evaluator}, evaluator="asked")
+        make(scores=asked, search=untrained)
+        with pytest.raises(LwdcError, match="leaves nothing to choose by"):
+            make(scores=asked, search=untrained, inherit=False)
+    make(search=untrained, inherit=False)  # an evaluator that may train what it scores
 
 
 def test_a_half_written_line_of_known_evaluations_is_left_out(found: tuple[Path, Architecture], tmp_path: Path) -> None:
