@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from contenders import CONTENDERS, Job
+from contenders import CONTENDERS, UNCOMPRESSED, Job
 from latency import measure_all
 from pruning import torch_pruning
 from record import Memory, add_record, measure, recorded
@@ -136,17 +136,20 @@ def _run(asked: argparse.Namespace) -> int:
 def all_entries(setting: Setting) -> Iterator[Entry]:
     """The order of work: point by point, seed by seed, every contender."""
     yield Entry(setting, "original", 1.0, 0)
+    for seed in SEEDS:
+        yield Entry(setting, "trained_on", 1.0, seed)
     for point in POINTS:
         for seed in SEEDS:
             for contender in CONTENDERS:
-                if contender != "original":
+                if contender not in UNCOMPRESSED:
                     yield Entry(setting, contender, point, seed)
 
 
 def _named(asked: argparse.Namespace, setting: Setting) -> Entry:
     if asked.contender == "original":
         return Entry(setting, "original", 1.0, 0)
-    return Entry(setting, asked.contender, asked.point, asked.seed)
+    point = 1.0 if asked.contender in UNCOMPRESSED else asked.point
+    return Entry(setting, asked.contender, point, asked.seed)
 
 
 def run_entry(entry: Entry, asked: argparse.Namespace, deadline: Deadline) -> None:

@@ -75,6 +75,15 @@ def original(job: Job) -> Outcome:
     return Outcome(prepare_training(job.settings).model, {})
 
 
+def trained_on(job: Job) -> Outcome:
+    """The original network itself, trained for as many steps as the others: what that takes, and what it gains."""
+    started = prepare_training(job.settings)
+    with job.run() as run:
+        network = _copy_of(started.model, job)
+        _finetune(network, run, job, started, job.recipe(job.entry.setting.epochs))
+        return Outcome(network, _parts(run))
+
+
 def lwdc(job: Job) -> Outcome:
     """The product: what ``lwdc compress`` does up to the fine-tuned network, by the same function."""
     compress(job.settings, job.folder, job.config, job.sinks, until="finetune", resume=job.goes_on, ignore=NOT_COMPARED)
@@ -177,8 +186,7 @@ def pruned(job: Job, *, sparse: bool = False, everywhere: bool = True) -> Outcom
     """Torch-Pruning's group-norm pruner, after sparse learning if ``sparse``, and fine-tuning."""
     started = prepare_training(job.settings)
     setting = job.entry.setting
-    network = job.backbone.create()
-    network.load_state_dict(started.model.state_dict())
+    network = _copy_of(started.model, job)
     network.to(started.fabric.device)
     with job.run() as run:
         if "prune" in run.done:
@@ -200,6 +208,7 @@ def pruned(job: Job, *, sparse: bool = False, everywhere: bool = True) -> Outcom
 
 CONTENDERS: dict[str, Callable[[Job], Outcome]] = {
     "original": original,
+    "trained_on": trained_on,
     "lwdc": lwdc,
     "random": random,
     "kept": kept,
@@ -209,6 +218,13 @@ CONTENDERS: dict[str, Callable[[Job], Outcome]] = {
     "depgraph_sparse": partial(pruned, sparse=True),
     "narrow": narrower,
 }
+UNCOMPRESSED = ("original", "trained_on")  # at no point: a run of the one, and one for each seed of the other
+
+
+def _copy_of(model: nn.Module, job: Job) -> nn.Module:
+    network = job.backbone.create()
+    network.load_state_dict(model.state_dict())
+    return network
 
 
 def _start_from(network: nn.Module, part: str, run: Run, job: Job, started: Trainable, clock: float) -> None:

@@ -104,21 +104,24 @@ def _row(contender: str, point: float, same: list[dict[str, Any]], ms: dict[str,
 def table(rows: list[Row]) -> list[str]:
     """Markdown, one line a row."""
     base = next((row for row in rows if row.contender == "original"), None)
+    plain = next((row for row in rows if row.contender == "trained_on"), None)
     lines = [
         "| fewer MACs | contender | test, mean | spread | against the original | seeds | validation | MACs | in "
-        "all | parameters | ONNX, kB | safetensors, kB | ms, batch 1 | ms, batch 64 | s in all | peak, MB |",
-        "|" + "---|" * 16,
+        "all | parameters | ONNX, kB | safetensors, kB | ms, batch 1 | ms, batch 64 | s in all | of trained_on's | "
+        "peak, MB |",
+        "|" + "---|" * 17,
     ]
     for row in rows:
         spread = "-" if row.spread is None else f"{row.spread:.2f}"
         against = "-" if base is None or row is base else f"{row.mean - base.mean:+.2f}"
         ratio = "-" if base is None else f"{base.macs / row.macs:.2f}x"
+        took = "-" if plain is None else f"{row.seconds / plain.seconds:.2f}"
         ms = [f"{row.ms[b]:.2f}" if b in row.ms else "-" for b in BATCHES]
         cells = [
             f"{row.point:g}x", row.contender, f"{row.mean:.2f}", spread, against,
             " ".join(f"{value:.2f}" for value in row.test), f"{row.valid:.2f}", f"{row.macs / 1e6:.2f}M", ratio,
             f"{row.params / 1e3:.1f}k", f"{row.onnx / 1e3:.0f}", f"{row.safetensors / 1e3:.0f}", *ms,
-            f"{row.seconds:.0f}", f"{row.peak / 1e6:.0f}",
+            f"{row.seconds:.0f}", took, f"{row.peak / 1e6:.0f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return lines

@@ -114,7 +114,7 @@ def test_random_architectures_have_equal_macs_and_differ_by_seed(tmp_path: Path,
     assert found[0] != found[1]
 
 
-@pytest.mark.parametrize("contender", ["narrow", "random"])
+@pytest.mark.parametrize("contender", ["narrow", "random", "trained_on"])
 def test_an_interrupted_run_ends_with_the_same_weights(job: Any, contender: str) -> None:
     straight = CONTENDERS[contender](job(contender, "straight"))
     with pytest.raises(Interrupted):
@@ -185,9 +185,10 @@ def test_selecting_shortcuts_change_nothing_in_a_network() -> None:
 def test_the_table_holds_mean_and_spread_of_the_records(tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
     accuracies = (0.9012, 0.9034, 0.8999)
-    for contender, point, values in (("original", 1.0, (0.9173,)), ("narrow", 2.1, accuracies)):
+    rows = (("original", 1.0, (0.9173,)), ("trained_on", 1.0, (0.9181,)), ("narrow", 2.1, accuracies))
+    for contender, point, values in rows:
         for seed, value in enumerate(values):
-            add_record(file, made_up(entry(contender, point, seed), value))
+            add_record(file, made_up(entry(contender, point, seed), value, seconds=60.0 / point))
     networks = {entry("narrow", 2.1, 0).name: {b: {"median": 1.25} for b in ("1", "64")}}
     file.with_name("latency.json").write_text(json.dumps({"networks": networks}))
     row = next(line for line in summarise(file).splitlines() if "| narrow |" in line)
@@ -197,15 +198,16 @@ def test_the_table_holds_mean_and_spread_of_the_records(tmp_path: Path) -> None:
     assert cells[:5] == ["2.1x", "narrow", f"{mean:.2f}", f"{spread:.2f}", f"{mean - 91.73:+.2f}"]
     assert cells[5] == "90.12 90.34 89.99"
     assert "1.25" in cells
+    assert cells[-3:-1] == ["29", "0.48"]  # seconds, and of those of training on
     assert (tmp_path / "summary.md").read_text() == summarise(file)
     assert len(list(tmp_path.glob("*.svg"))) == 3
 
 
-def made_up(asked: Entry, test_accuracy: float) -> dict[str, Any]:
+def made_up(asked: Entry, test_accuracy: float, seconds: float = 60.0) -> dict[str, Any]:
     return {
         "contender": asked.contender, "point": asked.point, "seed": asked.seed, "test_accuracy": test_accuracy,
         "valid_accuracy": 0.9, "macs": 40_000_000 / asked.point, "params": 100_000, "folder": asked.name,
-        "bytes": {"onnx": 1000, "safetensors": 900}, "seconds": {"all": 60.0},
+        "bytes": {"onnx": 1000, "safetensors": 900}, "seconds": {"all": seconds},
         "peak_bytes": {"process": 10**8, "gpu": 0}, "setting": asked.setting.facts(),
     }  # fmt: skip
 
@@ -213,6 +215,8 @@ def made_up(asked: Entry, test_accuracy: float) -> dict[str, Any]:
 def test_all_entries_come_in_the_order_of_work() -> None:
     entries = list(contend.all_entries(Setting("resnet20", 10, 5)))
     assert [asked.point for asked in entries if asked.contender == "lwdc"] == [p for p in POINTS for _ in range(3)]
+    uncompressed = [(asked.contender, asked.seed) for asked in entries if asked.point == 1]
+    assert uncompressed == [("original", 0), *(("trained_on", seed) for seed in range(3))]
     at = [asked.contender for asked in entries]
     assert at.index("lwdc") < at.index("lwdc_scratch")  # whose architecture it trains
 
