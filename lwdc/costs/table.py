@@ -50,7 +50,7 @@ class CostTable:
     @property
     def total(self) -> int:
         """Cost of the original network."""
-        return self._together(self.original.values())
+        return self.together(self.original.values())
 
     def of(self, architecture: Architecture) -> int:
         """Cost of the network that the architecture gives; exact for counted costs."""
@@ -60,19 +60,20 @@ class CostTable:
             if name not in costs:
                 raise ArchitectureError(f"site {site!r} has costs for {', '.join(costs)}, not for {name!r}.")
             found.append(costs[name])
-        return self._together(found)
+        return self.together(found)
 
     @property
     def smallest(self) -> int:
         """The smallest cost that any architecture reaches."""
-        return self._together(min(costs) for costs in self.group_costs().values())
+        return self.together(min(costs) for costs in self.group_costs().values())
 
     @property
     def largest(self) -> int:
         """The largest cost that any architecture reaches."""
-        return self._together(max(costs) for costs in self.group_costs().values())
+        return self.together(max(costs) for costs in self.group_costs().values())
 
-    def _together(self, costs: Iterable[int]) -> int:
+    def together(self, costs: Iterable[int]) -> int:
+        """What layers of these costs cost as a network, with all the rest."""
         return max(self.rest, *costs) if self.peak else self.rest + sum(costs)
 
     def group_costs(self) -> dict[str, list[int]]:

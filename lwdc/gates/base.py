@@ -21,6 +21,7 @@ class Gate(nn.Module, abc.ABC):
     """
 
     samples: Literal["all", "some", "one"] = "all"  # of the candidates: how many have a part in a sample
+    expects_one = False  # its expectation is one-hot, at the largest logit
     takes_one = False  # every sample is one-hot, and what it leaves out needs no gradient: it need not run
 
     logits: nn.Parameter

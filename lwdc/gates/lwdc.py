@@ -17,6 +17,7 @@ class TrainableGate(Gate):
     """
 
     samples = "one"
+    expects_one = True
 
     def sample(self) -> Tensor:
         margin = self.logits - _largest_other(self.logits)

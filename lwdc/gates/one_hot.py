@@ -9,6 +9,7 @@ class OneHot(Gate):
     """A hard choice at every step; the tempered softmax carries the gradient to every candidate."""
 
     samples = "one"
+    expects_one = True
 
     def sample(self) -> Tensor:
         return straight_through(one_hot_of(self.logits.detach()), self.soft())

@@ -1,4 +1,4 @@
-"""Where a function that falls is zero: the pressure at which a cost is what it may be."""
+"""Where a function that falls is zero, or no longer above: the pressure at which a cost is what it may be."""
 
 import math
 from collections.abc import Callable
@@ -26,6 +26,25 @@ def held_at(excess: Callable[[float], float], guess: float, *, least: float = -m
         if beyond == least:
             break
     return last if there != here else guess
+
+
+def least_within(excess: Callable[[float], float]) -> float:
+    """The smallest number from 0 on, to a thousandth, from which on a function that falls in steps is not above zero.
+
+    Or, if it never is, where it comes nearest.
+    """
+    low, high = 0.0, 1.0
+    if excess(low) <= 0:
+        return low
+    while excess(high) > 0 and high < _MOST:
+        low, high = high, 4 * high
+    enough = max(excess(high), 0.0)
+    if excess(low) <= enough:  # it is never reached, and this is as near
+        low = 0.0
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        low, high = (low, middle) if excess(middle) <= enough else (middle, high)
+    return high
 
 
 _NEAR = 1e-4  # of the original's cost

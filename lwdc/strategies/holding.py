@@ -1,15 +1,16 @@
 """Holding: logits shifted in proportion to costs, until what the gates expect keeps to bounds."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from lwdc.costs import expected_cost
 from lwdc.selection import selection_ops
-from lwdc.strategies.falling import held_at
+from lwdc.strategies.falling import held_at, least_within
 from lwdc.strategies.pressure import Held
 
 
@@ -19,8 +20,9 @@ class Holding:
     From every logit a cost takes what its candidate costs beyond the cheapest of its gate, as a share of the original
     network's cost, ``pressure`` times: from 0 on and no more than it takes. Of all mixtures with these (summed) costs
     that gives, for gates that are a softmax, the one nearest to the one before, in relative entropy. Logits are shifted
-    in place, so gates stay what they are. Gates whose expectation is one-hot end within one change of an operator of
-    the share, on either side; while gates are uniform nothing can be held. Ours.
+    in place, so gates stay what they are. Where expectations are one-hot, what is held is the cost of the network that
+    the largest logits make, within the share by less than one change of an operator; while gates are uniform nothing
+    can be held. Ours.
     """
 
     def __init__(self, supernet: nn.Module, held: Sequence[Held]) -> None:
@@ -28,6 +30,7 @@ class Holding:
         ops = selection_ops(supernet)
         self._costs = [cost.table.group_costs() for cost in self.held]
         self._gates = [ops[group].gate for group in self._costs[0]]
+        self._in_steps = all(gate.expects_one for gate in self._gates)
         # Of the costs that press: their numbers, how far they are above their shares, their gradients in the logits.
         self._pressing: list[int] = []
         self._excesses: list[float] = []
@@ -49,7 +52,11 @@ class Holding:
     def hold(self) -> None:
         """Set the pressures, and shift the logits, in place, until costs are within their shares."""
         self._pressing, self._excesses, self._slopes = [], [], []
-        if bool(self._gates[0].uniform) or self._look():
+        if bool(self._gates[0].uniform):
+            return
+        if self._in_steps:  # which no slope tells of
+            self._search()
+        if self._look() or self._in_steps:
             return
         begun = [cost.pressure for cost in self.held]
         for _ in range(_STEPS):
@@ -130,6 +137,9 @@ class Holding:
                 break
 
     def _search_one(self, which: int) -> None:
+        if self._in_steps:
+            self._press(which, least_within(self._of_network(which)))
+            return
         cost, shares = self.held[which], self._shares[which]
         begun, logits = cost.pressure, torch._foreach_add([logit.detach() for logit in self._logits], 0.0)
 
@@ -142,6 +152,19 @@ class Holding:
         with torch.no_grad():
             cost.pressure = held_at(excess, begun, least=0.0)
             excess(cost.pressure)
+
+    def _of_network(self, which: int) -> Callable[[float], float]:
+        """What the network of the largest logits costs beyond the share, by the pressure."""
+        cost, begun = self.held[which], self.held[which].pressure
+        logits = pad_sequence([logit.detach() for logit in self._logits], True, -torch.inf).double().cpu()
+        shares = pad_sequence(self._shares[which], True).double().cpu()
+
+        def excess(pressure: float) -> float:
+            picked = (logits + (begun - pressure) * shares).argmax(1).tolist()
+            found = [costs[index] for costs, index in zip(self._costs[which].values(), picked, strict=True)]
+            return cost.table.together(found) / cost.table.total - cost.share
+
+        return excess
 
 
 def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
