@@ -4,12 +4,12 @@
     python experiments/search_step/benchmark.py --only resnet56_four --batch 512 --device cuda \
         --precision bf16-mixed --channels-last --compile inductor
 
-Every mode (plain training, lwdc mixing kernels under a factor, the same with the cost held at a bound, lwdc running
-branches, lwdc training one path drawn a step) lives in a process of its own. The rounds are interleaved: each process
-in turn times a few steps while the others wait, so that a drift of the machine meets all of them. A step is everything:
-forward, loss, the cost's part, backward, both optimisers. Reported are ratios of medians to plain training, CPU
-seconds, images a second, and peak memory above what the imports alone take. A compiled network is compiled in the three
-steps before the first round.
+Every mode (plain training, lwdc mixing kernels under a factor, the same with the cost held at a bound, by soft gates or
+by one-hot ones, lwdc running branches, lwdc training one path drawn a step) lives in a process of its own. The rounds
+are interleaved: each process in turn times a few steps while the others wait, so that a drift of the machine meets all
+of them. A step is everything: forward, loss, the cost's part, backward, both optimisers. Reported are ratios of medians
+to plain training, CPU seconds, images a second, and peak memory above what the imports alone take. A compiled network
+is compiled in the three steps before the first round.
 """
 
 import argparse
@@ -69,7 +69,7 @@ SETTINGS = {
     "resnet56_four": {"model": "cifar_resnet56", "size": 32, "batch": 64, "ops": FOUR, "time": 1.15, "memory": 1.15},
     "resnet50_four": {"model": "resnet50", "size": 64, "batch": 16, "ops": FOUR, "time": 1.4},
 }
-MODES = ("plain", "kernels", "held", "branches", "paths")
+MODES = ("plain", "kernels", "held", "held_one_hot", "branches", "paths")
 STEPS = 3  # timed together, in one round of one process
 
 
@@ -84,10 +84,11 @@ def worker(options: argparse.Namespace) -> None:
     import lwdc.backbones  # registers the CIFAR networks
     from lwdc.candidates.sampling import starts_of
     from lwdc.costs import Macs, penalty, tabulate
-    from lwdc.gates import SinglePath
+    from lwdc.gates import OneHot, SinglePath, Softmax
     from lwdc.selection import advance, draw, gates
     from lwdc.space import SearchSpace
     from lwdc.strategies import Held, Holding, PathLesson, weight_parameters
+    from lwdc.strategies.idle import spare_idle
     from lwdc.training import Execution
 
     name, mode, device = options.worker, options.mode, options.device
@@ -106,10 +107,11 @@ def worker(options: argparse.Namespace) -> None:
         model = lwdc.wrap(model, SearchSpace(setting["ops"]), SinglePath, size)
     elif mode != "plain":
         mixing = "branches" if mode == "branches" else "auto"
-        model = lwdc.wrap(model, SearchSpace(setting["ops"]), input_size=size, mixing=mixing)
+        gate = OneHot if mode == "held_one_hot" else Softmax
+        model = lwdc.wrap(model, SearchSpace(setting["ops"]), gate, size, mixing=mixing)
         table = tabulate(model, Macs())
         advance(model, 0.4)  # after the warm-up, while starts of epitomes still move
-        if mode == "held":
+        if mode in ("held", "held_one_hot"):
             holding = Holding(model, [held := Held(table, table.total // 2)])
             held.begin(1.0)
         optimisers.append(torch.optim.Adam([gate.logits for gate in gates(model)], lr=0.03))
@@ -139,6 +141,8 @@ def worker(options: argparse.Namespace) -> None:
             lesson.after_backward()
         if holding is not None:
             holding.project()
+        if mode == "held_one_hot":
+            spare_idle(model)
         for optimiser in optimisers:
             optimiser.step()
         if device == "cuda":

@@ -101,6 +101,13 @@ def test_a_gate_says_how_many_candidates_have_a_part_in_a_sample(make: MakeGate)
     assert counts == {"all": {4}, "some": {1, 2, 3, 4}, "one": {1}}[gate.samples]
 
 
+@any_gate
+def test_a_gate_says_whether_its_expectation_is_one_hot_at_the_largest_logit(make: MakeGate) -> None:
+    gate = make(4)
+    gate.logits.data = torch.tensor([0.1, 0.3, 0.2, 0.0])
+    assert torch.equal(gate.expectation(), one_hot_of(gate.logits.detach())) == gate.expects_one
+
+
 @every_gate
 def test_the_gradient_reaches_every_logit(make: MakeGate) -> None:
     gate = drawn(make)
