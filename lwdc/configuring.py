@@ -91,7 +91,7 @@ def _gradients(strategy: DictConfig) -> dict[str, Any]:
     """What a search by gradients alone has."""
     if "proposer" in strategy:
         return {}
-    plain = {name: strategy[name] for name in ("prior", "decide", "decide_from")}
+    plain = {name: strategy[name] for name in ("prior", "decide", "decide_from", "rest_from")}
     return {"logits_optim": build(strategy.logits_optim, "strategy.logits_optim"), **plain}
 
 

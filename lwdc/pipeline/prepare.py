@@ -125,7 +125,7 @@ class Prepared(Trainable):
         assert settings.logits_optim is not None
         joint = JointLesson(
             supernet, self._pressures(supernet), settings.logits_optim,
-            decide=settings.decide, decide_from=settings.decide_from,
+            decide=settings.decide, decide_from=settings.decide_from, rest_from=settings.rest_from,
         )  # fmt: skip
         if self.front is None:
             return joint

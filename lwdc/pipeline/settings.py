@@ -132,6 +132,7 @@ class Settings:
     prior: float = 4.0  # weight of what operators keep of the trained layers, in the logits at the start
     decide: float = 1.0
     decide_from: float = 0.5
+    rest_from: float = 1.0  # share of the search from which the gates' logits rest; 1: they never do
     front: FrontSettings | None = None  # None: a search for one factor or budget
     scores: ScoreSettings | None = None  # None: a search by gradients
     space: SearchSpace = dataclasses.field(default_factory=SearchSpace)
@@ -193,12 +194,13 @@ class Settings:
         for size in self.latency_batches:
             if not isinstance(size, int) or size < 1:
                 raise LwdcError(f"latency_batches are batch sizes from 1 on, found {size!r}.")
-        for name in ("prior", "decide", "decide_from"):
+        for name in ("prior", "decide", "decide_from", "rest_from"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise LwdcError(f"strategy.{name} is a number, found {value!r}.")
-        if not 0 <= self.decide_from <= 1:
-            raise LwdcError(f"strategy.decide_from is a share of the search in [0, 1], found {self.decide_from}.")
+        for name in ("decide_from", "rest_from"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise LwdcError(f"strategy.{name} is a share of the search in [0, 1], found {getattr(self, name)}.")
         for name, why in (("prior", "favour what keeps least"), ("decide", "reward indecision")):
             if getattr(self, name) < 0:
                 raise LwdcError(f"strategy.{name} must not be negative, found {getattr(self, name)}: it would {why}.")

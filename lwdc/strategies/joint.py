@@ -25,7 +25,8 @@ class JointLesson:
     """Weighs costs in the objective or holds them at bounds, drives the gates' schedule and trains their logits.
 
     A mixture is easy and a choice is not, so the search is made to end decided: from the share
-    ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``. All of it is ours.
+    ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``, and from ``rest_from`` on logits
+    are no longer trained, so that what will be kept trains by itself. All of it is ours.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class JointLesson:
         *,
         decide: float = 1.0,
         decide_from: float = 0.5,
+        rest_from: float = 1.0,
     ) -> None:
         self.supernet, self.pressures = supernet, tuple(pressures)
-        self.decide, self.decide_from = decide, decide_from
+        self.decide, self.decide_from, self.rest_from = decide, decide_from, rest_from
         self._optimiser = optim([p for gate in gates(supernet) for p in gate.parameters()])
         self.hard = any(gate.samples == "one" for gate in gates(supernet))  # operators are trained one at a time
         held = [pressure for pressure in self.pressures if isinstance(pressure, Held)]
@@ -52,6 +54,9 @@ class JointLesson:
     def begin(self, progress: float) -> None:
         self._progress = progress
         advance(self.supernet, progress)
+        if progress >= self.rest_from:
+            for group in self._optimiser.param_groups:
+                group["lr"] = 0.0
         for pressure in self.pressures:
             pressure.begin(progress)
         if self._holding is not None:

@@ -74,7 +74,7 @@ def supernet_of(gate: str, model: nn.Module | None = None) -> tuple[nn.Module, C
 
 def lesson_of(supernet: nn.Module, table: CostTable, budget: float | None = 0.5, **changes: Any) -> JointLesson:
     """A lesson under a budget, or under a factor where ``budget`` is None."""
-    own = {name: changes.pop(name) for name in list(changes) if name in ("decide", "decide_from")}
+    own = {name: changes.pop(name) for name in list(changes) if name in ("decide", "decide_from", "rest_from")}
     cost = Pressure(table, **changes) if budget is None else Held(table, int(budget * table.total))
     return JointLesson(supernet, [cost], ADAM, **own)
 
@@ -313,6 +313,21 @@ def test_late_in_the_search_indecision_costs() -> None:
         assert term is not None
         terms[progress] = float(term.detach()) / max(entropy, 1e-9)
     assert terms == pytest.approx({0.4: 0.0, 0.5: 0.0, 0.75: 1.5, 0.9: 2.4}, abs=1e-4)
+
+
+@pytest.mark.parametrize("gate", ["softmax", "one_hot"])
+def test_from_a_share_of_the_search_on_logits_rest_and_weights_do_not(gate: str, data: Digits) -> None:
+    supernet, table = supernet_of(gate)
+    weights = weight_parameters(supernet)
+    found = []
+    for record in fit_of(supernet, data, lesson_of(supernet, table, rest_from=0.7)).run():
+        if isinstance(record, StepRecord):
+            logits = torch.cat([gate.logits.detach() for gate in gates(supernet)])
+            found.append((logits, torch.cat([weight.detach().flatten() for weight in weights])))
+    assert len(found) == 20
+    steps = list(itertools.pairwise(found))  # the fifteenth is the first to rest, and is still held at the bound
+    assert [torch.equal(before[0], after[0]) for before, after in steps[13:]] == [False, *[True] * 5]
+    assert not any(torch.equal(before[1], after[1]) for before, after in steps)
 
 
 def test_entropy_is_one_for_uniform_gates_and_zero_for_a_choice() -> None:
