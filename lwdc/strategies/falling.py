@@ -29,7 +29,7 @@ def held_at(excess: Callable[[float], float], guess: float, *, least: float = -m
 
 
 def least_within(excess: Callable[[float], float]) -> float:
-    """The smallest number from 0 on, to a thousandth, from which on a function that falls in steps is not above zero.
+    """The smallest number from 0 on, to a thousandth of it, at which a function that falls in steps is not above zero.
 
     Or, if it never is, where it comes nearest.
     """
@@ -41,7 +41,7 @@ def least_within(excess: Callable[[float], float]) -> float:
     enough = max(excess(high), 0.0)
     if excess(low) <= enough:  # it is never reached, and this is as near
         low = 0.0
-    while high - low > 1e-3:
+    while high - low > 1e-3 * (1 + low):  # nearer to a step float32 could not tell the two operators apart
         middle = (low + high) / 2
         low, high = (low, middle) if excess(middle) <= enough else (middle, high)
     return high

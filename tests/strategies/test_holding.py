@@ -117,8 +117,18 @@ def test_where_expectations_are_one_hot_the_network_keeps_the_bound_under_the_le
     if held.pressure > 0:
         for logit, costs in zip(gates(supernet), table.group_costs().values(), strict=True):
             with torch.no_grad():
-                logit.logits += 2e-3 * (torch.tensor(costs) - min(costs)) / table.total
+                logit.logits += 2e-3 * (1 + held.pressure) * (torch.tensor(costs) - min(costs)) / table.total
         assert chosen_cost(supernet, table) > held.share
+
+
+@settings(max_examples=30)
+@given(st.floats(0.3, 0.95), st.floats(0.3, 0.95), st.integers(0, 99))
+def test_a_network_keeps_two_bounds_at_once(macs: float, params: float, seed: int) -> None:
+    supernet = supernet_of("one_hot")
+    shuffle(supernet, seed)
+    both = [at(macs), at(params, PARAMS)]
+    Holding(supernet, both).hold()
+    assert all(chosen_cost(supernet, held.table) <= held.share for held in both)
 
 
 def chosen_cost(supernet: nn.Module, table: CostTable) -> float:
