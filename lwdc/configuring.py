@@ -91,8 +91,9 @@ def _gradients(strategy: DictConfig) -> dict[str, Any]:
     """What a search by gradients alone has."""
     if "proposer" in strategy:
         return {}
-    plain = {name: strategy[name] for name in ("prior", "decide", "decide_from", "rest_from")}
-    return {"logits_optim": build(strategy.logits_optim, "strategy.logits_optim"), **plain}
+    plain = {name: strategy[name] for name in ("prior", "decide", "decide_from")}
+    rest_from = strategy.get("rest_from", 1.0)  # runs of earlier versions have none
+    return {"logits_optim": build(strategy.logits_optim, "strategy.logits_optim"), "rest_from": rest_from, **plain}
 
 
 def _scores(strategy: DictConfig) -> ScoreSettings | None:

@@ -167,6 +167,7 @@ def test_a_run_leaves_what_later_commands_need(lwdc_in: Run, tmp_path: Path) -> 
     checkpoint = load_checkpoint(tmp_path / "a" / CHECKPOINT)
     config = json.loads(checkpoint["config"])
     config["cost"] |= {"stiffness": 20.0, "rate": 100.0}
+    del config["strategy"]["rest_from"]
     checkpoint["config"] = json.dumps(config)
     save_checkpoint(tmp_path / "a" / CHECKPOINT, checkpoint)
     code, out, error = lwdc_in("evaluate", "run=a")

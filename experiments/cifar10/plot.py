@@ -5,7 +5,18 @@ import math
 import statistics
 from typing import NamedTuple
 
-_COLOURS = ("#000000", "#d62728", "#ff7f0e", "#e377c2", "#1f77b4", "#17becf", "#9467bd", "#2ca02c", "#8c564b")
+_COLOURS = (
+    "#000000",
+    "#7f7f7f",
+    "#d62728",
+    "#ff7f0e",
+    "#e377c2",
+    "#1f77b4",
+    "#17becf",
+    "#9467bd",
+    "#2ca02c",
+    "#8c564b",
+)
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 420, 60, 560, 40, 370
 
 

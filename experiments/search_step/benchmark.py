@@ -242,7 +242,7 @@ def main() -> None:
                 else ""
             )
             print(
-                f"{name:<22}{mode:<10}{statistics.median(row['wall_s']) * 1000:>9.1f}{row['images_per_s']:>10.0f}"
+                f"{name:<22}{mode:<12}{statistics.median(row['wall_s']) * 1000:>9.1f}{row['images_per_s']:>10.0f}"
                 f"{row['wall_ratio']:>8.2f}"
                 f"{row['cpu_ratio']:>7.2f}{row['peak_mib']:>10.0f}{row['memory_ratio']:>8.2f}   {bars}",
                 flush=True,

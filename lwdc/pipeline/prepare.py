@@ -190,6 +190,7 @@ def prepare(
     """
     if settings.searched is not None:
         _search_file(settings.searched, reused_file(settings))
+    settings.check_choice()
     costs = settings.cost.all
     if settings.scores is not None:
         settings.scores.check_costs(costs)

@@ -186,11 +186,6 @@ class Settings:
                 "a search by scores trains one path a step, drawn evenly, whatever the gate: leave gate= out, which is "
                 "then single_path."
             )
-        if not self.inherit and self.search.epochs == 0 and not self._learns_apart:
-            raise LwdcError(
-                "strategy.epochs=0 with strategy.inherit=false leaves nothing to choose by, neither training nor the "
-                "trained layers: let operators inherit, or search for an epoch or more."
-            )
         for size in self.latency_batches:
             if not isinstance(size, int) or size < 1:
                 raise LwdcError(f"latency_batches are batch sizes from 1 on, found {size!r}.")
@@ -213,8 +208,14 @@ class Settings:
                 f"strategy.refit_images is a number of images, 2 or more, or 0 for none; found {self.refit_images!r}."
             )
 
-    @property
-    def _learns_apart(self) -> bool:
-        """Whether scores are of weights that the evaluator itself has trained, or of none at all."""
-        scores = self.scores
-        return scores is not None and not isinstance(scores.evaluators[scores.evaluator], Refitted | SharedWeights)
+    def check_choice(self) -> None:
+        """Raises ``LwdcError`` where nothing would tell one architecture from another."""
+        learnt = self.search.epochs > 0
+        if self.scores is not None:  # evaluators but these may train what they score
+            evaluator = self.scores.evaluators[self.scores.evaluator]
+            learnt = learnt or not isinstance(evaluator, Refitted | SharedWeights)
+        if not learnt and not self.inherit:
+            raise LwdcError(
+                "strategy.epochs=0 with strategy.inherit=false leaves nothing to choose by, neither training nor the "
+                "trained layers: let operators inherit, or search for an epoch or more."
+            )

@@ -102,7 +102,8 @@ def _searches(config: Mapping[str, Any]) -> dict[str, Any]:
         strategy = {key: value for key, value in config["strategy"].items() if key not in _ASKING}
         return _trains(config) | {key: config.get(key) for key in ("space", "gate")} | {"strategy": strategy}
     asked = {key: value for key, value in config["cost"].items() if key != "budget"}
-    return _trains(config) | {key: config.get(key) for key in ("space", "gate", "strategy")} | {"cost": asked}
+    strategy = {"rest_from": 1, **config["strategy"]}  # earlier versions have none
+    return _trains(config) | {key: config.get(key) for key in ("space", "gate")} | {"strategy": strategy, "cost": asked}
 
 
 # Of searches by scores: what comes after the training of paths.

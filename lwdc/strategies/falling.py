@@ -28,19 +28,19 @@ def held_at(excess: Callable[[float], float], guess: float, *, least: float = -m
     return last if there != here else guess
 
 
-def least_within(excess: Callable[[float], float]) -> float:
-    """The smallest number from 0 on, to a thousandth of it, at which a function that falls in steps is not above zero.
+def least_within(excess: Callable[[float], float], least: float) -> float:
+    """The smallest number from ``least`` on at which a function that falls in steps is not above zero.
 
-    Or, if it never is, where it comes nearest.
+    It is found to about a thousandth. If there is none, the smallest at which the function comes nearest.
     """
-    low, high = 0.0, 1.0
+    low, high = least, 4 * least + 1
     if excess(low) <= 0:
         return low
     while excess(high) > 0 and high < _MOST:
         low, high = high, 4 * high
     enough = max(excess(high), 0.0)
     if excess(low) <= enough:  # it is never reached, and this is as near
-        low = 0.0
+        low = least
     while high - low > 1e-3 * (1 + low):  # nearer to a step float32 could not tell the two operators apart
         middle = (low + high) / 2
         low, high = (low, middle) if excess(middle) <= enough else (middle, high)

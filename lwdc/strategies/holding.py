@@ -21,8 +21,8 @@ class Holding:
     network's cost, ``pressure`` times: from 0 on and no more than it takes. Of all mixtures with these (summed) costs
     that gives, for gates that are a softmax, the one nearest to the one before, in relative entropy. Logits are shifted
     in place, so gates stay what they are. Where expectations are one-hot, what is held is the cost of the network that
-    the largest logits make, within the share by less than one change of an operator; while gates are uniform nothing
-    can be held. Ours.
+    the largest logits make, within the share by less than one change of an operator (of several costs, that pull apart,
+    as near as some twenty raises of the pressures bring it). While gates are uniform nothing can be held. Ours.
     """
 
     def __init__(self, supernet: nn.Module, held: Sequence[Held]) -> None:
@@ -30,7 +30,7 @@ class Holding:
         ops = selection_ops(supernet)
         self._costs = [cost.table.group_costs() for cost in self.held]
         self._gates = [ops[group].gate for group in self._costs[0]]
-        self._in_steps = all(gate.expects_one for gate in self._gates)
+        self._one_hot = all(gate.expects_one for gate in self._gates)
         # Of the costs that press: their numbers, how far they are above their shares, their gradients in the logits.
         self._pressing: list[int] = []
         self._excesses: list[float] = []
@@ -54,9 +54,11 @@ class Holding:
         self._pressing, self._excesses, self._slopes = [], [], []
         if bool(self._gates[0].uniform):
             return
-        if self._in_steps:  # which no slope tells of
+        if self._one_hot:  # their costs fall in steps, which no slope tells of
             self._search()
-        if self._look() or self._in_steps:
+            if len(self.held) > 1:
+                self._raise()
+        if self._look() or self._one_hot:
             return
         begun = [cost.pressure for cost in self.held]
         for _ in range(_STEPS):
@@ -137,8 +139,8 @@ class Holding:
                 break
 
     def _search_one(self, which: int) -> None:
-        if self._in_steps:
-            self._press(which, least_within(self._of_network(which)))
+        if self._one_hot:
+            self._press(which, least_within(self._network_excess(which), 0.0))
             return
         cost, shares = self.held[which], self._shares[which]
         begun, logits = cost.pressure, torch._foreach_add([logit.detach() for logit in self._logits], 0.0)
@@ -153,15 +155,25 @@ class Holding:
             cost.pressure = held_at(excess, begun, least=0.0)
             excess(cost.pressure)
 
-    def _of_network(self, which: int) -> Callable[[float], float]:
+    def _raise(self) -> None:
+        """Raise pressures until all costs are within: what one takes off, another may have put on."""
+        for _ in range(2 * _SWEEPS):
+            over = [k for k, cost in enumerate(self.held) if self._network_excess(k)(cost.pressure) > 0]
+            for k in over:
+                self._press(k, least_within(self._network_excess(k), 1.2 * self.held[k].pressure + 0.1))
+            if not over:
+                break
+
+    def _network_excess(self, which: int) -> Callable[[float], float]:
         """What the network of the largest logits costs beyond the share, by the pressure."""
         cost, begun = self.held[which], self.held[which].pressure
-        logits = pad_sequence([logit.detach() for logit in self._logits], True, -torch.inf).double().cpu()
-        shares = pad_sequence(self._shares[which], True).double().cpu()
+        logits = pad_sequence([logit.detach() for logit in self._logits], True, -torch.inf).cpu().double()
+        shares = pad_sequence(self._shares[which], True).cpu().double()
+        costs = [self._costs[which][group] for group in self._costs[0]]
 
         def excess(pressure: float) -> float:
             picked = (logits + (begun - pressure) * shares).argmax(1).tolist()
-            found = [costs[index] for costs, index in zip(self._costs[which].values(), picked, strict=True)]
+            found = [of_gate[index] for of_gate, index in zip(costs, picked, strict=True)]
             return cost.table.together(found) / cost.table.total - cost.share
 
         return excess

@@ -25,8 +25,9 @@ class JointLesson:
     """Weighs costs in the objective or holds them at bounds, drives the gates' schedule and trains their logits.
 
     A mixture is easy and a choice is not, so the search is made to end decided: from the share
-    ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``, and from ``rest_from`` on logits
-    are no longer trained, so that what will be kept trains by itself. All of it is ours.
+    ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``. Where gates are one-hot and never
+    random, logits are not trained from ``rest_from`` on, so that what will be chosen trains by itself. All of it is
+    ours.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class JointLesson:
         self.hard = any(gate.samples == "one" for gate in gates(supernet))  # operators are trained one at a time
         held = [pressure for pressure in self.pressures if isinstance(pressure, Held)]
         self._holding = Holding(supernet, held) if held else None
+        self._one_hot = all(gate.expects_one for gate in gates(supernet))
         self._leaves_out = any(gate.samples != "all" for gate in gates(supernet))
         self._progress = 0.0
 
@@ -54,15 +56,17 @@ class JointLesson:
     def begin(self, progress: float) -> None:
         self._progress = progress
         advance(self.supernet, progress)
-        if progress >= self.rest_from:
-            for group in self._optimiser.param_groups:
-                group["lr"] = 0.0
         for pressure in self.pressures:
             pressure.begin(progress)
         if self._holding is not None:
             self._holding.hold()
+        if self._rests:
+            for gate in gates(self.supernet):
+                gate.average.zero_()  # nothing flickers any more: the logits decide
 
     def extra_loss(self) -> Tensor | None:
+        if self._rests:
+            return None
         terms = [term for pressure in self.pressures if (term := pressure.term(self.supernet)) is not None]
         late = (self._progress - self.decide_from) / max(1 - self.decide_from, 1e-12)
         if late > 0 and self.decide:
@@ -70,7 +74,9 @@ class JointLesson:
         return torch.stack(terms).sum() if terms else None
 
     def after_backward(self) -> None:
-        if self._holding is not None:
+        if self._rests:
+            self._optimiser.zero_grad(set_to_none=True)
+        elif self._holding is not None:
             self._holding.project()
         if self._leaves_out:
             spare_idle(self.supernet)
@@ -90,6 +96,11 @@ class JointLesson:
         probabilities = self._probabilities()
         ops = selection_ops(self.supernet)
         return {name: probabilities[name][candidate_index(op, architecture)] for name, op in ops.items()}
+
+    @property
+    def _rests(self) -> bool:
+        """Whether logits are trained no longer."""
+        return self._one_hot and self._progress >= self.rest_from
 
     def _probabilities(self) -> dict[str, list[float]]:
         return {name: op.gate.probabilities().tolist() for name, op in selection_ops(self.supernet).items()}

@@ -396,10 +396,10 @@ def test_random_weights_are_not_scored_as_they_are(make: Make) -> None:
     untrained = dataclasses.replace(make().search, epochs=0)
     for evaluator in (SHARED, Refitted(examples=8, images=50)):
         asked = scores(evaluators={"asked": evaluator}, evaluator="asked")
-        make(scores=asked, search=untrained)
+        prepare(make(scores=asked, search=untrained))
         with pytest.raises(LwdcError, match="leaves nothing to choose by"):
-            make(scores=asked, search=untrained, inherit=False)
-    make(search=untrained, inherit=False)  # an evaluator that may train what it scores
+            prepare(make(scores=asked, search=untrained, inherit=False))
+    prepare(make(search=untrained, inherit=False))  # an evaluator that may train what it scores
 
 
 def test_a_half_written_line_of_known_evaluations_is_left_out(found: tuple[Path, Architecture], tmp_path: Path) -> None:

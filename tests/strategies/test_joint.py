@@ -315,20 +315,26 @@ def test_late_in_the_search_indecision_costs() -> None:
     assert terms == pytest.approx({0.4: 0.0, 0.5: 0.0, 0.75: 1.5, 0.9: 2.4}, abs=1e-4)
 
 
-@pytest.mark.parametrize("gate", ["softmax", "one_hot"])
-def test_from_a_share_of_the_search_on_logits_rest_and_weights_do_not(gate: str, data: Digits) -> None:
+@pytest.mark.parametrize(("gate", "rests"), [("one_hot", True), ("lwdc", True), ("softmax", False), ("gumbel", False)])
+def test_logits_of_one_hot_gates_rest_at_last_and_what_trains_by_itself_is_chosen(
+    gate: str, rests: bool, data: Digits
+) -> None:
     supernet, table = supernet_of(gate)
     weights = weight_parameters(supernet)
-    found = []
-    for record in fit_of(supernet, data, lesson_of(supernet, table, rest_from=0.8)).run():
+    lesson, found = lesson_of(supernet, table, rest_from=0.8), []
+    for record in fit_of(supernet, data, lesson).run():
         if isinstance(record, StepRecord):
             logits = torch.cat([gate.logits.detach() for gate in gates(supernet)])
             found.append((logits, torch.cat([weight.detach().flatten() for weight in weights])))
     assert len(found) == 20
     steps = list(itertools.pairwise(found))  # the seventeenth is the last that is shifted to keep the bound
-    assert all(torch.equal(before[0], after[0]) for before, after in steps[16:])
+    assert all(torch.equal(before[0], after[0]) == rests for before, after in steps[16:])
     assert not any(torch.equal(before[0], after[0]) for before, after in steps[4:12])
     assert not any(torch.equal(before[1], after[1]) for before, after in steps)
+    if rests:
+        ops = selection_ops(supernet)
+        largest = {name: op.candidates[int(op.gate.logits.argmax())] for name, op in ops.items()}
+        assert lesson.choice() == Architecture(largest)
 
 
 def test_entropy_is_one_for_uniform_gates_and_zero_for_a_choice() -> None:
