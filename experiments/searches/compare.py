@@ -97,6 +97,9 @@ TASKS = {
                 ),
             ),
             "joint": Sweep(("joint", "no search"), ("strategy.epochs=6,0", "strategy.beginning=false")),
+            "softmax": Sweep(
+                ("joint, softmax",), ("gate=softmax", "strategy.epochs=6", "strategy.beginning=false")
+            ),
             "refitted": Sweep(
                 ("local, refitted",),
                 ("strategy=local", "strategy.proposer.begin=0", "strategy.evaluations=100", *REFITTED),
