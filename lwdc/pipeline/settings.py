@@ -132,7 +132,7 @@ class Settings:
     prior: float = 4.0  # weight of what operators keep of the trained layers, in the logits at the start
     decide: float = 1.0
     decide_from: float = 0.5
-    rest_from: float = 0.9  # share of the search from which the gates' logits rest; 1: they never do
+    rest_from: float = 0.9  # share of the search from which logits of one-hot gates rest; 1: they never do
     front: FrontSettings | None = None  # None: a search for one factor or budget
     scores: ScoreSettings | None = None  # None: a search by gradients
     space: SearchSpace = dataclasses.field(default_factory=SearchSpace)
