@@ -85,7 +85,7 @@ def choose_within(supernet: nn.Module, bounds: Sequence[tuple[CostTable, int]]) 
     first: dict[Any, str] = {}
     groups = {name: first.setdefault(op.gate, name) for name, op in ops.items()}
     scores = {group: ops[group].gate.scores().double().cpu().numpy() for group in dict.fromkeys(groups.values())}
-    picked = _knapsack(scores, bounds) if bounds else {group: int(s.argmax()) for group, s in scores.items()}
+    picked = best_within(scores, bounds)
     if picked is None:
         asked = ", ".join(f"{table.name} {amount(bound, table)}" for table, bound in bounds)
         raise CostError(
@@ -95,7 +95,13 @@ def choose_within(supernet: nn.Module, bounds: Sequence[tuple[CostTable, int]]) 
     return Architecture({name: op.candidates[picked[groups[name]]] for name, op in ops.items()})
 
 
-def _knapsack(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]]) -> dict[str, int] | None:
+def best_within(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]]) -> dict[str, int] | None:
+    """By gate the candidate, so that the sum of ``scores`` (one array a gate) is largest within the bounds.
+
+    None if nothing keeps them. Gates are named by the first site of each, as in ``CostTable.group_costs``.
+    """
+    if not bounds:
+        return {group: int(s.argmax()) for group, s in scores.items()}
     sizes = [len(scores[group]) for group in scores]
     one_each = np.zeros((len(sizes), sum(sizes)))
     for row, (start, size) in enumerate(zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True)):

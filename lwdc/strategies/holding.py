@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lwdc.costs import expected_cost
+from lwdc.costs import best_within, expected_cost
 from lwdc.selection import selection_ops
 from lwdc.strategies.falling import held_at, least_within
 from lwdc.strategies.pressure import Held
@@ -70,6 +70,24 @@ class Holding:
             self._press(k, pressure)
         self._search()
         self._look()
+
+    def settle(self) -> None:
+        """Let the largest logits be, in place, of the best network that keeps the bounds of the choice, exactly.
+
+        The best by what logits are without the pressures, with which the costs of networks fall in steps, and mostly
+        fall below the bounds. A logit that shall be the largest goes as far above the one that is as it lay below.
+        """
+        with torch.no_grad():
+            plain = [logit.double() for logit in self._logits]
+            for shares, held in zip(self._shares, self.held, strict=True):
+                torch._foreach_add_(plain, [share.double() for share in shares], alpha=held.pressure)
+            scores = {group: logit.cpu().numpy() for group, logit in zip(self._costs[0], plain, strict=True)}
+            best = best_within(scores, [(held.table, held.bound) for held in self.held])
+            assert best is not None  # bounds that nothing keeps are refused before
+            for logit, index in zip(self._logits, best.values(), strict=True):
+                if int(logit.argmax()) != index:
+                    most = logit.max()
+                    logit[index] = 2 * most - logit[index] + _TIE * (1 + most.abs())
 
     def project(self) -> None:
         """Take from the gradients of the logits, in place, what would raise the costs that press."""
@@ -184,6 +202,7 @@ def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
 
 
 _NEAR = 1e-3  # of the original's cost
+_TIE = 1e-3  # of a logit: no tie is left
 _FLAT = 1e-6
 _FAR = 10.0  # steps of Newton's method that go further, and more than double a pressure, are not trusted
 _STEPS = 3  # of Newton's method, before bisection takes over

@@ -49,6 +49,7 @@ class JointLesson:
         self._one_hot = all(gate.expects_one for gate in gates(supernet))
         self._leaves_out = any(gate.samples != "all" for gate in gates(supernet))
         self._progress = 0.0
+        self._settled = False
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         return [self._optimiser]
@@ -58,9 +59,12 @@ class JointLesson:
         advance(self.supernet, progress)
         for pressure in self.pressures:
             pressure.begin(progress)
-        if self._holding is not None:
+        if self._holding is not None and not self._rests:
             self._holding.hold()
         if self._rests:
+            if self._holding is not None and not self._settled:
+                self._holding.settle()
+            self._settled = True
             for gate in gates(self.supernet):
                 gate.average.zero_()  # nothing flickers any more: the logits decide
 
@@ -119,6 +123,7 @@ class JointLesson:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._progress = state["progress"]
+        self._settled = self._rests
         for pressure, saved in zip(self.pressures, state["pressures"], strict=True):
             pressure.load_state_dict(saved)
 

@@ -14,7 +14,7 @@ from torch import nn
 from lwdc.architecture import Architecture
 from lwdc.candidates import label
 from lwdc.costs import CostTable, Macs, Params, choose, choose_within, parse_budget, tabulate
-from lwdc.costs.budget import _knapsack
+from lwdc.costs.budget import best_within
 from lwdc.errors import CostError
 from lwdc.gates import Softmax
 from lwdc.selection import gates, selection_ops
@@ -165,7 +165,7 @@ def test_whole_numbers_decide_where_the_solver_would_round() -> None:
         costs = {str(g): {"original": 10**9 + rng.randrange(50), "skip": rng.randrange(10**8)} for g in range(6)}
         scores = {group: np.array([0.0, -1.0 - rng.random()]) for group in costs}
         table = CostTable("macs", "MAC", costs, {g: c["original"] for g, c in costs.items()}, {g: g for g in costs}, 7)
-        chosen = _knapsack(scores, [(table, table.total - 1)])
+        chosen = best_within(scores, [(table, table.total - 1)])
         assert chosen is not None
         assert 7 + sum(list(costs[g].values())[i] for g, i in chosen.items()) <= table.total - 1
         # One site has to give way, and it must be the one that loses least.

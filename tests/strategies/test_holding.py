@@ -15,7 +15,7 @@ from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
-from lwdc.costs import CostTable, Macs, Params, expected_cost, tabulate
+from lwdc.costs import CostTable, Macs, Params, choose_within, expected_cost, tabulate
 from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, Softmax, TrainableGate
 from lwdc.selection import gates, selection_ops
 from lwdc.space import SearchSpace
@@ -121,6 +121,51 @@ def test_where_expectations_are_one_hot_the_network_keeps_the_bound_under_the_le
             with torch.no_grad():
                 gate_of.logits += 2e-3 * (1 + held.pressure) * (torch.tensor(costs) - min(costs)) / table.total
         assert chosen_cost(supernet, table) > held.share
+
+
+@settings(max_examples=40)
+@given(
+    st.floats(0.0, 1.0),
+    st.floats(1.0, 2.0),
+    st.sampled_from(["one_hot", "lwdc"]),
+    st.sampled_from([[TABLE], [PEAK], [TABLE, UNLIKE]]),
+    st.integers(0, 99),
+)
+def test_what_is_settled_on_is_the_best_network_within_the_bounds_without_the_pressures(
+    way: float, wider: float, gate: str, tables: list[CostTable], seed: int
+) -> None:
+    """The bounds while logits are trained may be wider than those of the choice, which count."""
+    supernet = supernet_of(gate)
+    shuffle(supernet, seed)
+    best = copy.deepcopy(supernet)
+    draw = random.Random(seed)
+    some = Architecture({name: draw.choice(op.candidates) for name, op in selection_ops(supernet).items()})
+    held = [at(max(way, table.of(some) / table.total), table) for table in tables]
+    for cost in held:
+        cost.share *= wider
+    holding = Holding(supernet, held)
+    holding.hold()
+    holding.settle()
+    settled = [int(module.logits.argmax()) for module in gates(supernet)]
+    architecture = choose_within(best, [(cost.table, cost.bound) for cost in held])
+    chosen = [op.candidates.index(architecture.choices[name]) for name, op in selection_ops(best).items()]
+    scores = [module.scores() for module in gates(best)]
+    found, most = (float(sum(s[i] for s, i in zip(scores, of, strict=True))) for of in (settled, chosen))
+    assert found == pytest.approx(most, abs=1e-3)
+    assert all(chosen_cost(supernet, cost.table) * cost.table.total <= cost.bound for cost in held)
+
+    before = logits(supernet)
+    holding.settle()
+    assert all(torch.equal(old, new) for old, new in zip(before, logits(supernet), strict=True))
+
+
+def test_ties_are_settled_too() -> None:
+    supernet, held = supernet_of("one_hot"), at(0.4)
+    for module in gates(supernet):
+        nn.init.zeros_(module.logits)
+    Holding(supernet, [held]).settle()
+    assert chosen_cost(supernet, TABLE) <= held.share
+    assert all((module.logits == module.logits.max()).sum() == 1 for module in gates(supernet) if module.logits.any())
 
 
 @pytest.mark.parametrize("other", [PARAMS, UNLIKE], ids=["alike", "unlike"])
