@@ -98,7 +98,8 @@ def choose_within(supernet: nn.Module, bounds: Sequence[tuple[CostTable, int]]) 
 def best_within(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]]) -> dict[str, int] | None:
     """By gate the candidate, so that the sum of ``scores`` (one array a gate) is largest within the bounds.
 
-    None if nothing keeps them. Gates are named by the first site of each, as in ``CostTable.group_costs``.
+    None if nothing keeps them. Gates are named by the first site of each, as in ``CostTable.group_costs``; candidates
+    with a score of minus infinity are left out.
     """
     if not bounds:
         return {group: int(s.argmax()) for group, s in scores.items()}
@@ -107,7 +108,8 @@ def best_within(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]])
     for row, (start, size) in enumerate(zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True)):
         one_each[row, start : start + size] = 1
     constraints = [LinearConstraint(one_each, 1, 1)]
-    allowed = np.ones(sum(sizes))
+    flat_scores = np.concatenate(list(scores.values()))
+    allowed = np.where(np.isneginf(flat_scores), 0.0, 1.0)
     held = []  # costs by position, and what they may sum to
     for table, bound in bounds:
         costs = table.group_costs()
@@ -122,7 +124,7 @@ def best_within(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]])
         constraints.append(LinearConstraint(flat[None] / scale, -np.inf, (bound - table.rest) / scale))
     while True:
         solution = milp(
-            -np.concatenate([scores[group] for group in scores]),
+            -np.where(allowed > 0, flat_scores, 0.0),
             integrality=np.ones(sum(sizes)),
             bounds=Bounds(0, allowed),
             constraints=constraints,

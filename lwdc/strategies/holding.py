@@ -72,22 +72,32 @@ class Holding:
         self._look()
 
     def settle(self) -> None:
-        """Let the largest logits be, in place, of the best network that keeps the bounds of the choice, exactly.
+        """Let the largest logits be, in place, of a network that keeps the bounds of the choice and uses them up.
 
-        The best by what logits are without the pressures, with which the costs of networks fall in steps, and mostly
-        fall below the bounds. A logit that shall be the largest goes as far above the one that is as it lay below.
+        Under the pressures costs of networks fall in steps, and mostly to below the bounds. What is left goes to
+        operators that the logits prefer without the pressures: of all such changes to those, exactly, that gain most.
+        Where that does not lead within the bounds (of several costs), any change may be made.
         """
+        self.hold()
         with torch.no_grad():
             plain = [logit.double() for logit in self._logits]
             for shares, held in zip(self._shares, self.held, strict=True):
                 torch._foreach_add_(plain, [share.double() for share in shares], alpha=held.pressure)
-            scores = {group: logit.cpu().numpy() for group, logit in zip(self._costs[0], plain, strict=True)}
-            best = best_within(scores, [(held.table, held.bound) for held in self.held])
+            now = [liking[logit.argmax()] for liking, logit in zip(plain, self._logits, strict=True)]
+            preferred = [
+                liking.masked_fill(liking < least, -torch.inf) for liking, least in zip(plain, now, strict=True)
+            ]
+            best = self._best(preferred) or self._best(plain)
             assert best is not None  # bounds that nothing keeps are refused before
-            for logit, index in zip(self._logits, best.values(), strict=True):
+            for logit, index in zip(self._logits, best, strict=True):
                 if int(logit.argmax()) != index:
                     most = logit.max()
                     logit[index] = 2 * most - logit[index] + _TIE * (1 + most.abs())
+
+    def _best(self, scores: list[Tensor]) -> list[int] | None:
+        by_group = {group: score.cpu().numpy() for group, score in zip(self._costs[0], scores, strict=True)}
+        best = best_within(by_group, [(held.table, held.bound) for held in self.held])
+        return None if best is None else list(best.values())
 
     def project(self) -> None:
         """Take from the gradients of the logits, in place, what would raise the costs that press."""
