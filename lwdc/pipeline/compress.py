@@ -170,11 +170,27 @@ def _say_what_is_planned(prepared: Prepared, run: Run) -> None:
         run.note(f"{'' if index else sites}{table.name} {table.show(table.total)}, {reach}")
         if table.agreement is not None:
             run.note(_agreement(table.agreement))
-    dropped = Counter(entry for choice in plan.choices for entry in choice.dropped)
-    for (name, reason), count in dropped.items():
-        run.note(f"{name} dropped at {count} site(s): {reason}")
+    dropped: dict[str, Counter[str]] = {}
+    for name, reason in (entry for choice in plan.choices for entry in choice.dropped):
+        dropped.setdefault(name, Counter())[reason] += 1
+    for name, reasons in dropped.items():
+        run.note(f"{name} dropped at {reasons.total()} site(s): {_in_short(reasons)}")
     for name, reason in plan.left_alone:
         run.note(f"{name} left alone: {reason}")
+
+
+def _in_short(reasons: Counter[str]) -> str:
+    """The reasons, each with its number; those that differ in what follows a colon are one."""
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    kinds: Counter[str] = Counter()
+    for reason, count in reasons.items():
+        kinds[reason.partition(":")[0]] += count
+    said = [f"{kind} ({count})" for kind, count in kinds.most_common(_KINDS)]
+    return "; ".join(said) + (f"; {len(kinds) - _KINDS} more reasons, see lwdc inspect" if len(kinds) > _KINDS else "")
+
+
+_KINDS = 3  # of reasons that are named
 
 
 def _asked(cost: CostSettings) -> str:
