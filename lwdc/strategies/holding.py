@@ -72,11 +72,12 @@ class Holding:
         self._look()
 
     def settle(self) -> None:
-        """Let the largest logits be, in place, of a network that keeps the bounds of the choice and uses them up.
+        """Let the largest logits be, in place, of a network that keeps the bounds of the choice.
 
         Under the pressures costs of networks fall in steps, and mostly to below the bounds. What is left goes to
-        operators that the logits prefer without the pressures: of all such changes to those, exactly, that gain most.
-        Where that does not lead within the bounds (of several costs), any change may be made.
+        operators that the logits prefer without the pressures and that fit in: of all such changes to those, exactly,
+        that gain most. Where that does not lead within the bounds (of several costs, or while they still fall), any
+        change may be made.
         """
         self.hold()
         with torch.no_grad():

@@ -26,8 +26,8 @@ class JointLesson:
 
     A mixture is easy and a choice is not, so the search is made to end decided: from the share
     ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``. Where gates are one-hot and never
-    random, logits are not trained from ``rest_from`` on, so that what will be chosen trains by itself: of costs that
-    are held, the best network within the bounds of the choice (``Holding.settle``). All of it is ours.
+    random, logits are not trained from ``rest_from`` on, so that what will be chosen trains by itself: where
+    costs are held, a network within the bounds of the choice (``Holding.settle``). All of it is ours.
     """
 
     def __init__(
