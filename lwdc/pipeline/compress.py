@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,20 @@ from safetensors.torch import save
 from torch import nn
 
 from lwdc.architecture import Architecture
-from lwdc.costs import Agreement, CostTable
+from lwdc.costs import CostTable
 from lwdc.errors import CheckpointError, DataError, WriteError
 from lwdc.export import export_all, write_card
 from lwdc.files import read_json, replacing, write_json
 from lwdc.pipeline.choice import choose_network
 from lwdc.pipeline.determinism import deterministic
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
+from lwdc.pipeline.opening import opening
 from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, prepare, prepare_training
 from lwdc.pipeline.quantising import quantise, warning_of
 from lwdc.pipeline.ranks import Ranks
 from lwdc.pipeline.run import Interrupted, Run, alone, check_folder, resumable
 from lwdc.pipeline.scoring import search_by_scores, train_paths
-from lwdc.pipeline.settings import CostSettings, Settings
+from lwdc.pipeline.settings import Settings
 from lwdc.records import Accuracies, CostResult, Result, as_dict
 from lwdc.selection import selection_ops
 from lwdc.strategies import Chooser, search_fit
@@ -114,11 +114,13 @@ def _go(prepared: Trainable, run: Run, until: str) -> Result | None:
     if "export" in run.done:
         return run.show_result()
     if not isinstance(prepared, Prepared):
-        _say_what_is_trained(prepared, run)
+        for line in opening(prepared, run.folder):
+            run.note(line)
         _baseline(prepared, run)
         return None
     if "plan" not in run.done:
-        _say_what_is_planned(prepared, run)
+        for line in opening(prepared, run.folder):
+            run.note(line)
         if run.ranks.first:
             write_json(run.folder / TABLES, [table.to_dict() for table in prepared.tables])
         run.finish("plan")
@@ -141,62 +143,6 @@ def _tables(folder: Path) -> list[CostTable] | None:
         return [CostTable.from_dict(table) for table in read_json(path, finite=False)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} holds no costs of this version of lwdc: {error!r}.") from error
-
-
-def _say_what_is_trained(prepared: Trainable, run: Run) -> None:
-    settings = prepared.settings
-    run.note(
-        f"{prepared.backbone.name} on {settings.data.name}; {settings.train.epochs} epochs; "
-        f"seed {settings.seed}; {run.folder}"
-    )
-    for note in prepared.notes:
-        run.note(note)
-
-
-def _say_what_is_planned(prepared: Prepared, run: Run) -> None:
-    settings, plan = prepared.settings, prepared.plan
-    costs = [(cost, table) for cost, table in zip(settings.cost.all, prepared.tables, strict=True)]
-    pressure = " and ".join(f"{table.name}, {_asked(cost)}" for cost, table in costs)
-    epochs = "+".join(str(recipe.epochs) for recipe in (settings.train, settings.search, settings.finetune))
-    run.note(
-        f"{prepared.backbone.name} on {settings.data.name}; {pressure}; "
-        f"{epochs} epochs; seed {settings.seed}; {run.folder}"
-    )
-    for note in prepared.notes:
-        run.note(note)
-    for index, (_, table) in enumerate(costs):
-        sites = f"{len(plan.choices)} sites, {sum(len(c.candidates) for c in plan.choices)} operators; "
-        reach = f"reachable {table.show(table.smallest)} to {table.show(table.largest)}"
-        run.note(f"{'' if index else sites}{table.name} {table.show(table.total)}, {reach}")
-        if table.agreement is not None:
-            run.note(_agreement(table.agreement))
-    dropped: dict[str, Counter[str]] = {}
-    for name, reason in (entry for choice in plan.choices for entry in choice.dropped):
-        dropped.setdefault(name, Counter())[reason] += 1
-    for name, reasons in dropped.items():
-        run.note(f"{name} dropped at {reasons.total()} site(s): {_in_short(reasons)}")
-    for name, reason in plan.left_alone:
-        run.note(f"{name} left alone: {reason}")
-
-
-def _in_short(reasons: Counter[str]) -> str:
-    """The reasons, each with its number; those that differ in what follows a colon are one."""
-    if len(reasons) == 1:
-        return next(iter(reasons))
-    kinds: Counter[str] = Counter()
-    for reason, count in reasons.items():
-        kinds[reason.partition(":")[0]] += count
-    said = [f"{kind} ({count})" for kind, count in kinds.most_common(_KINDS)]
-    return "; ".join(said) + (f"; {len(kinds) - _KINDS} more reasons, see lwdc inspect" if len(kinds) > _KINDS else "")
-
-
-_KINDS = 3  # of reasons that are named
-
-
-def _asked(cost: CostSettings) -> str:
-    if cost.budget is not None:
-        return f"budget {cost.budget}"
-    return "as its score counts it" if cost.factor is None else f"factor {cost.factor}"
 
 
 def _baseline(prepared: Trainable, run: Run) -> nn.Module:
@@ -393,14 +339,6 @@ def _costs(
             )
         )
     return tuple(found)
-
-
-def _agreement(found: Agreement) -> str:
-    return (
-        f"of {found.networks} random architectures the table ranks what they take as measured with {found.rank:.2f} "
-        f"(repeated measurements: {found.rank_repeated:.2f}), and is {found.error:.1%} off "
-        f"({found.error_repeated:.1%})"
-    )
 
 
 def _fit(phase: str, model: nn.Module, recipe: Recipe, prepared: Trainable, teacher: nn.Module | None = None) -> Fit:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from lwdc.errors import (
 from lwdc.export import load, run_onnx, run_torch_export
 from lwdc.pipeline import BackboneSettings, CostSettings, Settings, compress, prepare
 from lwdc.pipeline import run as running
-from lwdc.pipeline.compress import _in_short
 from lwdc.records import EpochRecord, Note, Record, Result, as_dict
 from lwdc.selection import selection_ops
 from lwdc.space import SearchSpace
@@ -393,12 +391,3 @@ def test_a_run_may_die_around_any_checkpoint(
 def test_a_folder_that_holds_a_run_is_refused(finished: Finished, settings: MakeSettings) -> None:
     with pytest.raises(CheckpointError, match=r"holds a run already\. Go on with it by resume="):
         compress(settings(), finished[0], {})
-
-
-def test_reasons_are_said_in_short_one_line_a_candidate() -> None:
-    more = "costs more than the original: {} MACs and 9 parameters against 4 and 4"
-    assert _in_short(Counter({more.format(8): 2})) == more.format(8)
-    reasons = Counter({more.format(8): 2, more.format(9): 3, "it is the original": 1})
-    assert _in_short(reasons) == "costs more than the original (5); it is the original (1)"
-    found = _in_short(Counter({f"groups={n} does not divide": 1 for n in range(5)}))
-    assert found.count("groups=") == 3 and found.endswith("; 2 more reasons, see lwdc inspect")

@@ -1,0 +1,70 @@
+"""What a run says before it begins: what it will do, on what, and what it leaves out and why."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from lwdc.costs import Agreement
+from lwdc.pipeline.prepare import Prepared, Trainable
+from lwdc.pipeline.settings import CostSettings
+
+
+def opening(prepared: Trainable, folder: Path) -> Iterator[str]:
+    """Line by line; of a run that only trains, without a plan, it is short."""
+    settings = prepared.settings
+    name = f"{prepared.backbone.name} on {settings.data.name}"
+    if not isinstance(prepared, Prepared):
+        yield f"{name}; {settings.train.epochs} epochs; seed {settings.seed}; {folder}"
+        yield from prepared.notes
+        return
+    costs = zip(settings.cost.all, prepared.tables, strict=True)
+    pressure = " and ".join(f"{table.name}, {_asked(cost)}" for cost, table in costs)
+    epochs = "+".join(str(recipe.epochs) for recipe in (settings.train, settings.search, settings.finetune))
+    yield f"{name}; {pressure}; {epochs} epochs; seed {settings.seed}; {folder}"
+    yield from prepared.notes
+    yield from _plan(prepared)
+
+
+def _plan(prepared: Prepared) -> Iterator[str]:
+    plan = prepared.plan
+    for index, table in enumerate(prepared.tables):
+        sites = f"{len(plan.choices)} sites, {sum(len(c.candidates) for c in plan.choices)} operators; "
+        reach = f"reachable {table.show(table.smallest)} to {table.show(table.largest)}"
+        yield f"{'' if index else sites}{table.name} {table.show(table.total)}, {reach}"
+        if table.agreement is not None:
+            yield _agreement(table.agreement)
+    dropped: dict[str, Counter[str]] = {}
+    for name, reason in (entry for choice in plan.choices for entry in choice.dropped):
+        dropped.setdefault(name, Counter())[reason] += 1
+    for name, reasons in dropped.items():
+        yield f"{name} dropped at {reasons.total()} site(s): {in_short(reasons)}"
+    for name, reason in plan.left_alone:
+        yield f"{name} left alone: {reason}"
+
+
+def in_short(reasons: Counter[str]) -> str:
+    """The reasons, each with its number; those that differ in what follows a colon are one."""
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    kinds: Counter[str] = Counter()
+    for reason, count in reasons.items():
+        kinds[reason.partition(":")[0]] += count
+    said = [f"{kind} ({count})" for kind, count in kinds.most_common(_KINDS)]
+    return "; ".join(said) + (f"; {len(kinds) - _KINDS} more reasons, see lwdc inspect" if len(kinds) > _KINDS else "")
+
+
+_KINDS = 3  # of reasons that are named
+
+
+def _asked(cost: CostSettings) -> str:
+    if cost.budget is not None:
+        return f"budget {cost.budget}"
+    return "as its score counts it" if cost.factor is None else f"factor {cost.factor}"
+
+
+def _agreement(found: Agreement) -> str:
+    return (
+        f"of {found.networks} random architectures the table ranks what they take as measured with {found.rank:.2f} "
+        f"(repeated measurements: {found.rank_repeated:.2f}), and is {found.error:.1%} off "
+        f"({found.error_repeated:.1%})"
+    )
