@@ -27,6 +27,8 @@ LEAN: tuple[Candidate, ...] = (
     {"op": "pointwise"},
 )
 
+COSTLIER = "costs more than the original"  # what a reason to drop a candidate begins with
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchSpace:
@@ -156,7 +158,7 @@ def _choice(site: Site, conv: nn.Module, space: SearchSpace, measured: dict[Any,
         if isinstance(found, str):
             dropped.append((label(candidate), found))
         elif not space.costlier and (found[0] > original[0] or found[1] > original[1]):
-            dropped.append((label(candidate), f"costs more than the original: {_versus(found, original)}"))
+            dropped.append((label(candidate), f"{COSTLIER}: {_versus(found, original)}"))
         else:
             kept.append((candidate, found))
     return Choice(

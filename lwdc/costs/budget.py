@@ -98,8 +98,8 @@ def choose_within(supernet: nn.Module, bounds: Sequence[tuple[CostTable, int]]) 
 def best_within(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]]) -> dict[str, int] | None:
     """By gate the candidate, so that the sum of ``scores`` (one array a gate) is largest within the bounds.
 
-    None if nothing keeps them. Gates are named by the first site of each, as in ``CostTable.group_costs``; candidates
-    with a score of minus infinity are left out.
+    None if nothing keeps them. Gates are named by the first site of each, as in ``CostTable.group_costs``; under
+    bounds candidates with a score of minus infinity are left out.
     """
     if not bounds:
         return {group: int(s.argmax()) for group, s in scores.items()}

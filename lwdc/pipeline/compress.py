@@ -155,6 +155,9 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
     if (trained := settings.searched or settings.baseline) is not None:
         run.note(f"the baseline is that of {trained}")
     else:
+        named = settings.backbone
+        if settings.train.epochs == 0 and not named.pretrained and named.weights is None:
+            run.note("no weights are given by backbone.weights or backbone.pretrained, and train.epochs=0 trains none")
         seconds = run.train(_fit("baseline", model, settings.train, prepared))
     prepared.placed(model)
     if run.ranks.first:

@@ -7,6 +7,7 @@ from pathlib import Path
 from lwdc.costs import Agreement
 from lwdc.pipeline.prepare import Prepared, Trainable
 from lwdc.pipeline.settings import CostSettings
+from lwdc.space import COSTLIER
 
 
 def opening(prepared: Trainable, folder: Path) -> Iterator[str]:
@@ -43,12 +44,12 @@ def _plan(prepared: Prepared) -> Iterator[str]:
 
 
 def in_short(reasons: Counter[str]) -> str:
-    """The reasons, each with its number; those that differ in what follows a colon are one."""
+    """The reasons, each with its number; those of costs are one, whatever the costs."""
     if len(reasons) == 1:
         return next(iter(reasons))
     kinds: Counter[str] = Counter()
     for reason, count in reasons.items():
-        kinds[reason.partition(":")[0]] += count
+        kinds[COSTLIER if reason.startswith(COSTLIER) else reason] += count
     said = [f"{kind} ({count})" for kind, count in kinds.most_common(_KINDS)]
     return "; ".join(said) + (f"; {len(kinds) - _KINDS} more reasons, see lwdc inspect" if len(kinds) > _KINDS else "")
 

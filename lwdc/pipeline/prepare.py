@@ -177,8 +177,6 @@ def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainabl
     trained = settings.searched or settings.baseline
     if trained is not None:
         notes += load_weights(model, baseline_file(trained))
-    elif settings.train.epochs == 0 and not named.pretrained and named.weights is None:
-        notes.append("the network to compress has fresh weights: nothing names trained ones, and train.epochs=0")
     return Trainable(settings, ranks, backbone, model, tuple(notes))
 
 

@@ -71,34 +71,35 @@ class Holding:
         self._search()
         self._look()
 
-    def settle(self) -> None:
-        """Let the largest logits be, in place, of a network that keeps the bounds of the choice.
+    def rest(self) -> None:
+        """Let the largest logits be, in place, of a network within the bounds of the choice, which logits may rest at.
 
         Under the pressures costs of networks fall in steps, and mostly to below the bounds. What is left goes to
         operators that the logits prefer without the pressures and that fit in: of all such changes to those, exactly,
-        that gain most. Where that does not lead within the bounds (of several costs, or while they still fall), any
-        change may be made.
+        that gain most. Where the network is not within the bounds (of several costs, or while they still fall) the
+        choice is made, by the logits as they stand. Nothing is done where nothing keeps the bounds.
         """
         self.hold()
         with torch.no_grad():
+            if not all(bool(logit.isfinite().all()) for logit in self._logits):
+                return  # training stops at its next loss, and says so
             plain = [logit.double() for logit in self._logits]
             for shares, held in zip(self._shares, self.held, strict=True):
                 torch._foreach_add_(plain, [share.double() for share in shares], alpha=held.pressure)
-            now = [liking[logit.argmax()] for liking, logit in zip(plain, self._logits, strict=True)]
             preferred = [
-                liking.masked_fill(liking < least, -torch.inf) for liking, least in zip(plain, now, strict=True)
+                liking.masked_fill(liking < liking[logit.argmax()], -torch.inf)
+                for liking, logit in zip(plain, self._logits, strict=True)
             ]
-            best = self._best(preferred) or self._best(plain)
-            assert best is not None  # bounds that nothing keeps are refused before
-            for logit, index in zip(self._logits, best, strict=True):
+            for logit, index in zip(self._logits, self._best(preferred) or self._best(self._logits), strict=False):
                 if int(logit.argmax()) != index:
                     most = logit.max()
                     logit[index] = 2 * most - logit[index] + _TIE * (1 + most.abs())
 
-    def _best(self, scores: list[Tensor]) -> list[int] | None:
-        by_group = {group: score.cpu().numpy() for group, score in zip(self._costs[0], scores, strict=True)}
+    def _best(self, scores: list[Tensor]) -> list[int]:
+        """By gate the candidates with the largest scores within the bounds; none if nothing keeps them."""
+        by_group = {group: score.double().cpu().numpy() for group, score in zip(self._costs[0], scores, strict=True)}
         best = best_within(by_group, [(held.table, held.bound) for held in self.held])
-        return None if best is None else list(best.values())
+        return [] if best is None else list(best.values())
 
     def project(self) -> None:
         """Take from the gradients of the logits, in place, what would raise the costs that press."""

@@ -27,7 +27,7 @@ class JointLesson:
     A mixture is easy and a choice is not, so the search is made to end decided: from the share
     ``decide_from`` on the gates' entropy is penalised, up to the weight ``decide``. Where gates are one-hot and never
     random, logits are not trained from ``rest_from`` on, so that what will be chosen trains by itself: where
-    costs are held, a network within the bounds of the choice (``Holding.settle``). All of it is ours.
+    costs are held, a network within the bounds of the choice (``Holding.rest``). All of it is ours.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class JointLesson:
         self._one_hot = all(gate.expects_one for gate in gates(supernet))
         self._leaves_out = any(gate.samples != "all" for gate in gates(supernet))
         self._progress = 0.0
-        self._settled = False
+        self._resting = False  # logits have come to rest
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         return [self._optimiser]
@@ -62,9 +62,9 @@ class JointLesson:
         if self._holding is not None and not self._rests:
             self._holding.hold()
         if self._rests:
-            if self._holding is not None and not self._settled:
-                self._holding.settle()
-            self._settled = True
+            if self._holding is not None and not self._resting:
+                self._holding.rest()
+            self._resting = True
             for gate in gates(self.supernet):
                 gate.average.zero_()  # nothing flickers any more: the logits decide
 
@@ -119,11 +119,12 @@ class JointLesson:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"progress": self._progress, "pressures": [pressure.state_dict() for pressure in self.pressures]}
+        pressures = [pressure.state_dict() for pressure in self.pressures]
+        return {"progress": self._progress, "resting": self._resting, "pressures": pressures}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._progress = state["progress"]
-        self._settled = self._rests
+        self._resting = state.get("resting", False)  # earlier versions did nothing then
         for pressure, saved in zip(self.pressures, state["pressures"], strict=True):
             pressure.load_state_dict(saved)
 

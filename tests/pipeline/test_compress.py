@@ -176,12 +176,14 @@ def test_no_epochs_take_the_weights_of_a_file_as_they_are(
     )
     ours, theirs = load_file(tmp_path / "run" / "baseline.safetensors"), load_file(weights)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    assert not any(
-        "fresh weights" in record.text for record in records_of(tmp_path / "run") if isinstance(record, Note)
-    )
-    bare = dataclasses.replace(backbone, weights=None)
-    (said,) = prepare(settings(backbone=bare, train=dataclasses.replace(none, epochs=0))).notes
-    assert said == "the network to compress has fresh weights: nothing names trained ones, and train.epochs=0"
+    none = dataclasses.replace(none, epochs=0)
+    bare = settings(backbone=dataclasses.replace(backbone, weights=None), train=none)
+    compress(bare, tmp_path / "bare", {}, until="baseline")
+    compress(settings(baseline=finished[0], train=none), tmp_path / "reused", {}, until="baseline")
+    compress(settings(baseline=finished[0], train=none), tmp_path / "reused", {}, until="baseline", resume=True)
+    said = "no weights are given by backbone.weights or backbone.pretrained, and train.epochs=0 trains none"
+    for folder, says in (("run", False), ("reused", False), ("bare", True)):
+        assert (Note(said, "info") in records_of(tmp_path / folder)) == says
 
 
 def test_a_network_from_scratch_inherits_the_architecture_and_no_weights(

@@ -16,7 +16,7 @@ from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
-from lwdc.costs import CostTable, Macs, Params, expected_cost, tabulate
+from lwdc.costs import CostTable, Macs, Params, choose_within, expected_cost, tabulate
 from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, Softmax, TrainableGate
 from lwdc.selection import gates, selection_ops
 from lwdc.space import SearchSpace
@@ -142,8 +142,9 @@ def test_what_bounds_leave_over_goes_to_operators_that_logits_prefer_without_the
     plain = [gate_logits.tolist() for gate_logits in logits(supernet)]
     holding = Holding(supernet, held)
     holding.hold()
+    pressed = [gate_logits.tolist() for gate_logits in logits(supernet)]
     before = [int(module.logits.argmax()) for module in gates(supernet)]
-    holding.settle()
+    holding.rest()
     settled = [int(module.logits.argmax()) for module in gates(supernet)]
 
     def within(picked: Sequence[int]) -> bool:
@@ -156,34 +157,48 @@ def test_what_bounds_leave_over_goes_to_operators_that_logits_prefer_without_the
     assert within(settled)
     if not within(before):  # which may be of costs that pull apart
         assert len(held) > 1
-        return
-    preferred = [
-        [i for i, liking in enumerate(all_of) if i == now or liking > all_of[now]]
-        for all_of, now in zip(plain, before, strict=True)
-    ]
+        plain, preferred = pressed, [list(range(len(all_of))) for all_of in plain]
+    else:
+        preferred = [
+            [i for i, liking in enumerate(all_of) if i == now or liking > all_of[now]]
+            for all_of, now in zip(plain, before, strict=True)
+        ]
     best = max(liked(picked) for picked in itertools.product(*preferred) if within(picked))
     assert liked(settled) == pytest.approx(best, abs=1e-3)
 
 
-def test_a_network_that_is_above_a_bound_is_settled_within_it() -> None:
-    """As where the bound of a search has not yet fallen to that of the choice."""
-    supernet, held = supernet_of("one_hot"), at(0.4)
-    shuffle(supernet, 0)
-    held.share = 0.9
-    holding = Holding(supernet, [held])
-    holding.hold()
-    assert chosen_cost(supernet, TABLE) > 0.4
-    holding.settle()
-    assert chosen_cost(supernet, TABLE) <= 0.4
+def test_a_network_that_is_above_a_bound_rests_where_the_choice_would_be() -> None:
+    """As where the bound of a search has not yet fallen to that of the choice; ties are no exception."""
+    for std in (5.0, 0.0):
+        supernet, held = supernet_of("one_hot"), at(0.4)
+        shuffle(supernet, 0, std=std)
+        chosen = choose_within(supernet, [(TABLE, held.bound)])
+        held.share = 1.0
+        holding = Holding(supernet, [held])
+        holding.hold()
+        assert chosen_cost(supernet, TABLE) > 0.4
+        holding.rest()
+        ops = selection_ops(supernet)
+        picked = {name: op.candidates[int(op.gate.logits.argmax())] for name, op in ops.items()}
+        assert TABLE.of(Architecture(picked)) <= held.bound
+        assert std == 0 or Architecture(picked) == chosen
 
 
-def test_ties_are_settled_too() -> None:
-    supernet, held = supernet_of("one_hot"), at(0.4)
-    for module in gates(supernet):
-        nn.init.zeros_(module.logits)
-    Holding(supernet, [held]).settle()
-    assert chosen_cost(supernet, TABLE) <= held.share
-    assert all((module.logits == module.logits.max()).sum() == 1 for module in gates(supernet) if module.logits.any())
+def test_logits_that_are_not_finite_or_bounds_that_nothing_keeps_are_left_to_others() -> None:
+    """Training stops at such a loss, the choice at such a bound, and both say more."""
+    for cost in (at(0.4), at(TABLE.smallest / TABLE.total / 2)):
+        supernet = supernet_of("one_hot")
+        shuffle(supernet, 0)
+        if cost.bound > TABLE.smallest:
+            with torch.no_grad():
+                next(iter(gates(supernet))).logits[0] = torch.nan
+        holding = Holding(supernet, [cost])
+        holding.hold()
+        before = logits(supernet)
+        holding.rest()
+        assert all(
+            torch.equal(old.nan_to_num(), new.nan_to_num()) for old, new in zip(before, logits(supernet), strict=True)
+        )
 
 
 @pytest.mark.parametrize("other", [PARAMS, UNLIKE], ids=["alike", "unlike"])

@@ -28,7 +28,7 @@ from lwdc.selection import SelectionOp, gates, selection_ops
 from lwdc.space import Plan, SearchSpace, make_plan
 from lwdc.strategies import Held, JointLesson, Pressure, search_fit, weight_parameters
 from lwdc.strategies.joint import mean_entropy
-from lwdc.surgery import discretise, point_at, wrap
+from lwdc.surgery import begin_with_prior, discretise, point_at, wrap
 from lwdc.training import Fit, Recipe, StepRecord
 
 GATES: dict[str, Callable[[int], Gate]] = {
@@ -335,6 +335,34 @@ def test_logits_of_one_hot_gates_rest_at_last_and_what_trains_by_itself_is_chose
         ops = selection_ops(supernet)
         largest = {name: op.candidates[int(op.gate.logits.argmax())] for name, op in ops.items()}
         assert lesson.choice() == Architecture(largest)
+
+
+def test_what_trains_at_rest_is_within_the_bound_of_the_choice_and_is_chosen() -> None:
+    """Also where the bound of the search is still falling, and after an interruption."""
+    supernet, table = supernet_of("one_hot")
+    begin_with_prior(supernet, 4.0)
+
+    def lesson_on(supernet: nn.Module) -> JointLesson:
+        return JointLesson(supernet, [Held(table, int(0.4 * table.total), 0.0, 1.0)], ADAM, rest_from=0.5)
+
+    def trained(supernet: nn.Module) -> Architecture:
+        ops = selection_ops(supernet)
+        return Architecture({name: op.candidates[int(op.gate.logits.argmax())] for name, op in ops.items()})
+
+    lesson = lesson_on(supernet)
+    lesson.begin(0.4)
+    assert table.of(trained(supernet)) > 0.4 * table.total
+    lesson.begin(0.5)
+    resting = trained(supernet)
+    assert table.of(resting) <= 0.4 * table.total
+    again = copy.deepcopy(supernet)
+    resumed = lesson_on(again)
+    resumed.load_state_dict(copy.deepcopy(lesson.state_dict()))
+    for of, network in ((lesson, supernet), (resumed, again)):
+        before = [gate.logits.detach().clone() for gate in gates(network)]
+        of.begin(0.6)
+        assert all(torch.equal(old, gate.logits) for old, gate in zip(before, gates(network), strict=True))
+        assert of.choice() == trained(network) == resting
 
 
 def test_entropy_is_one_for_uniform_gates_and_zero_for_a_choice() -> None:
