@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+import requests
 import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
@@ -70,7 +71,7 @@ def main() -> None:
         return
     try:
         made.save()
-    except wandb.Error as error:
+    except (wandb.Error, requests.RequestException) as error:
         sys.exit(f"error: W&B did not take the workspace ({error}); log in with `wandb login`.")
 
 

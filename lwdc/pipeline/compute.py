@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import inspect
 import math
 import warnings
 
@@ -13,7 +12,8 @@ from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from lwdc.errors import LwdcError, unknown_name
-from lwdc.training import Execution
+from lwdc.training import CAN_COMPILE, Execution
+from lwdc.training.ranks import BUFFERS_LEFT
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 _STRATEGIES = ("auto", "ddp")
@@ -58,11 +58,6 @@ class Compute:
     def _check_compile(self) -> None:
         if self.compile is False:
             return
-        if "isolate_recompiles" not in inspect.signature(torch.compile).parameters:
-            raise LwdcError(
-                f"compute.compile needs a PyTorch that compiles every network for itself, from 2.15 on; this is "
-                f"{torch.__version__}."
-            )
         if self.compile is not True and self.compile not in _BACKENDS:
             text = unknown_name("backend", str(self.compile), _BACKENDS)
             raise LwdcError(f"compute.compile is true, false or a backend of torch.compile: {text}")
@@ -70,6 +65,11 @@ class Compute:
             raise LwdcError(
                 "compute.compile and compute.checkpointing cannot be had together: in a compiled network nothing keeps "
                 "batch norms from learning once more as branches are computed again. Leave one out."
+            )
+        if not CAN_COMPILE:
+            raise LwdcError(
+                f"compute.compile needs a PyTorch that compiles every network for itself, from 2.15 on; this is "
+                f"{torch.__version__}."
             )
 
     @property
@@ -117,7 +117,7 @@ class Compute:
         if self.processes > 1:
             # Unused are in some steps starts of epitomes, once they are settled, and biases without a kernel.
             timeout = datetime.timedelta(seconds=self.timeout_s)
-            strategy = DDPStrategy(timeout=timeout, find_unused_parameters=True)
+            strategy = DDPStrategy(timeout=timeout, find_unused_parameters=True, **BUFFERS_LEFT)
         try:
             self._check_device(Fabric(accelerator=self.accelerator, devices=1).device.type)
             return Fabric(

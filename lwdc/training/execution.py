@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from lwdc.errors import TrainingError
 from lwdc.selection import selection_ops
 from lwdc.training.ranks import synced_norms
+
+# Whether this PyTorch compiles every network for itself.
+CAN_COMPILE = "isolate_recompiles" in inspect.signature(torch.compile).parameters
 
 
 @dataclasses.dataclass(frozen=True)

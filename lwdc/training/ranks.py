@@ -1,7 +1,9 @@
 """Ranks: what processes that train one network together share, and what each of them draws for itself."""
 
 import contextlib
+import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +14,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lwdc.data import Shard
 from lwdc.errors import TrainingError
 from lwdc.selection import SelectionOp, draw, forget, selection_ops
+
+# Arguments of DDP by which a forward pass leaves buffers as they are: gates are drawn before it, by buffers of theirs.
+BUFFERS_LEFT: dict[str, Any] = {
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    else "broadcast_buffers": False  # before PyTorch 2.15
+}
 
 
 def shard_of(fabric: Fabric) -> Shard:

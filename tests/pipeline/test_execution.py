@@ -11,6 +11,7 @@ from lwdc.errors import SpaceError, TrainingError
 from lwdc.pipeline import Compute, Settings, compress
 from lwdc.pipeline.prepare import prepare, prepare_training
 from lwdc.space import SearchSpace
+from lwdc.training import CAN_COMPILE
 
 BRANCHING = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 4}, {"op": "separable_norm"}])
 
@@ -27,6 +28,7 @@ def test_a_run_in_channels_last_with_branches_computed_again_leaves_an_ordinary_
 
 
 @pytest.mark.long
+@pytest.mark.skipif(not CAN_COMPILE, reason="this PyTorch does not compile every network for itself")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_a_compiled_run_is_bitwise_the_run(settings: Callable[..., Settings], tmp_path: Path) -> None:
     """Baseline, search and fine-tuning, by the compiler's front end alone, which changes no arithmetic."""

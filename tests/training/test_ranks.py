@@ -23,6 +23,7 @@ from lwdc.space import SearchSpace
 from lwdc.strategies import Dialled, FrontLesson, Held, JointLesson, add_dial, dial_of, search_fit
 from lwdc.surgery import wrap
 from lwdc.training import AS_IT_STANDS, Execution, Fit, Recipe
+from lwdc.training.ranks import BUFFERS_LEFT
 
 InRanks = Callable[..., list[Any]]
 
@@ -94,7 +95,7 @@ def supernet(gate: str, *, dial: bool = False, dropout: float = 0.0) -> nn.Modul
 
 
 def fabric_of(ranks: int) -> Fabric:
-    strategy: Any = DDPStrategy(find_unused_parameters=True) if ranks > 1 else "auto"
+    strategy: Any = DDPStrategy(find_unused_parameters=True, **BUFFERS_LEFT) if ranks > 1 else "auto"
     fabric = Fabric(accelerator="cpu", devices=ranks, strategy=strategy)
     if ranks > 1:
         fabric.launch()
