@@ -98,8 +98,7 @@ def choose_within(supernet: nn.Module, bounds: Sequence[tuple[CostTable, int]]) 
 def best_within(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]]) -> dict[str, int] | None:
     """By gate the candidate, so that the sum of ``scores`` (one array a gate) is largest within the bounds.
 
-    None if nothing keeps them. Gates are named by the first site of each, as in ``CostTable.group_costs``; under
-    bounds candidates with a score of minus infinity are left out.
+    None if nothing keeps them. Gates are named by the first site of each, as in ``CostTable.group_costs``.
     """
     if not bounds:
         return {group: int(s.argmax()) for group, s in scores.items()}
@@ -108,8 +107,7 @@ def best_within(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]])
     for row, (start, size) in enumerate(zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True)):
         one_each[row, start : start + size] = 1
     constraints = [LinearConstraint(one_each, 1, 1)]
-    flat_scores = np.concatenate(list(scores.values()))
-    allowed = np.where(np.isneginf(flat_scores), 0.0, 1.0)
+    allowed = np.ones(sum(sizes))
     held = []  # costs by position, and what they may sum to
     for table, bound in bounds:
         costs = table.group_costs()
@@ -124,7 +122,7 @@ def best_within(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]])
         constraints.append(LinearConstraint(flat[None] / scale, -np.inf, (bound - table.rest) / scale))
     while True:
         solution = milp(
-            -np.where(allowed > 0, flat_scores, 0.0),
+            -np.concatenate([scores[group] for group in scores]),
             integrality=np.ones(sum(sizes)),
             bounds=Bounds(0, allowed),
             constraints=constraints,

@@ -74,32 +74,20 @@ class Holding:
     def rest(self) -> None:
         """Let the largest logits be, in place, of a network within the bounds of the choice, which logits may rest at.
 
-        Under the pressures costs of networks fall in steps, and mostly to below the bounds. What is left goes to
-        operators that the logits prefer without the pressures and that fit in: of all such changes to those, exactly,
-        that gain most. Where the network is not within the bounds (of several costs, or while they still fall) the
-        choice is made, by the logits as they stand. Nothing is done where nothing keeps the bounds.
+        Once held, they mostly are, and stay. Where they are not (of several costs, or while bounds still fall) the
+        choice is made, by the logits as they stand; nothing is done where nothing keeps the bounds.
         """
-        self.hold()
         with torch.no_grad():
             if not all(bool(logit.isfinite().all()) for logit in self._logits):
                 return  # training stops at its next loss, and says so
-            plain = [logit.double() for logit in self._logits]
-            for shares, held in zip(self._shares, self.held, strict=True):
-                torch._foreach_add_(plain, [share.double() for share in shares], alpha=held.pressure)
-            preferred = [
-                liking.masked_fill(liking < liking[logit.argmax()], -torch.inf)
-                for liking, logit in zip(plain, self._logits, strict=True)
-            ]
-            for logit, index in zip(self._logits, self._best(preferred) or self._best(self._logits), strict=False):
+            scores = [logit.double().cpu().numpy() for logit in self._logits]
+            best = best_within(
+                dict(zip(self._costs[0], scores, strict=True)), [(held.table, held.bound) for held in self.held]
+            )
+            for logit, index in zip(self._logits, (best or {}).values(), strict=False):
                 if int(logit.argmax()) != index:
                     most = logit.max()
                     logit[index] = 2 * most - logit[index] + _TIE * (1 + most.abs())
-
-    def _best(self, scores: list[Tensor]) -> list[int]:
-        """By gate the candidates with the largest scores within the bounds; none if nothing keeps them."""
-        by_group = {group: score.double().cpu().numpy() for group, score in zip(self._costs[0], scores, strict=True)}
-        best = best_within(by_group, [(held.table, held.bound) for held in self.held])
-        return [] if best is None else list(best.values())
 
     def project(self) -> None:
         """Take from the gradients of the logits, in place, what would raise the costs that press."""

@@ -59,7 +59,7 @@ class JointLesson:
         advance(self.supernet, progress)
         for pressure in self.pressures:
             pressure.begin(progress)
-        if self._holding is not None and not self._rests:
+        if self._holding is not None and not self._resting:
             self._holding.hold()
         if self._rests:
             if self._holding is not None and not self._resting:
