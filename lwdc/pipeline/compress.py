@@ -113,14 +113,13 @@ def _done(folder: Path, config: dict[str, Any], ignore: Sequence[str]) -> dict[s
 def _go(prepared: Trainable, run: Run, until: str) -> Result | None:
     if "export" in run.done:
         return run.show_result()
-    if not isinstance(prepared, Prepared):
+    if not isinstance(prepared, Prepared) or "plan" not in run.done:
         for line in opening(prepared, run.folder):
             run.note(line)
+    if not isinstance(prepared, Prepared):
         _baseline(prepared, run)
         return None
     if "plan" not in run.done:
-        for line in opening(prepared, run.folder):
-            run.note(line)
         if run.ranks.first:
             write_json(run.folder / TABLES, [table.to_dict() for table in prepared.tables])
         run.finish("plan")
