@@ -30,9 +30,10 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of inputs")
     parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        fuzz(given.child, round(RUNS[given.child] * given.scale))
+        fuzz(given.child, given.folder, round(RUNS[given.child] * given.scale))
         return
     failed = [name for name in given.loaders if not _run(name, given.scale, given.out)]
     sys.exit(f"crashes of {', '.join(failed)}: see {HERE / 'crashes'}" if failed else 0)
@@ -41,8 +42,9 @@ def main() -> None:
 def _run(name: str, scale: float, out: Path) -> bool:
     clock = time.monotonic()
     (HERE / "crashes").mkdir(exist_ok=True)
-    command = [sys.executable, __file__, "--child", name, "--scale", str(scale)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        command = [sys.executable, __file__, "--child", name, "--folder", folder, "--scale", str(scale)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     lines = [line for line in done.stdout.splitlines() if line.startswith('{"inputs"')]
     counted = json.loads(lines[-1]) if lines else {"inputs": 0}
     seconds = round(time.monotonic() - clock, 1)
@@ -55,8 +57,8 @@ def _run(name: str, scale: float, out: Path) -> bool:
     return done.returncode == 0
 
 
-def fuzz(name: str, runs: int) -> None:
-    """In a process of its own: libFuzzer ends it."""
+def fuzz(name: str, folder: Path, runs: int) -> None:
+    """In a process of its own, which libFuzzer ends without cleaning up: the files lie in the caller's ``folder``."""
     import atheris
 
     with atheris.instrument_imports(include=["lwdc"], enable_loader_override=False):
@@ -67,7 +69,6 @@ def fuzz(name: str, runs: int) -> None:
 
     warnings.simplefilter("ignore")
     loader = loaders()[name]
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     path = folder / loader.name
     path.parent.mkdir(parents=True, exist_ok=True)
     beside(name, folder)

@@ -39,7 +39,7 @@ def choose_network(
     """
     settled = settle(prepared, chooser, baseline, note)
     if prepared.front is not None or prepared.menu is not None:
-        _settle_norms(prepared, supernet)
+        _reestimate_norms(prepared, supernet)
     settings, mixes = prepared.settings, not chooser.hard
     fresh = prepared.placed(prepared.supernet(baseline)) if settings.inherit else None
 
@@ -108,7 +108,7 @@ def chosen_network(
     return starts[max(found, key=lambda start: found[start])], found
 
 
-def _settle_norms(prepared: Prepared, supernet: nn.Module) -> None:
+def _reestimate_norms(prepared: Prepared, supernet: nn.Module) -> None:
     """Re-estimate the batch norms of a supernet that was trained at every budget for the one chosen, in place.
 
     Gates that are random are so here as they were in training.

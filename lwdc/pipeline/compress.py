@@ -155,7 +155,8 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
         run.note(f"the baseline is that of {trained}")
     else:
         named = settings.backbone
-        if settings.train.epochs == 0 and not named.pretrained and named.weights is None:
+        given = named.pretrained or named.weights is not None or named.options.get("checkpoint_path")
+        if settings.train.epochs == 0 and not given:
             run.note("no weights are given by backbone.weights or backbone.pretrained, and train.epochs=0 trains none")
         seconds = run.train(_fit("baseline", model, settings.train, prepared))
     prepared.placed(model)
