@@ -85,22 +85,30 @@ _NOT_COMPARED = (
 
 def main() -> None:
     """Entry point of the command ``lwdc``."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview())
-        return
-    if arguments[0] == "--version":
-        print(f"lwdc {lwdc.__version__}")
-        return
     try:
-        sys.exit(_run(arguments[0], arguments[1:]))
+        code = _answer(sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(code)
     except LwdcError as error:
         sys.exit(_report(error))
     except Refused as refused:
         sys.exit(_report(refused.error))
+    except BrokenPipeError:  # whoever reads has enough, as `head` does; what is buffered must not fail once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         print("\nstopped at once; what the last checkpoint holds is safe", file=sys.stderr)
         sys.exit(130)
+
+
+def _answer(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"lwdc {lwdc.__version__}")
+        return 0
+    return _run(arguments[0], arguments[1:])
 
 
 def _run(command: str, overrides: list[str]) -> int:

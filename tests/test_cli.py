@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +57,16 @@ def test_help_names_commands_groups_and_choices(lwdc_in: Run) -> None:
     for word in ("compress", "inspect", "finetune", "backbone", "cifar_resnet20", "gumbel_hard", "fashion_mnist"):
         assert word in out
     assert lwdc_in()[1] == out
+
+
+def test_a_reader_who_has_enough_ends_a_command_without_a_traceback() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "lwdc.cli", "--help"], stdout=closed, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize(("command", "usage"), [("report", "FOLDER"), ("push", "run=FOLDER repo=USER/NAME")])
