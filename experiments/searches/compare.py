@@ -51,6 +51,7 @@ REFITTED = (
     "strategy.epochs=0", "strategy.evaluator=refitted",
     "strategy.evaluators.refitted.images=1000",
 )  # fmt: skip
+FEW = ("strategy.evaluations=40", "strategy.batch=8", *REFITTED, "strategy.evaluators.refitted.batches=8")
 WIDE = (
     "{op:original},{op:factorised,ratio:0.125},{op:factorised,ratio:0.0625},{op:low_rank,ratio:0.125},"
     "{op:low_rank,ratio:0.0625},{op:low_rank,ratio:0.03125},{op:grouped,groups:32},{op:separable},{op:epitome,ratio:16}"
@@ -118,15 +119,16 @@ TASKS = {
             "latent": Sweep(
                 ("latent, refitted",),
                 (
-                    "strategy=latent", "strategy.evaluations=40", "strategy.batch=8", "strategy.proposer.begin=12",
-                    "strategy.proposer.proposals=8", "strategy.proposer.explore=0", *REFITTED,
-                    "strategy.evaluators.refitted.batches=8",
+                    "strategy=latent", "strategy.proposer.begin=12", "strategy.proposer.proposals=8",
+                    "strategy.proposer.explore=0", *FEW,
                 ),
             ),
-            "scored": Sweep(
-                ("random", "evolution", "latent", "bayes"),
-                ("strategy=random,evolution,latent,bayes", "strategy.epochs=3", *SHARED),
+            "random": Sweep(("random, refitted",), ("strategy=random", *FEW)),
+            "evolution": Sweep(
+                ("evolution, refitted",), ("strategy=evolution", "strategy.proposer.population=12", *FEW)
             ),
+            "bayes": Sweep(("bayes, refitted",), ("strategy=bayes", "strategy.proposer.begin=12", *FEW)),
+            "local": Sweep(("local, refitted",), ("strategy=local", "strategy.proposer.begin=0", *FEW)),
             "joint": Sweep(("joint", "no search"), ("strategy.epochs=3,0", "strategy.beginning=false")),
         },
     ),
