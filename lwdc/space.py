@@ -20,6 +20,7 @@ LEAN: tuple[Candidate, ...] = (
     {"op": "factorised", "ratio": 0.75},
     {"op": "factorised", "ratio": 0.5},
     {"op": "factorised", "ratio": 0.25},
+    {"op": "factorised", "ratio": 0.125},
     {"op": "low_rank", "ratio": 0.25},  # for 1x1 and Linear layers too
     {"op": "low_rank", "ratio": 0.125},
     {"op": "separable"},

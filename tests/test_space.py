@@ -178,6 +178,7 @@ def test_the_default_space_fits_a_real_network() -> None:
         "factorised_0.75",
         "factorised_0.5",
         "factorised_0.25",
+        "factorised_0.125",
         "low_rank_0.25",
         "low_rank_0.125",
         "separable",
@@ -189,7 +190,7 @@ def test_the_default_space_fits_a_real_network() -> None:
         "fc",
         *(f"layer{i}.0.downsample.0" for i in (2, 3, 4)),
     }
-    assert len(LEAN) == 9
+    assert len(LEAN) == 10
 
 
 def test_laying_a_space_leaves_the_network_alone() -> None:
