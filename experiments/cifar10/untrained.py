@@ -36,15 +36,19 @@ def _of(op: str, option: str, *values: float) -> list[dict[str, Any]]:
     return [{"op": op, option: value} for value in values]
 
 
+SUMS = [{"op": "sum", "of": [SEPARABLE, part]} for part in _of("factorised", "ratio", 0.125, 0.25, 0.5)]
 SPACES: dict[str, list[dict[str, Any]]] = {
     "grouped 2, 4, 8 (the default before)": [ORIGINAL, *_of("grouped", "groups", 2, 4, 8), SEPARABLE, POINTWISE],
     "low rank 3/4, 1/2, 1/4": [ORIGINAL, *_of("low_rank", "ratio", 0.75, 0.5, 0.25), SEPARABLE, POINTWISE],
     "factorised 1/2, 1/4": [ORIGINAL, *_of("factorised", "ratio", 0.5, 0.25), SEPARABLE, POINTWISE],
     "factorised 3/4 to 1/8": [ORIGINAL, *_of("factorised", "ratio", 0.75, 0.5, 0.25, 0.125), SEPARABLE, POINTWISE],
     "tucker 3/4, 1/2, 1/4": [ORIGINAL, *_of("tucker", "ratio", 0.75, 0.5, 0.25), SEPARABLE, POINTWISE],
+    "lean without factorised 1/8 (the default before)": [c for c in LEAN if c != {"op": "factorised", "ratio": 0.125}],
     "lean": list(LEAN),
+    "lean, and factorised 3/8, 5/8, 7/8": [*LEAN, *_of("factorised", "ratio", 0.375, 0.625, 0.875)],
+    "lean, and separable + factorised 1/8, 1/4, 1/2": [*LEAN, *SUMS],
 }
-POINTS = (1.5, 2.1, 4.0, 8.0)  # times fewer MACs
+POINTS = (1.5, 2.1, 2.6, 4.0, 8.0)  # times fewer MACs
 
 
 def main() -> None:
