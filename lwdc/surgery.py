@@ -129,6 +129,7 @@ def begin_with_prior(supernet: nn.Module, weight: float) -> None:
     with torch.no_grad():
         for gate, by_site in logs.items():
             gate.logits.copy_(weight * torch.stack(by_site).mean(0))
+            gate.average.zero_()  # of logits before
 
 
 _LEAST_KEPT = 0.1  # else an operator that inherits nothing, like a skip, could never come back

@@ -1,6 +1,6 @@
 """Searches by scores, the joint search and no search at the same bound on parameters, on real images.
 
-    python compare.py --data FOLDER --work FOLDER [--seeds N ...] [-- OVERRIDES]
+    python compare.py --data FOLDER --work FOLDER [--seeds N ...] [--sweeps NAME ...] [-- OVERRIDES]
     python compare.py --table      # markdown tables of what is recorded
 
 A seed is one command ``lwdc compress -m`` for each sweep of a task, in a folder of its own; they share a baseline, and
@@ -119,15 +119,15 @@ TASKS = {
             "latent": Sweep(
                 ("latent, refitted",),
                 (
-                    "strategy=latent", "strategy.proposer.begin=12", "strategy.proposer.proposals=8",
+                    "strategy=latent", "strategy.proposer.begin=16", "strategy.proposer.proposals=8",
                     "strategy.proposer.explore=0", *FEW,
                 ),
             ),
             "random": Sweep(("random, refitted",), ("strategy=random", *FEW)),
             "evolution": Sweep(
-                ("evolution, refitted",), ("strategy=evolution", "strategy.proposer.population=12", *FEW)
+                ("evolution, refitted",), ("strategy=evolution", "strategy.proposer.population=16", *FEW)
             ),
-            "bayes": Sweep(("bayes, refitted",), ("strategy=bayes", "strategy.proposer.begin=12", *FEW)),
+            "bayes": Sweep(("bayes, refitted",), ("strategy=bayes", "strategy.proposer.begin=16", *FEW)),
             "local": Sweep(("local, refitted",), ("strategy=local", "strategy.proposer.begin=0", *FEW)),
             "joint": Sweep(("joint", "no search"), ("strategy.epochs=3,0", "strategy.beginning=false")),
         },
@@ -171,6 +171,9 @@ def compare(seed: int, options: argparse.Namespace) -> tuple[list[dict[str, Any]
     found, ranked, first = [], [], None
     for kind, sweep in TASKS[options.task].sweeps.items():
         folder = options.work / f"{options.task}-{kind}-{seed}"
+        if options.sweeps and kind not in options.sweeps:
+            first = first or folder
+            continue
         if not options.collect:
             trained = () if first is None else (f"baseline={first / '0'}",)
             compress(folder, [*sweep.overrides, *trained, f"seed={seed}"], options)
@@ -204,8 +207,8 @@ def table(records: list[dict[str, Any]]) -> str:
     for record in records:
         by_search[record["search"]].append(record)
     lines = [
-        "| | parameters | MACs | validation | test, fine-tuned | test, before | seconds of its evaluations | seeds |",
-        "|---" * 8 + "|",
+        "| | parameters | MACs | validation | test, fine-tuned | test, before | seconds evaluating | asking | seeds |",
+        "|---" * 9 + "|",
     ]
     for name, runs in by_search.items():
         cells = [f"{mean(run[what][1] / run[what][0] for run in runs):.1%}" for what in ("params", "macs")]
@@ -213,7 +216,7 @@ def table(records: list[dict[str, Any]]) -> str:
             values = [run[which][when] for run in runs]
             spread = f" ({min(values):.2%} to {max(values):.2%})" if len(values) > 1 else ""
             cells.append(f"{mean(values):.2%}{spread}")
-        cells.append(f"{mean(run['seconds']['evaluate'] + run['seconds']['ask'] for run in runs):.0f}")
+        cells += [f"{mean(run['seconds'][what] for run in runs):.0f}" for what in ("evaluate", "ask")]
         lines.append(f"| {name} | " + " | ".join([*cells, str(len(runs))]) + " |")
     return "\n".join(lines)
 
@@ -234,9 +237,13 @@ def recorded(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def record(path: Path, found: list[dict[str, Any]], seed: int, task: str) -> None:
-    """Put what was found in the place of what the file says of this task and seed."""
-    others = [line for line in recorded(path) if (line["task"], line["seed"]) != (task, seed)]
+def record(path: Path, found: list[dict[str, Any]]) -> None:
+    """Put what was found in the place of what the file says of the same task, seed and search."""
+
+    def key(line: dict[str, Any]) -> tuple[Any, ...]:
+        return line["task"], line["seed"], line.get("search")
+
+    others = [line for line in recorded(path) if key(line) not in {key(line) for line in found}]
     write_text(path, "".join(json.dumps(line) + "\n" for line in [*others, *found]))
 
 
@@ -246,6 +253,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder of the runs")
     parser.add_argument("--task", default="fashion_mnist", choices=list(TASKS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--sweeps", nargs="*", help="only these of the task; the first one trains the baseline for all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--collect", action="store_true", help="only record what lies finished in the folder")
     parser.add_argument("--table", action="store_true")
@@ -258,10 +266,12 @@ def main() -> None:
         return
     if options.work is None or (options.data is None and not options.collect):
         parser.error("a comparison needs --data and --work")
+    if unknown := set(options.sweeps or ()) - set(TASKS[options.task].sweeps):
+        parser.error(f"{options.task} has no sweep {sorted(unknown)}: it has {', '.join(TASKS[options.task].sweeps)}")
     for seed in options.seeds:
         found, ranked = compare(seed, options)
-        record(RESULTS, found, seed, options.task)
-        record(CORRELATIONS, ranked, seed, options.task)
+        record(RESULTS, found)
+        record(CORRELATIONS, ranked)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ class Prepared(Trainable):
         settings = self.settings
         self.seed("wrap")
         supernet = wrap(baseline, gate=settings.gate, inherit=settings.inherit, mixing=settings.mixing, plan=self.plan)
-        begin_with_prior(supernet, settings.prior)
+        if settings.scores is None:  # else paths are drawn evenly
+            begin_with_prior(supernet, settings.prior)
         self.add_dial(supernet)
         return supernet
 

@@ -25,7 +25,7 @@ from lwdc.pipeline.settings import ScoreSettings
 from lwdc.proposers import History, Menu, Proposer
 from lwdc.records import EvaluationRecord
 from lwdc.strategies import PathLesson, search_fit
-from lwdc.surgery import point_at
+from lwdc.surgery import begin_with_prior, point_at
 from lwdc.training import load_checkpoint, save_checkpoint
 
 
@@ -177,7 +177,9 @@ class _Search:
         """What keeps most of the trained layers within the bounds, if that is to be tried first."""
         if not self.prepared.has_beginning:
             return []
-        kept = choose_within(self.subject.supernet, self.prepared.bounded)
+        supernet = copy.deepcopy(self.subject.supernet)  # whose own gates draw evenly
+        begin_with_prior(supernet, self.prepared.settings.prior)
+        kept = choose_within(supernet, self.prepared.bounded)
         return [] if self.menu.encode(kept) == self.menu.original else [kept]
 
     def end(self) -> None:

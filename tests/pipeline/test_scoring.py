@@ -25,8 +25,10 @@ from lwdc.pipeline.known import Known
 from lwdc.pipeline.scoring import search_by_scores
 from lwdc.proposers import Evolution, LocalSearch, RandomSearch, compression
 from lwdc.records import CorrelationRecord, EpochRecord, EvaluationRecord, Note, Record, Result
+from lwdc.selection import selection_ops
 from lwdc.space import SearchSpace
 from lwdc.tracking import parse_record, read_records
+from lwdc.training import load_checkpoint
 
 Make = Callable[..., Settings]
 Outcomes = Callable[[Callable[[int], Any]], None]
@@ -113,6 +115,17 @@ def test_what_keeps_most_of_the_trained_layers_is_evaluated_first(
     compress(begun, tmp_path / "begun", {}, until="search")
     architecture = Architecture.load(tmp_path / "begun" / "architecture.json")
     assert {site: label(choice) for site, choice in architecture.choices.items()} == kept.choices
+
+
+def test_paths_are_drawn_evenly_whatever_operators_have_inherited(make: Make, whole: tuple[Path, Result]) -> None:
+    prepared = prepare(make(baseline=whole[0]))
+    ops = selection_ops(prepared.supernet(prepared.model)).values()
+    assert any(error > 0.1 for op in ops for error in op.errors.values())
+    for op in ops:
+        assert torch.equal(op.gate.expectation(), torch.full((len(op.candidates),), 1 / len(op.candidates)))
+    state = load_checkpoint(whole[0] / "paths.pt")["state"]
+    trained = [logits for key, logits in state.items() if key.endswith("logits")]
+    assert trained and not any(logits.any() for logits in trained)
 
 
 def test_evaluators_are_compared_before_the_search(whole: tuple[Path, Result]) -> None:
