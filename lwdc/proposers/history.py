@@ -55,9 +55,10 @@ class History:
             )
         score = -math.inf if accuracy is None else self.score(accuracy / self.reference, share)
         trial = Trial(code, accuracy, share, score)
-        if math.isnan(score):
+        if math.isnan(score) or score == math.inf:
             raise TrainingError(
-                f"the score of an accuracy of {accuracy} at {share} of the cost is not a number: mend strategy.score."
+                f"the score of an accuracy of {accuracy} at {share} of the cost is {score}, and must be a number below "
+                "infinity: mend strategy.score."
             )
         if code in self._told:
             self.trials.remove(self._told[code])

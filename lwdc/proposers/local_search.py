@@ -1,4 +1,4 @@
-"""Local search: the best change of a decision, or of two at once, again and again."""
+"""Local search: changes of a decision, or of two at once, around the best so far, again and again."""
 
 from lwdc.errors import SpaceError
 from lwdc.proposers.base import Proposer

@@ -67,6 +67,38 @@ def evaluation_traces(records: Sequence[EvaluationRecord], kind: str) -> list[go
     return traces
 
 
+def trade_off(records: Sequence[EvaluationRecord]) -> go.Figure | None:
+    """Accuracy against cost, and the front of what none beats in both; None of fewer than two that succeeded."""
+    traces = trade_off_traces(records)
+    if not traces:
+        return None
+    figure = go.Figure(traces)
+    figure.update_xaxes(title_text="cost, share of the original's", tickformat=".0%", nticks=6)
+    figure.update_yaxes(title_text="accuracy", tickformat=".1%")
+    return _legend_below(laid_out(figure, 440)).update_layout(margin_t=40)
+
+
+def trade_off_traces(records: Sequence[EvaluationRecord]) -> list[go.Scatter]:
+    """The front as steps, and the architectures on it and below it, lighter the later."""
+    known = [r for r in records if r.accuracy is not None]
+    if len(known) < 2:
+        return []
+    front = searches.front(known)
+    steps = go.Scatter(
+        x=[r.share for r in front], y=[r.accuracy for r in front], mode="lines", name="front",
+        line={"color": COLOURS[0], "shape": "hv", "width": 2}, hoverinfo="skip",
+    )  # fmt: skip
+    points = go.Scatter(
+        x=[r.share for r in known], y=[r.accuracy for r in known], mode="markers", showlegend=False,
+        marker={
+            "color": [r.index for r in known], "colorscale": "Viridis", "size": 8, "showscale": True,
+            "colorbar": bar("evaluation"),
+        },
+        text=[_told(r) for r in known], hovertemplate="%{text}<extra></extra>",
+    )  # fmt: skip
+    return [steps, points]
+
+
 def predictions(records: Sequence[EvaluationRecord]) -> go.Figure | None:
     """The accuracy that was expected of each architecture before it was evaluated, and the one found; None without."""
     traces = prediction_traces(records)

@@ -17,6 +17,7 @@ def of_run(run: ReadRun) -> dict[str, go.Figure | None]:
     correlation, embedding = run.correlation, run.embedding
     return {
         "evaluations": evaluations(run.evaluations) if run.evaluations else None,
+        "trade_off": trade_off(run.evaluations),
         "predictions": predictions(run.evaluations),
         "embedding": embedded(embedding) if embedding is not None and embedding.points else None,
         "correlation": correlated(correlation) if correlation is not None and len(correlation.evaluators) > 1 else None,
@@ -28,6 +29,12 @@ def evaluations(records: Sequence[EvaluationRecord]) -> go.Figure:
     figure = _beside({kind: search_figures.evaluation_traces(records, kind) for kind in KINDS})
     figure.update_xaxes(title_text="evaluation")
     return on_paper(figure, 330)
+
+
+def trade_off(records: Sequence[EvaluationRecord]) -> go.Figure | None:
+    """Accuracy against cost, and the front; None without."""
+    figure = search_figures.trade_off(records)
+    return None if figure is None else on_paper(figure, 330)
 
 
 def predictions(records: Sequence[EvaluationRecord]) -> go.Figure | None:

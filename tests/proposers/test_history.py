@@ -23,9 +23,10 @@ def test_the_front_holds_what_nothing_beats(menu: Callable[..., Menu]) -> None:
     assert History(space).front() == []
 
 
-def test_a_score_that_is_no_number_is_refused(menu: Callable[..., Menu]) -> None:
+@pytest.mark.parametrize("lost", ["nan", "inf"])
+def test_a_score_that_is_no_number_is_refused(menu: Callable[..., Menu], lost: str) -> None:
     space = menu()
-    history = History(space, score=lambda relative, share: relative * float("nan"))
-    with pytest.raises(TrainingError, match=r"the score of an accuracy of 0.5 at 1.0 of the cost is not a number"):
+    history = History(space, score=lambda relative, share: relative * float(lost))
+    with pytest.raises(TrainingError, match=rf"the score of an accuracy of 0.5 at 1.0 of the cost is {lost}, and must"):
         history.tell(space.decode(space.original), 0.5, 1.0)
     assert history.trials == []

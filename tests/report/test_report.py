@@ -78,7 +78,7 @@ def test_a_search_that_was_killed_is_shown_as_far_as_it_came(searched: Path, tmp
     assert "3 of 8 architectures, 1 of them failed." in text
     assert "No rank correlation over 1 architecture yet." in text
     drawn = set(re.findall(r'<div id="(\w+)" class="plotly-graph-div"', text))
-    assert drawn == {"choices", "curves", "correlation", "agreement", "evaluations", "predictions"}
+    assert drawn == {"choices", "curves", "correlation", "agreement", "evaluations", "trade_off", "predictions"}
 
 
 def test_what_a_search_found_stands_beside_its_figures(searched: Path, tmp_path: Path) -> None:

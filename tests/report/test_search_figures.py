@@ -56,6 +56,18 @@ def test_buttons_show_one_kind_at_a_time(evaluations: Evaluations, embedding: Em
         assert [trace.visible for trace in figure.data] == first == [not visible for visible in second]
 
 
+def test_what_none_beats_in_accuracy_and_cost_is_the_front(evaluations: Evaluations) -> None:
+    given = ((0.3, 0.7), (0.5, 0.9), (0.4, 0.7), (0.5, 0.8), (0.2, 0.6), (0.6, None))
+    records = [
+        dataclasses.replace(record, share=share, accuracy=accuracy)
+        for record, (share, accuracy) in zip(evaluations, given, strict=True)
+    ]
+    front, points = search_figures.trade_off(records).data
+    assert (front.x, front.y) == ((0.2, 0.3, 0.5), (0.6, 0.7, 0.9)) and front.line.shape == "hv"
+    assert list(zip(points.x, points.y, strict=True)) == list(given[:5])
+    assert search_figures.trade_off(records[:1]) is None and search_figures.trade_off(records[5:]) is None
+
+
 def test_predictions_are_on_x_and_what_was_found_on_y(evaluations: Evaluations) -> None:
     diagonal, points = search_figures.predictions(evaluations).data
     assert (points.x, points.y) == ((0.75, 0.76, 0.79, 0.78), (0.76, 0.74, 0.84, 0.8))
@@ -106,7 +118,8 @@ def test_figures_for_print_show_both_kinds_side_by_side(searched: Path, embeddin
     (run,) = read_runs([searched])
     found = prints.of_runs([run])
     assert set(found) == {
-        "choices", "costs", "curves", "inheritance", "evaluations", "predictions", "embedding", "correlation",
+        "choices", "costs", "curves", "inheritance", "evaluations", "trade_off", "predictions", "embedding",
+        "correlation",
     }  # fmt: skip
     for figure in found.values():
         assert not figure.layout.updatemenus and figure.layout.width == 672
