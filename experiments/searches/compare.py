@@ -105,6 +105,9 @@ TASKS = {
                 ("local, refitted",),
                 ("strategy=local", "strategy.proposer.begin=0", "strategy.evaluations=100", *REFITTED),
             ),
+            "refitted_evolution": Sweep(
+                ("evolution, refitted",), ("strategy=evolution", "strategy.evaluations=100", *REFITTED)
+            ),
         },
     ),
     "cifar10_vgg16_bn": Task(
@@ -166,6 +169,28 @@ def spent(run: Path) -> dict[str, float]:
     return {name: sum(r[key] for r in found) for name, key in (("evaluate", "seconds"), ("ask", "ask_seconds"))}
 
 
+def line(
+    task: str, name: str, seed: int, run: Path, summary: dict[str, Any], overrides: Sequence[str]
+) -> dict[str, Any]:  # fmt: skip
+    """What is recorded of one network."""
+    evaluated = [r for r in read_records(run / "records.jsonl") if r["record"] == "EvaluationRecord"]
+    return {
+        "task": task,
+        "search": name,
+        "seed": seed,
+        "params": [summary[when]["params"] for when in ("before", "after")],
+        "macs": [summary[when]["macs"] for when in ("before", "after")],
+        "latency_ms": [summary[when]["latency_ms"] for when in ("before", "after")],
+        "test": summary["test"],
+        "valid": summary["valid"],
+        "seconds": summary["seconds"] | spent(run),
+        "evaluations": [r["accuracy"] for r in evaluated],  # in their order
+        "operators": {site["site"]: site["operator"] for site in summary["sites"]},
+        "overrides": list(overrides),
+        "environment": summary["environment"],
+    }
+
+
 def compare(seed: int, options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The networks of one seed, and how its evaluators rank, where that was asked for."""
     found, ranked, first = [], [], None
@@ -182,21 +207,7 @@ def compare(seed: int, options: argparse.Namespace) -> tuple[list[dict[str, Any]
         if options.collect and len(done) < len(sweep.names):
             continue
         for name, (run, summary) in zip(sweep.names, done, strict=True):
-            found.append(
-                {
-                    "task": options.task,
-                    "search": name,
-                    "seed": seed,
-                    "params": [summary[when]["params"] for when in ("before", "after")],
-                    "macs": [summary[when]["macs"] for when in ("before", "after")],
-                    "test": summary["test"],
-                    "valid": summary["valid"],
-                    "seconds": summary["seconds"] | spent(run),
-                    "operators": {site["site"]: site["operator"] for site in summary["sites"]},
-                    "overrides": options.overrides,
-                    "environment": summary["environment"],
-                }
-            )
+            found.append(line(options.task, name, seed, run, summary, options.overrides))
             ranked += [r for r in read_records(run / "records.jsonl") if r["record"] == "CorrelationRecord"]
     return found, [{"task": options.task, "seed": seed, **record} for record in ranked[:1]]
 
