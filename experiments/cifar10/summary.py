@@ -32,6 +32,7 @@ class Row:
     seconds: float
     peak: float  # bytes
     ms: dict[str, float]  # by batch size, where measured
+    commits: list[str]  # of lwdc, by seed
 
     @property
     def mean(self) -> float:
@@ -98,6 +99,7 @@ def _row(contender: str, point: float, same: list[dict[str, Any]], ms: dict[str,
         seconds=mean(lambda record: record["seconds"]["all"]),
         peak=mean(lambda record: record["peak_bytes"]["gpu"] or record["peak_bytes"]["process"]),
         ms={b: statistics.mean(network[b]["median"] for network in timed) for b in BATCHES} if timed else {},
+        commits=[record["environment"]["commit"] for record in same],
     )
 
 
@@ -108,8 +110,8 @@ def table(rows: list[Row]) -> list[str]:
     lines = [
         "| fewer MACs | contender | test, mean | spread | against the original | seeds | validation | MACs | in "
         "all | parameters | ONNX, kB | safetensors, kB | ms, batch 1 | ms, batch 64 | s in all | of trained_on's | "
-        "peak, MB |",
-        "|" + "---|" * 17,
+        "peak, MB | commit |",
+        "|" + "---|" * 18,
     ]
     for row in rows:
         spread = "-" if row.spread is None else f"{row.spread:.2f}"
@@ -122,6 +124,7 @@ def table(rows: list[Row]) -> list[str]:
             " ".join(f"{value:.2f}" for value in row.test), f"{row.valid:.2f}", f"{row.macs / 1e6:.2f}M", ratio,
             f"{row.params / 1e3:.1f}k", f"{row.onnx / 1e3:.0f}", f"{row.safetensors / 1e3:.0f}", *ms,
             f"{row.seconds:.0f}", took, f"{row.peak / 1e6:.0f}",
+            " ".join(dict.fromkeys(commit[:7] for commit in row.commits)),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return lines

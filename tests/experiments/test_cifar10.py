@@ -198,7 +198,8 @@ def test_the_table_holds_mean_and_spread_of_the_records(tmp_path: Path) -> None:
     assert cells[:5] == ["2.1x", "narrow", f"{mean:.2f}", f"{spread:.2f}", f"{mean - 91.73:+.2f}"]
     assert cells[5] == "90.12 90.34 89.99"
     assert "1.25" in cells
-    assert cells[-3:-1] == ["29", "0.48"]  # seconds, and of those of training on
+    assert cells[-4:-2] == ["29", "0.48"]  # seconds, and of those of training on
+    assert cells[-1] == "0123456"
     assert (tmp_path / "summary.md").read_text() == summarise(file)
     assert len(list(tmp_path.glob("*.svg"))) == 3
 
@@ -209,6 +210,7 @@ def made_up(asked: Entry, test_accuracy: float, seconds: float = 60.0) -> dict[s
         "valid_accuracy": 0.9, "macs": 40_000_000 / asked.point, "params": 100_000, "folder": asked.name,
         "bytes": {"onnx": 1000, "safetensors": 900}, "seconds": {"all": seconds},
         "peak_bytes": {"process": 10**8, "gpu": 0}, "setting": asked.setting.facts(),
+        "environment": {"commit": "0123456789abcdef"},
     }  # fmt: skip
 
 
