@@ -6,6 +6,7 @@ import functools
 import json
 import shutil
 import signal
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lwdc.architecture import Architecture
 from lwdc.candidates import label
 from lwdc.costs import Macs, Params, logarithmic
 from lwdc.errors import CheckpointError, CostError, LwdcError, SpaceError, TrainingError
-from lwdc.evaluators import Refitted, SharedWeights, Subject
+from lwdc.evaluators import Refitted, SharedWeights, Subject, canonical
 from lwdc.gates import SinglePath, Softmax
 from lwdc.pipeline import CostSettings, Interrupted, Run, ScoreSettings, Settings, compress, prepare
 from lwdc.pipeline.known import Known
@@ -139,21 +140,39 @@ def test_evaluators_are_compared_before_the_search(whole: tuple[Path, Result]) -
     assert found.rank[0][1] == found.rank[1][0]
 
 
+@dataclasses.dataclass(frozen=True)
+class Hashed:
+    """An accuracy that hangs on the architecture alone, upwards or downwards."""
+
+    sign: float
+    fails: bool = False
+
+    def __call__(self, subject: Subject, architecture: Architecture, seed: int) -> float:
+        if self.fails and any(choice["op"] != "original" for choice in architecture.choices.values()):
+            raise TrainingError("no luck")
+        return 0.5 + self.sign * zlib.crc32(canonical(architecture).encode()) / 2**33
+
+
 Search = Callable[..., Architecture]
 
 
 @pytest.fixture(scope="module")
 def search(make: Make) -> Search:
-    """``search(folder, **changes of scores)``: the search alone, on a supernet that is not trained; its choice."""
+    """``search(folder, **changes of scores)``: the search alone, on a supernet that is not trained; its choice.
+
+    ``other`` are changes of the settings.
+    """
     given = prepare(make())
     untrained = given.supernet(given.model)
 
-    def run(folder: Path, *, resume: bool = False, cost: CostSettings | None = None, **changes: Any) -> Architecture:
+    def run(
+        folder: Path, *, resume: bool = False, other: dict[str, Any] | None = None, **changes: Any
+    ) -> Architecture:  # fmt: skip
         asked = dataclasses.replace(given.settings, scores=scores(**EVOLUTION | changes))
-        prepared = dataclasses.replace(given, settings=asked)
-        if cost is not None:
-            prepared = prepare(dataclasses.replace(asked, cost=cost))
-        supernet = copy.deepcopy(untrained)  # which the choice points somewhere
+        prepared, supernet = dataclasses.replace(given, settings=asked), copy.deepcopy(untrained)
+        if other is not None:
+            prepared = prepare(dataclasses.replace(asked, **other))
+            supernet = prepared.supernet(prepared.model)
         with Run(folder, {}, resume=resume) as run:
             chooser, found = search_by_scores(prepared, run, given.model, supernet)
         assert found["evaluations"] == len(evaluations_of(folder))
@@ -170,6 +189,19 @@ def found(search: Search, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     """A search that nothing broke off: what others end like."""
     folder = tmp_path_factory.mktemp("found") / "run"
     return folder, search(folder)
+
+
+def test_an_evaluator_that_ranks_unlike_the_dearest_is_warned_of(search: Search, tmp_path: Path) -> None:
+    up, down = Hashed(1), Hashed(-1)
+    search(tmp_path / "run", evaluators={"up": up, "down": down}, evaluator="up", correlate=4)
+    (found,) = (note for note in records_of(tmp_path / "run") if isinstance(note, Note) and note.level == "warning")
+    assert found.text.startswith("evaluator 'up' ranks 4 architectures as 'down' does with -1.00 (Spearman): what")
+
+
+def test_evaluators_that_cannot_be_compared_are_refused(search: Search, tmp_path: Path) -> None:
+    lost = {"up": Hashed(1), "lost": Hashed(1, fails=True)}
+    with pytest.raises(TrainingError, match="0 of 4 architectures could be evaluated under every evaluator; comparing"):
+        search(tmp_path / "run", evaluators=lost, evaluator="up", correlate=4)
 
 
 def test_another_run_takes_baseline_and_supernet(make: Make, whole: tuple[Path, Result], tmp_path: Path) -> None:
@@ -262,12 +294,25 @@ def test_evaluations_count_only_for_the_evaluator_that_made_them(
     assert len(CALLS) == 6  # with the original
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"cost": CostSettings(Macs(), budget=0.6)},
+        {"space": SearchSpace([{"op": "original"}, {"op": "separable"}, {"op": "pointwise"}])},
+        {
+            "space": SearchSpace(
+                [{"op": "original"}, {"op": "separable"}, {"op": "pointwise"}], exclude=["layer1.0.conv1"]
+            )
+        },
+    ],
+    ids=["bound", "candidates", "sites"],
+)
 def test_a_search_of_another_space_is_not_gone_on_with(
-    search: Search, found: tuple[Path, Architecture], tmp_path: Path
+    search: Search, found: tuple[Path, Architecture], tmp_path: Path, other: dict[str, Any]
 ) -> None:
     shutil.copytree(found[0], tmp_path / "run")
     with pytest.raises(CheckpointError, match="was begun on another space, or under other bounds"):
-        search(tmp_path / "run", resume=True, cost=CostSettings(Macs(), budget=0.6))
+        search(tmp_path / "run", resume=True, other=other)
 
 
 @pytest.mark.parametrize(
