@@ -368,7 +368,7 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> Outcomes:
 
 
 def test_a_score_that_counts_the_cost_needs_no_budget(search: Search, tmp_path: Path) -> None:
-    search(tmp_path / "run", cost=CostSettings(Macs()), score=compression)
+    search(tmp_path / "run", other={"cost": CostSettings(Macs())}, score=compression)
     records = evaluations_of(tmp_path / "run")
     assert records[-1].best == max(record.score or 0 for record in records)
 
