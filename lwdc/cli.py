@@ -7,7 +7,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,8 @@ def main() -> None:
     """Entry point of the command ``lwdc``."""
     try:
         code = _answer(sys.argv[1:])
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed, as by >&-
+            sys.stdout.flush()
         sys.exit(code)
     except LwdcError as error:
         sys.exit(_report(error))
@@ -170,11 +171,19 @@ def _write_page(arguments: list[str]) -> None:
     out = Path(given) if given else (folders[0] if len(folders) == 1 else Path()) / "report.html"
     out = out / "report.html" if out.is_dir() else out
     runs = read_runs(folders)
-    try:
+    with _told_where_to_write(out):
         write_report(runs, out)
-        print(f"{len(runs)} run(s): {out}")
-        for image in write_images(runs, out.with_name(f"{out.stem}_figures")) if "--figures" in arguments else ():
-            print(image)
+    print(f"{len(runs)} run(s): {out}")
+    if "--figures" in arguments:
+        with _told_where_to_write(out):
+            images = write_images(runs, out.with_name(f"{out.stem}_figures"))
+        print("\n".join(map(str, images)))
+
+
+@contextlib.contextmanager
+def _told_where_to_write(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise LwdcError(
             f"no report can be written to {out}: {error.strerror}. Name another place by out=FILE."

@@ -8,7 +8,6 @@ permutations found of the channels on both sides, which are free only where the 
 """
 
 import argparse
-import math
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,9 +21,10 @@ from lwdc.backbones import Backbone, create
 from lwdc.candidates import label
 from lwdc.costs import Macs, tabulate
 from lwdc.files import write_json
+from lwdc.pipeline.measures import environment
 from lwdc.selection import selection_ops
 from lwdc.space import SearchSpace
-from lwdc.surgery import begin_with_prior, wrap
+from lwdc.surgery import wrap
 
 SEPARABLE = {"op": "separable"}
 FACTORISED = [{"op": "factorised", "ratio": eighths / 8} for eighths in range(1, 8)]
@@ -77,15 +77,14 @@ def main() -> None:
     model, _ = create(Backbone("cifar_resnet20", 10, 3), weights=str(asked.weights))
     layers = dict(model.named_modules())
     supernet = wrap(model, SearchSpace(CANDIDATES), input_size=INPUT_SIZE)
-    begin_with_prior(supernet, 1.0)
     table, rng = tabulate(supernet, Macs()), np.random.default_rng(0)
     costs: dict[str, list[float]] = {}
     keeps: dict[str, list[float]] = {}
     for site, op in selection_ops(supernet).items():
-        for candidate, logit in zip(op.candidates, op.gate.logits.tolist(), strict=True):
+        for candidate in op.candidates:
             name, cost = label(candidate), table.sites[site][label(candidate)] / table.original[site]
             costs.setdefault(name, []).append(cost)
-            keeps.setdefault(name, []).append(math.exp(logit))
+            keeps.setdefault(name, []).append(1 - op.errors[name] ** 2)
             if candidate["op"] == "grouped":
                 name += ", permuted"
                 costs.setdefault(name, []).append(cost)
@@ -95,7 +94,7 @@ def main() -> None:
          "least": min(keeps[name]), "most": max(keeps[name])}
         for name in sorted(costs, key=lambda name: mean(costs[name]))
     ]  # fmt: skip
-    write_json(asked.out, rows)
+    write_json(asked.out, {"environment": environment(torch.device("cpu")), "rows": rows})
     for row in rows:
         print(f"{row['operator']:34} {row['macs']:6.1%} {row['energy']:6.1%} ({row['least']:.1%} to {row['most']:.1%})")
 

@@ -99,7 +99,7 @@ def _row(contender: str, point: float, same: list[dict[str, Any]], ms: dict[str,
         seconds=mean(lambda record: record["seconds"]["all"]),
         peak=mean(lambda record: record["peak_bytes"]["gpu"] or record["peak_bytes"]["process"]),
         ms={b: statistics.mean(network[b]["median"] for network in timed) for b in BATCHES} if timed else {},
-        commits=[record["environment"]["commit"] for record in same],
+        commits=[record["environment"]["commit"] or "-" for record in same],
     )
 
 

@@ -169,7 +169,7 @@ def spent(run: Path) -> dict[str, float]:
     return {name: sum(r[key] for r in found) for name, key in (("evaluate", "seconds"), ("ask", "ask_seconds"))}
 
 
-def line(
+def row_of(
     task: str, name: str, seed: int, run: Path, summary: dict[str, Any], overrides: Sequence[str]
 ) -> dict[str, Any]:  # fmt: skip
     """What is recorded of one network."""
@@ -207,7 +207,7 @@ def compare(seed: int, options: argparse.Namespace) -> tuple[list[dict[str, Any]
         if options.collect and len(done) < len(sweep.names):
             continue
         for name, (run, summary) in zip(sweep.names, done, strict=True):
-            found.append(line(options.task, name, seed, run, summary, options.overrides))
+            found.append(row_of(options.task, name, seed, run, summary, options.overrides))
             ranked += [r for r in read_records(run / "records.jsonl") if r["record"] == "CorrelationRecord"]
     return found, [{"task": options.task, "seed": seed, **record} for record in ranked[:1]]
 

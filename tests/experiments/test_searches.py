@@ -65,3 +65,11 @@ def test_every_run_can_begin_and_has_a_name(task: str, sweep: str) -> None:
     data = Noise(every[0].data.num_classes, every[0].data.input_size)
     prepared = prepare(dataclasses.replace(every[0], data=data))  # the others differ by who proposes, or how long
     assert prepared.bound is not None and prepared.bound < prepared.table.total / 6
+
+
+def test_a_row_takes_the_place_of_the_same_search_alone(tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    rows = [{"task": "a", "seed": seed, "search": name, "test": 0.5} for seed in (0, 1) for name in ("x", "y")]
+    compare.record(file, rows)
+    compare.record(file, [{**rows[1], "test": 0.7}])
+    assert compare.recorded(file) == [rows[0], rows[2], rows[3], {**rows[1], "test": 0.7}]

@@ -179,10 +179,12 @@ def test_no_epochs_take_the_weights_of_a_file_as_they_are(
     none = dataclasses.replace(none, epochs=0)
     bare = settings(backbone=dataclasses.replace(backbone, weights=None), train=none)
     compress(bare, tmp_path / "bare", {}, until="baseline")
+    timms = dataclasses.replace(backbone, weights=None, options=backbone.options | {"checkpoint_path": str(weights)})
+    compress(settings(backbone=timms, train=none), tmp_path / "timms", {}, until="baseline")
     compress(settings(baseline=finished[0], train=none), tmp_path / "reused", {}, until="baseline")
     compress(settings(baseline=finished[0], train=none), tmp_path / "reused", {}, until="baseline", resume=True)
     said = "no weights are given by backbone.weights or backbone.pretrained, and train.epochs=0 trains none"
-    for folder, says in (("run", False), ("reused", False), ("bare", True)):
+    for folder, says in (("run", False), ("timms", False), ("reused", False), ("bare", True)):
         assert (Note(said, "info") in records_of(tmp_path / folder)) == says
 
 
