@@ -49,6 +49,7 @@ def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
         from_scratch=config.finetune.from_scratch,
         recalibrate_batches=config.strategy.recalibrate_batches,
         refit_images=config.strategy.refit_images,
+        trial_steps=config.strategy.get("trial_steps", 0),  # not in runs of earlier versions
         compute=_checked(Compute, "compute", **plain(config.compute)),
         formats=list(config.export.formats),
         int8=config.export.int8,

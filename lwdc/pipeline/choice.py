@@ -1,4 +1,4 @@
-"""The choice: an architecture, and the network chosen with the best weights to go on from that need no training."""
+"""The choice: an architecture, and the network chosen with the best weights to go on from."""
 
 import copy
 import dataclasses
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.data import Batch
+from lwdc.errors import TrainingError
+from lwdc.evaluators import Subject
+from lwdc.evaluators.fine_tuned import train as train_briefly
 from lwdc.pipeline.prepare import Prepared
 from lwdc.pipeline.settling import Settled, settle
 from lwdc.refitting import fitting, refit
@@ -24,6 +27,7 @@ class Choice:
     architecture: Architecture
     network: nn.Module
     valid: float  # accuracy of the network on the validation split
+    worth: float  # what it was chosen by: the same, or that after a trial
     measured: list[float | None]  # each cost as measured, in its unit; None for counted ones
     probabilities: dict[str, float]  # by site, of the operator that stays
     warnings: list[str]
@@ -45,12 +49,16 @@ def choose_network(
 
     def made(chooser: Chooser, settled: Settled, what: str) -> Choice:
         architecture, measured, missed = settled
-        network, found = chosen_network(prepared, supernet, fresh, baseline, architecture, mixes=mixes)
-        said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, right in found.items())
+        starts = chosen_network(prepared, supernet, fresh, baseline, architecture, mixes=mixes)
+        said = ", ".join(f"{start.valid:.1%} with the {whose}'s weights" for whose, start in starts.items())
+        if trial := _trial_steps(prepared):
+            starts = {whose: tried(start, prepared, baseline, trial) for whose, start in starts.items()}
+            said += f"; after {trial} steps of fine-tuning {' and '.join(f'{s.worth:.1%}' for s in starts.values())}"
         note(f"of the validation examples {what} has right {said}; the best of it goes on", "info")
+        best = max(starts.values(), key=lambda start: start.worth)
         probabilities = chooser.decidedness(architecture)
         warnings = [] if missed is None else [missed]
-        return Choice(architecture, network, max(found.values()), measured, probabilities, warnings)
+        return Choice(architecture, best.network, best.valid, best.worth, measured, probabilities, warnings)
 
     choice = made(chooser, settled, "the network chosen")
     if fresh is None or prepared.menu is not None or not prepared.has_beginning or not settings.search.epochs:
@@ -60,7 +68,7 @@ def choose_network(
     if begun.architecture == choice.architecture or begun.missed is not None:
         return choice
     other = made(beginning, begun, "what gates begin with")
-    better = other.valid > choice.valid + _CLEARLY
+    better = other.worth > choice.worth + _CLEARLY
     if not better and settled.missed is None:
         return choice
     why = "is better than" if better else "keeps the budget as measured, unlike"
@@ -72,6 +80,15 @@ def choose_network(
 _CLEARLY = 0.01  # of accuracy: what was searched for goes on unless its beginning is better by more
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Weights with which the network chosen may go on."""
+
+    network: nn.Module
+    valid: float  # accuracy on the validation split
+    worth: float  # the same, or that after a trial
+
+
 def chosen_network(
     prepared: Prepared,
     supernet: nn.Module,
@@ -80,22 +97,24 @@ def chosen_network(
     architecture: Architecture,
     *,
     mixes: bool,
-) -> tuple[nn.Module, dict[str, float]]:
-    """The network chosen, and its accuracy on the validation split by whose weights it takes: the better ones stay.
+) -> dict[str, Start]:
+    """The network chosen, by whose weights it takes.
 
     The supernet's have been trained on; where its gates mix (``mixes``) what is chosen takes the best approximation of
     the mixture and is refitted to it. The baseline's are inherited once more, by a ``fresh`` supernet, and refitted to
-    the baseline: after a short search, in which the mixture has fallen behind, they are the better ones. Where there is
-    no such supernet only the other's come into question. Nothing is changed in place.
+    the baseline: after a short search, in which the mixture has fallen behind, and of a supernet that many
+    architectures share, they are the better ones. Where there is no such supernet only the other's come into question.
+    Nothing is changed in place.
     """
 
-    def begin(supernet: nn.Module, reference: nn.Module | None) -> nn.Module:
+    def begin(supernet: nn.Module, reference: nn.Module | None) -> Start:
         network, _ = discretise(supernet, architecture)
         if reference is not None:
             refit_to(reference, network, architecture, prepared)
         prepared.seed("recalibrate")
         recalibrate(network, _batches(prepared), prepared.settings.recalibrate_batches, prepared.fabric)
-        return network
+        valid = prepared.accuracy(network, "valid")
+        return Start(network, valid, valid)
 
     trained = copy.deepcopy(supernet)
     if mixes:  # else operators were trained one at a time, and are what they shall be
@@ -104,8 +123,36 @@ def chosen_network(
     del trained
     if fresh is not None:
         starts["baseline"] = begin(fresh, baseline)
-    found = {start: prepared.accuracy(network, "valid") for start, network in starts.items()}
-    return starts[max(found, key=lambda start: found[start])], found
+    return starts
+
+
+def tried(start: Start, prepared: Prepared, baseline: nn.Module, steps: int) -> Start:
+    """Its worth after so many steps of fine-tuning on a copy, the learning rate rising and falling once. Ours.
+
+    What has more right before fine-tuning is not what has more right after it: weights that many architectures have
+    shared are soon overtaken by those of the trained network. 0 for what diverges.
+    """
+    network = copy.deepcopy(start.network)
+    settings = prepared.settings
+    subject = Subject(
+        network, baseline, prepared.backbone.create, settings.data, settings.finetune, settings.seed, prepared.fabric
+    )
+    prepared.seed("try")
+    try:
+        train_briefly(network, subject, steps, settings.seed)
+    except TrainingError:
+        return dataclasses.replace(start, worth=0.0)
+    prepared.seed("recalibrate")
+    recalibrate(network, _batches(prepared), settings.recalibrate_batches, prepared.fabric)
+    return dataclasses.replace(start, worth=prepared.accuracy(network, "valid"))
+
+
+def _trial_steps(prepared: Prepared) -> int:
+    """As many as asked for, and no more than fine-tuning has; none where there is nothing to compare."""
+    settings = prepared.settings
+    if settings.from_scratch or not settings.inherit or not settings.search.epochs:
+        return 0
+    return min(settings.trial_steps, settings.finetune.epochs * settings.data.steps(settings.finetune.batch_size))
 
 
 def _reestimate_norms(prepared: Prepared, supernet: nn.Module) -> None:

@@ -143,6 +143,7 @@ class Settings:
     from_scratch: bool = False
     recalibrate_batches: int = 50
     refit_images: int = 512  # examples on which what is chosen is refitted; 0: none
+    trial_steps: int = 0  # of fine-tuning, after which the weights that may go on are compared; 0: before any
     compute: Compute = dataclasses.field(default_factory=Compute)
     formats: Sequence[str] = ("safetensors", "torch_export", "onnx")
     int8: bool = False  # also an ONNX file in int8
@@ -203,6 +204,8 @@ class Settings:
             raise LwdcError(
                 f"strategy.recalibrate_batches is a number of batches from 0 on, found {self.recalibrate_batches!r}."
             )
+        if not isinstance(self.trial_steps, int) or self.trial_steps < 0:
+            raise LwdcError(f"strategy.trial_steps is a number of steps from 0 on, found {self.trial_steps!r}.")
         if not isinstance(self.refit_images, int) or self.refit_images < 0 or self.refit_images == 1:
             raise LwdcError(
                 f"strategy.refit_images is a number of images, 2 or more, or 0 for none; found {self.refit_images!r}."

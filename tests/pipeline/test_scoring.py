@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import json
+import re
 import shutil
 import signal
 import zlib
@@ -127,6 +128,24 @@ def test_paths_are_drawn_evenly_whatever_operators_have_inherited(make: Make, wh
     state = load_checkpoint(whole[0] / "paths.pt")["state"]
     trained = [logits for key, logits in state.items() if key.endswith("logits")]
     assert trained and not any(logits.any() for logits in trained)
+
+
+def test_weights_that_go_on_are_compared_after_a_trial(make: Make, whole: tuple[Path, Result], tmp_path: Path) -> None:
+    """Of no more steps than fine-tuning has; where no supernet was trained there is nothing to compare."""
+    still = dataclasses.replace(make().search, epochs=0)
+    refitted = scores(evaluators={"refitted": Refitted(images=50, batches=1)}, evaluator="refitted")
+    for name, changes in (("trained", {"searched": whole[0]}), ("still", {"search": still, "scores": refitted})):
+        compress(make(trial_steps=50, **changes), tmp_path / name, {}, until="search")
+    said = [
+        [
+            record.text
+            for record in records_of(tmp_path / name)
+            if isinstance(record, Note) and "has right" in record.text
+        ]
+        for name in ("trained", "still")
+    ]
+    assert re.search(r"baseline's weights; after 3 steps of fine-tuning \d+\.\d% and \d+\.\d%; the best", said[0][0])
+    assert "fine-tuning" not in said[1][0]
 
 
 def test_evaluators_are_compared_before_the_search(whole: tuple[Path, Result]) -> None:
