@@ -1,4 +1,4 @@
-"""The choice: an architecture, and the network chosen with the best weights to go on from."""
+"""The choice: an architecture, and the network chosen with the best weights to go on from that need no training."""
 
 import copy
 import dataclasses
@@ -9,9 +9,6 @@ from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.data import Batch
-from lwdc.errors import TrainingError
-from lwdc.evaluators import Subject
-from lwdc.evaluators.fine_tuned import train as train_briefly
 from lwdc.pipeline.prepare import Prepared
 from lwdc.pipeline.settling import Settled, settle
 from lwdc.refitting import fitting, refit
@@ -27,7 +24,6 @@ class Choice:
     architecture: Architecture
     network: nn.Module
     valid: float  # accuracy of the network on the validation split
-    worth: float  # what it was chosen by: the same, or that after a trial
     measured: list[float | None]  # each cost as measured, in its unit; None for counted ones
     probabilities: dict[str, float]  # by site, of the operator that stays
     warnings: list[str]
@@ -50,15 +46,14 @@ def choose_network(
     def made(chooser: Chooser, settled: Settled, what: str) -> Choice:
         architecture, measured, missed = settled
         starts = chosen_network(prepared, supernet, fresh, baseline, architecture, mixes=mixes)
-        said = ", ".join(f"{start.valid:.1%} with the {whose}'s weights" for whose, start in starts.items())
-        if trial := _trial_steps(prepared):
-            starts = {whose: tried(start, prepared, baseline, trial) for whose, start in starts.items()}
-            said += f"; after {trial} steps of fine-tuning {' and '.join(f'{s.worth:.1%}' for s in starts.values())}"
-        note(f"of the validation examples {what} has right {said}; the best of it goes on", "info")
-        best = max(starts.values(), key=lambda start: start.worth)
+        whose = settings.weights if settings.weights in starts else max(starts, key=lambda whose: starts[whose][1])
+        said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, (_, right) in starts.items())
+        goes_on = "the best of it goes on" if settings.weights == "better" else f"the {whose}'s go on"
+        note(f"of the validation examples {what} has right {said}; {goes_on}", "info")
+        network, right = starts[whose]
         probabilities = chooser.decidedness(architecture)
         warnings = [] if missed is None else [missed]
-        return Choice(architecture, best.network, best.valid, best.worth, measured, probabilities, warnings)
+        return Choice(architecture, network, right, measured, probabilities, warnings)
 
     choice = made(chooser, settled, "the network chosen")
     if fresh is None or prepared.menu is not None or not prepared.has_beginning or not settings.search.epochs:
@@ -68,7 +63,7 @@ def choose_network(
     if begun.architecture == choice.architecture or begun.missed is not None:
         return choice
     other = made(beginning, begun, "what gates begin with")
-    better = other.worth > choice.worth + _CLEARLY
+    better = other.valid > choice.valid + _CLEARLY
     if not better and settled.missed is None:
         return choice
     why = "is better than" if better else "keeps the budget as measured, unlike"
@@ -80,15 +75,6 @@ def choose_network(
 _CLEARLY = 0.01  # of accuracy: what was searched for goes on unless its beginning is better by more
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """Weights with which the network chosen may go on."""
-
-    network: nn.Module
-    valid: float  # accuracy on the validation split
-    worth: float  # the same, or that after a trial
-
-
 def chosen_network(
     prepared: Prepared,
     supernet: nn.Module,
@@ -97,24 +83,23 @@ def chosen_network(
     architecture: Architecture,
     *,
     mixes: bool,
-) -> dict[str, Start]:
-    """The network chosen, by whose weights it takes.
+) -> dict[str, tuple[nn.Module, float]]:
+    """The network chosen, and its accuracy on the validation split, by whose weights it takes.
 
     The supernet's have been trained on; where its gates mix (``mixes``) what is chosen takes the best approximation of
     the mixture and is refitted to it. The baseline's are inherited once more, by a ``fresh`` supernet, and refitted to
-    the baseline: after a short search, in which the mixture has fallen behind, and of a supernet that many
-    architectures share, they are the better ones. Where there is no such supernet only the other's come into question.
-    Nothing is changed in place.
+    the baseline: after a short search, in which the mixture has fallen behind, they are the better ones. Of a supernet
+    that many architectures share, its own have more right at first and less after fine-tuning. Where there is no
+    ``fresh`` supernet only the other's come into question. Nothing is changed in place.
     """
 
-    def begin(supernet: nn.Module, reference: nn.Module | None) -> Start:
+    def begin(supernet: nn.Module, reference: nn.Module | None) -> nn.Module:
         network, _ = discretise(supernet, architecture)
         if reference is not None:
             refit_to(reference, network, architecture, prepared)
         prepared.seed("recalibrate")
         recalibrate(network, _batches(prepared), prepared.settings.recalibrate_batches, prepared.fabric)
-        valid = prepared.accuracy(network, "valid")
-        return Start(network, valid, valid)
+        return network
 
     trained = copy.deepcopy(supernet)
     if mixes:  # else operators were trained one at a time, and are what they shall be
@@ -123,36 +108,7 @@ def chosen_network(
     del trained
     if fresh is not None:
         starts["baseline"] = begin(fresh, baseline)
-    return starts
-
-
-def tried(start: Start, prepared: Prepared, baseline: nn.Module, steps: int) -> Start:
-    """Its worth after so many steps of fine-tuning on a copy, the learning rate rising and falling once. Ours.
-
-    What has more right before fine-tuning is not what has more right after it: weights that many architectures have
-    shared are soon overtaken by those of the trained network. 0 for what diverges.
-    """
-    network = copy.deepcopy(start.network)
-    settings = prepared.settings
-    subject = Subject(
-        network, baseline, prepared.backbone.create, settings.data, settings.finetune, settings.seed, prepared.fabric
-    )
-    prepared.seed("try")
-    try:
-        train_briefly(network, subject, steps, settings.seed)
-    except TrainingError:
-        return dataclasses.replace(start, worth=0.0)
-    prepared.seed("recalibrate")
-    recalibrate(network, _batches(prepared), settings.recalibrate_batches, prepared.fabric)
-    return dataclasses.replace(start, worth=prepared.accuracy(network, "valid"))
-
-
-def _trial_steps(prepared: Prepared) -> int:
-    """As many as asked for, and no more than fine-tuning has; none where there is nothing to compare."""
-    settings = prepared.settings
-    if settings.from_scratch or not settings.inherit or not settings.search.epochs:
-        return 0
-    return min(settings.trial_steps, settings.finetune.epochs * settings.data.steps(settings.finetune.batch_size))
+    return {whose: (network, prepared.accuracy(network, "valid")) for whose, network in starts.items()}
 
 
 def _reestimate_norms(prepared: Prepared, supernet: nn.Module) -> None:

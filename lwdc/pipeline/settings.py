@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -19,6 +19,10 @@ from lwdc.proposers import ProposerFactory, Score, kept
 from lwdc.selection import Mixing
 from lwdc.space import SearchSpace
 from lwdc.training import OptimiserFactory, Recipe
+
+# The supernet's, what is inherited from the baseline, or those with more right before fine-tuning. Where nothing is
+# inherited only the supernet's come into question.
+Weights = Literal["better", "supernet", "baseline"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +147,7 @@ class Settings:
     from_scratch: bool = False
     recalibrate_batches: int = 50
     refit_images: int = 512  # examples on which what is chosen is refitted; 0: none
-    trial_steps: int = 0  # of fine-tuning, after which the weights that may go on are compared; 0: before any
+    weights: Weights = "better"  # with which what is chosen goes on
     compute: Compute = dataclasses.field(default_factory=Compute)
     formats: Sequence[str] = ("safetensors", "torch_export", "onnx")
     int8: bool = False  # also an ONNX file in int8
@@ -204,8 +208,8 @@ class Settings:
             raise LwdcError(
                 f"strategy.recalibrate_batches is a number of batches from 0 on, found {self.recalibrate_batches!r}."
             )
-        if not isinstance(self.trial_steps, int) or self.trial_steps < 0:
-            raise LwdcError(f"strategy.trial_steps is a number of steps from 0 on, found {self.trial_steps!r}.")
+        if self.weights not in (known := get_args(Weights)):
+            raise LwdcError(unknown_name("strategy.weights", str(self.weights), known))
         if not isinstance(self.refit_images, int) or self.refit_images < 0 or self.refit_images == 1:
             raise LwdcError(
                 f"strategy.refit_images is a number of images, 2 or more, or 0 for none; found {self.refit_images!r}."

@@ -109,7 +109,7 @@ def _searches(config: Mapping[str, Any]) -> dict[str, Any]:
 # Of searches by scores: what comes after the training of paths.
 _ASKING = ("proposer", "score", "evaluations", "batch", "jobs", "evaluator", "evaluators", "correlate")
 _APART = (  # of these settings: what the search does not depend on
-    "strategy.refit_images", "strategy.trial_steps", "strategy.recalibrate_batches", "compute.accelerator",
+    "strategy.refit_images", "strategy.weights", "strategy.recalibrate_batches", "compute.accelerator",
     "compute.threads", "compute.devices", "compute.nodes", "compute.strategy", "compute.timeout_s",
     "compute.checkpointing", "cost.cache", "cost.strict", "cost.model.cache", "cost.model.strict", "data.workers",
     "data.check_all",

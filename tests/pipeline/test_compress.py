@@ -261,7 +261,7 @@ def test_a_search_that_found_nothing_or_fled_says_so(
         ({"latency_batches": (1, 0)}, LwdcError, "latency_batches are batch sizes from 1 on, found 0"),
         ({"decide_from": 1.5}, LwdcError, r"a share of the search in \[0, 1\], found 1.5"),
         ({"rest_from": 90}, LwdcError, r"strategy.rest_from is a share of the search in \[0, 1\], found 90"),
-        ({"trial_steps": -1}, LwdcError, "strategy.trial_steps is a number of steps from 0 on, found -1"),
+        ({"weights": "best"}, LwdcError, "unknown strategy.weights 'best'. Did you mean 'better'"),
         ({"refit_images": 1}, LwdcError, "2 or more, or 0 for none; found 1"),
         ({"decide": -1.0}, LwdcError, "strategy.decide must not be negative"),
         ({"prior": -1.0}, LwdcError, "strategy.prior must not be negative, found -1.0: it would favour what"),
