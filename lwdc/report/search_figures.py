@@ -88,15 +88,7 @@ def trade_off_traces(records: Sequence[EvaluationRecord]) -> list[go.Scatter]:
         x=[r.share for r in front], y=[r.accuracy for r in front], mode="lines", name="front",
         line={"color": COLOURS[0], "shape": "hv", "width": 2}, hoverinfo="skip",
     )  # fmt: skip
-    points = go.Scatter(
-        x=[r.share for r in known], y=[r.accuracy for r in known], mode="markers", showlegend=False,
-        marker={
-            "color": [r.index for r in known], "colorscale": "Viridis", "size": 8, "showscale": True,
-            "colorbar": bar("evaluation"),
-        },
-        text=[_told(r) for r in known], hovertemplate="%{text}<extra></extra>",
-    )  # fmt: skip
-    return [steps, points]
+    return [steps, _in_order([(r.share, r.accuracy, r) for r in known])]
 
 
 def predictions(records: Sequence[EvaluationRecord]) -> go.Figure | None:
@@ -115,15 +107,20 @@ def prediction_traces(records: Sequence[EvaluationRecord]) -> list[go.Scatter]:
     known = searches.predicted(records)
     if not known:
         return []
-    points = go.Scatter(
-        x=[x for x, _, _ in known], y=[y for _, y, _ in known], mode="markers", showlegend=False,
+    points = _in_order(known)
+    return [_diagonal([*points.x, *points.y], "as expected"), points]
+
+
+def _in_order(points: Sequence[tuple[float, float | None, EvaluationRecord]]) -> go.Scatter:
+    """Architectures at ``(x, y)``, lighter the later they were evaluated."""
+    return go.Scatter(
+        x=[x for x, _, _ in points], y=[y for _, y, _ in points], mode="markers", showlegend=False,
         marker={
-            "color": [r.index for _, _, r in known], "colorscale": "Viridis", "size": 8, "showscale": True,
+            "color": [r.index for _, _, r in points], "colorscale": "Viridis", "size": 8, "showscale": True,
             "colorbar": bar("evaluation"),
         },
-        text=[_told(r) for _, _, r in known], hovertemplate="%{text}<extra></extra>",
+        text=[_told(r) for _, _, r in points], hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
-    return [_diagonal([*points.x, *points.y], "as expected"), points]
 
 
 def embedding(record: EmbeddingRecord) -> go.Figure:
