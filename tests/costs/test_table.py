@@ -105,7 +105,7 @@ def test_costs_of_sites_are_those_counted_by_hand() -> None:
     assert table.rest == pixels * 3 * 8 * 9
     assert table.sites["4"] == {
         "original": pixels * 8 * 16 * 9,
-        **{f"factorised_{r / 16}": pixels * (8 * 3 * r + r * 3 * 16) for r in (12, 8, 4)},
+        **{f"factorised_{r / 16}": pixels * (8 * 3 * r + r * 3 * 16) for r in (12, 8, 4, 2)},
         **{f"low_rank_{r / 16}": pixels * (8 * 9 * r + r * 16) for r in (4, 2)},
         "separable": pixels * (8 * 9 + 8 * 16),
         "pointwise": pixels * 8 * 16,
