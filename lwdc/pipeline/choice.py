@@ -1,4 +1,4 @@
-"""The choice: an architecture, and the network chosen with the best weights to go on from that need no training."""
+"""The choice: an architecture, and the network chosen with the weights it goes on with, which need no training."""
 
 import copy
 import dataclasses

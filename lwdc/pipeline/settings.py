@@ -147,7 +147,7 @@ class Settings:
     from_scratch: bool = False
     recalibrate_batches: int = 50
     refit_images: int = 512  # examples on which what is chosen is refitted; 0: none
-    weights: Weights = "better"  # with which what is chosen goes on
+    weights: Weights = "better"  # with which what is chosen goes on; conf/strategy/scores.yaml: the baseline's
     compute: Compute = dataclasses.field(default_factory=Compute)
     formats: Sequence[str] = ("safetensors", "torch_export", "onnx")
     int8: bool = False  # also an ONNX file in int8
