@@ -64,10 +64,13 @@ def test_a_reader_who_has_enough_ends_a_command_without_a_traceback() -> None:
     os.close(read)
     with os.fdopen(write, "w") as closed:
         done = subprocess.run(
-            [sys.executable, "-m", "lwdc.cli", "--help"], stdout=closed, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-W", "ignore", "-m", "lwdc.cli", "--help"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     assert (done.returncode, done.stderr) == (1, "")
-    closed_at_once = ["sh", "-c", f"exec {sys.executable} -m lwdc.cli --version >&-"]
+    closed_at_once = ["sh", "-c", f"exec {sys.executable} -W ignore -m lwdc.cli --version >&-"]
     done = subprocess.run(closed_at_once, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
