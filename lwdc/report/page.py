@@ -128,9 +128,7 @@ def _evaluations(records: Sequence[EvaluationRecord]) -> str:
     parts.append(_figure(search_figures.evaluations(records), "evaluations"))
     trade_off = search_figures.trade_off(records)
     if trade_off is not None:
-        front = len(searches.front(records))
-        parts += ["<h2>Accuracy against cost</h2>", _caption(f"{front} on the front: none beats them in both.")]
-        parts.append(_figure(trade_off, "trade_off"))
+        parts += ["<h2>Accuracy against cost</h2>", _figure(trade_off, "trade_off")]
     predictions = search_figures.predictions(records)
     if predictions is not None:
         parts += ["<h2>Accuracy found against accuracy expected</h2>", _caption(searches.agreement_text(records))]

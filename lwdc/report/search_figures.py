@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from lwdc.records import CorrelationRecord, EmbeddingRecord, EvaluationRecord
 from lwdc.report import searches
-from lwdc.report.figures import COLOURS, laid_out, menu
+from lwdc.report.figures import COLOURS, laid_out, menu, undominated
 from lwdc.report.runs import ReadRun
 from lwdc.text import duration, percent, significant
 
@@ -80,15 +80,15 @@ def trade_off(records: Sequence[EvaluationRecord]) -> go.Figure | None:
 
 def trade_off_traces(records: Sequence[EvaluationRecord]) -> list[go.Scatter]:
     """The front as steps, and the architectures on it and below it, lighter the later."""
-    known = [r for r in records if r.accuracy is not None]
+    known = [(r.share, r.accuracy, r) for r in records if r.accuracy is not None]
     if len(known) < 2:
         return []
-    front = searches.front(known)
+    front = undominated([(share, accuracy) for share, accuracy, _ in known])
     steps = go.Scatter(
-        x=[r.share for r in front], y=[r.accuracy for r in front], mode="lines", name="front",
+        x=[x for x, _ in front], y=[y for _, y in front], mode="lines", name="front",
         line={"color": COLOURS[0], "shape": "hv", "width": 2}, hoverinfo="skip",
     )  # fmt: skip
-    return [steps, _in_order([(r.share, r.accuracy, r) for r in known])]
+    return [steps, _in_order(known)]
 
 
 def predictions(records: Sequence[EvaluationRecord]) -> go.Figure | None:
@@ -111,7 +111,7 @@ def prediction_traces(records: Sequence[EvaluationRecord]) -> list[go.Scatter]:
     return [_diagonal([*points.x, *points.y], "as expected"), points]
 
 
-def _in_order(points: Sequence[tuple[float, float | None, EvaluationRecord]]) -> go.Scatter:
+def _in_order(points: Sequence[tuple[float, float, EvaluationRecord]]) -> go.Scatter:
     """Architectures at ``(x, y)``, lighter the later they were evaluated."""
     return go.Scatter(
         x=[x for x, _, _ in points], y=[y for _, y, _ in points], mode="markers", showlegend=False,

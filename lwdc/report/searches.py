@@ -35,18 +35,6 @@ def best_so_far(evaluations: Sequence[EvaluationRecord]) -> list[EvaluationRecor
     return found
 
 
-def front(evaluations: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
-    """Those than which none is as cheap and more accurate, or cheaper and as accurate; dearer and better one by one."""
-    scored = [(e.accuracy, e) for e in evaluations if e.accuracy is not None]
-    found: list[EvaluationRecord] = []
-    best = -1.0
-    for accuracy, evaluation in sorted(scored, key=lambda known: (known[1].share, -known[0])):
-        if accuracy > best:
-            best = accuracy
-            found.append(evaluation)
-    return found
-
-
 def progress(runs: Sequence[ReadRun], *, accuracy: bool = False) -> list[Progress]:
     """The best scores of every series of runs, or the accuracies of the architectures that have them.
 
