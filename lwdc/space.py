@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lwdc.candidates import Candidate, DoesNotFit, build, check, label
+from lwdc.candidates.sums import sums_of
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import SpaceError
 from lwdc.sites import Site, find_sites
@@ -40,7 +41,8 @@ class SearchSpace:
     ``tie`` pattern matches share one choice. The stem and the classifier (as timm's ``pretrained_cfg``
     names them; else the layer that reads the image, and a Linear layer that comes last) and shortcuts
     (1x1 or pooling) stay as they are unless asked for. A candidate with more multiply-accumulates or
-    parameters than the original is dropped unless ``costlier``.
+    parameters than the original is dropped unless ``costlier``. ``branches``: where it is above 1, sums of so many
+    candidates at most, of different operators that fit the site, are candidates as well.
     """
 
     candidates: Sequence[Candidate] = LEAN
@@ -52,8 +54,11 @@ class SearchSpace:
     classifier: bool = False
     shortcuts: bool = False
     costlier: bool = False
+    branches: int = 1
 
     def __post_init__(self) -> None:
+        if isinstance(self.branches, bool) or not isinstance(self.branches, int) or self.branches < 1:
+            raise SpaceError(f"branches is a whole number from 1 on, found {self.branches!r}.")
         for candidates in (self.candidates, *self.per_site.values()):
             for candidate in candidates:
                 check(candidate)
@@ -151,17 +156,23 @@ def _refuse_lists_that_fit_nowhere(choice: Choice, space: SearchSpace) -> None:
 
 
 def _choice(site: Site, conv: nn.Module, space: SearchSpace, measured: dict[Any, tuple[int, int] | str]) -> Choice:
-    kept, dropped = [], []
+    kept: list[tuple[Candidate, tuple[int, int]]] = []
+    dropped: list[tuple[str, str]] = []
     original = _measure({"op": "original"}, site, conv, measured)
     assert not isinstance(original, str)
-    for candidate in space.candidates_at(site.name):
-        found = _measure(candidate, site, conv, measured)
-        if isinstance(found, str):
-            dropped.append((label(candidate), found))
-        elif not space.costlier and (found[0] > original[0] or found[1] > original[1]):
-            dropped.append((label(candidate), f"{COSTLIER}: {_versus(found, original)}"))
-        else:
-            kept.append((candidate, found))
+
+    def look_at(candidates: Sequence[Candidate]) -> None:
+        for candidate in candidates:
+            found = _measure(candidate, site, conv, measured)
+            if isinstance(found, str):
+                dropped.append((label(candidate), found))
+            elif not space.costlier and (found[0] > original[0] or found[1] > original[1]):
+                dropped.append((label(candidate), f"{COSTLIER}: {_versus(found, original)}"))
+            else:
+                kept.append((candidate, found))
+
+    look_at(space.candidates_at(site.name))
+    look_at(sums_of([candidate for candidate, _ in kept], space.branches))
     return Choice(
         site=site,
         candidates=tuple(candidate for candidate, _ in kept),

@@ -8,6 +8,7 @@ import torch
 from timm.layers import Conv2dSame, ScaledStdConv2d
 from torch import Tensor, nn
 
+from lwdc.candidates import label
 from lwdc.errors import SpaceError
 from lwdc.space import LEAN, Plan, SearchSpace, make_plan
 
@@ -123,6 +124,40 @@ def test_what_costs_more_than_the_original_is_dropped_unless_asked_for() -> None
     assert labels(plan(candidates=wide, include=["block1.0"], costlier=True), "block1.0") == [
         "original", "kernel_5", "skip"
     ]  # fmt: skip
+
+
+def test_branches_are_sums_of_what_fits_within_the_cost_of_the_original() -> None:
+    single = [*TWO, {"op": "separable"}, {"op": "low_rank", "ratio": 0.25}, {"op": "kernel", "size": 5}]
+    found = plan(candidates=single, include=["block1.0"], branches=2)
+    (choice,) = found.choices
+    assert [label(c) for c in choice.candidates] == [
+        "original", "grouped_2", "separable", "low_rank_0.25",
+        "sum(grouped_2+separable)", "sum(grouped_2+low_rank_0.25)", "sum(separable+low_rank_0.25)",
+    ]  # fmt: skip
+    macs = dict(zip(map(label, choice.candidates), choice.macs, strict=True))
+    assert macs["sum(separable+low_rank_0.25)"] == macs["separable"] + macs["low_rank_0.25"]
+    assert [name for name, _ in choice.dropped] == ["kernel_5"]  # and nothing made of it
+
+    every = plan(candidates=[*TWO, {"op": "separable"}, {"op": "pointwise"}], include=["block1.0"], branches=3)
+    assert every.choices[0].dropped == ()  # 288 + 136 + 64 weights are fewer than 576
+    (name, reason), *_ = plan(
+        candidates=[{"op": "original"}, {"op": "grouped", "groups": 2}, {"op": "factorised", "ratio": 0.875}],
+        include=["block1.0"], branches=2,
+    ).choices[0].dropped  # fmt: skip
+    assert name == "sum(grouped_2+factorised_0.875)"
+    assert reason.startswith("costs more than the original: ")
+
+
+def test_branches_are_made_of_a_list_for_a_site_too() -> None:
+    found = plan(per_site={"block1.0": [*TWO, {"op": "separable"}], "head": [TWO[1]]}, branches=2)
+    assert len({c.site.name: c for c in found.choices}["block1.0"].candidates) == 4
+    assert len({c.site.name: c for c in found.choices}["head"].candidates) == 1
+
+
+@pytest.mark.parametrize("branches", [0, -1, 1.5, True, "2"])
+def test_a_number_of_branches_without_sense_is_refused(branches: Any) -> None:
+    with pytest.raises(SpaceError, match="branches is a whole number from 1 on, found"):
+        SearchSpace(branches=branches)
 
 
 def test_costs_are_whole_numbers_counted_by_hand() -> None:

@@ -1,6 +1,7 @@
 """Sums: several operators side by side at one site, whose outputs are added."""
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from lwdc.candidates.branches import Normed
 from lwdc.candidates.chain import Chain, ungroup
 from lwdc.candidates.fixed import Fixed
 from lwdc.candidates.partial import Partial
-from lwdc.candidates.registry import Candidate, build, label, register_candidate
+from lwdc.candidates.registry import Candidate, build, label, parts, register_candidate
 from lwdc.candidates.sampling import starts_of
 from lwdc.errors import SpaceError
 from lwdc.geometry import own_support, union
@@ -141,6 +142,21 @@ class Sum(Operator):
 
     def _parts(self) -> list[Any]:
         return list(self.parts)
+
+
+def sums_of(candidates: Sequence[Candidate], branches: int) -> list[Candidate]:
+    """The sums of two up to ``branches`` of those candidates that may be parts, but for sums that are listed already.
+
+    No two parts are of one operator, as that is mostly the same as one of another size.
+    """
+    able = [candidate for candidate in candidates if candidate["op"] not in _NO_PARTS and not parts(candidate)]
+    listed = [sorted(map(label, parts(candidate))) for candidate in candidates]
+    return [
+        {"op": "sum", "of": list(chosen)}
+        for count in range(2, branches + 1)
+        for chosen in itertools.combinations(able, count)
+        if len({part["op"] for part in chosen}) == count and sorted(map(label, chosen)) not in listed
+    ]
 
 
 class Added(nn.Module):

@@ -16,6 +16,7 @@ from lwdc.candidates import Candidate, Chain, DoesNotFit, build, check, label, p
 from lwdc.candidates.fixed import Fixed
 from lwdc.candidates.partial import Partial
 from lwdc.candidates.sampling import advance_starts, expand, starts_of
+from lwdc.candidates.sums import sums_of
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import SpaceError
 
@@ -260,3 +261,14 @@ def test_its_label_names_its_parts_without_a_comma() -> None:
     assert label(candidate) == "sum(separable+dilated_3_2+low_rank_0.25)"
     assert json.loads(json.dumps(candidate)) == candidate
     assert parts(candidate) == candidate["of"] and parts(SEPARABLE) == []
+
+
+def test_branches_are_all_sets_of_different_operators_but_those_listed() -> None:
+    four: Candidate = {"op": "grouped", "groups": 4}
+    two: Candidate = {"op": "grouped", "groups": 2}
+    listed = [{"op": "original"}, two, four, SEPARABLE, POINTWISE, {"op": "zero"}, sum_of(POINTWISE, two)]
+    assert sums_of(listed, 1) == []
+    pairs = [sum_of(two, SEPARABLE), sum_of(four, SEPARABLE), sum_of(four, POINTWISE), sum_of(SEPARABLE, POINTWISE)]
+    assert sums_of(listed, 2) == pairs
+    assert sums_of(listed, 3) == [*pairs, sum_of(two, SEPARABLE, POINTWISE), sum_of(four, SEPARABLE, POINTWISE)]
+    assert sums_of(listed, 9) == sums_of(listed, 3)

@@ -24,20 +24,25 @@ CANDIDATES: list[dict[str, Any]] = [
 
 
 @functools.cache
-def _parts(sites: int, tie: tuple[str, ...]) -> tuple[Any, Any]:
+def _parts(sites: int, tie: tuple[str, ...], branches: int) -> tuple[Any, Any]:
     layers = [nn.Conv2d(3, 8, 3, padding=1)] + [nn.Conv2d(8, 8, 3, padding=1) for _ in range(sites)]
     model, size = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 16, 2)), (3, 4, 4)
-    plan = make_plan(model, SearchSpace(CANDIDATES, tie=tie), size)
+    plan = make_plan(model, SearchSpace(CANDIDATES, tie=tie, branches=branches), size)
     supernet = wrap(model, plan=plan)
     return plan, (tabulate(supernet, Macs()), tabulate(supernet, Params()))
 
 
 @pytest.fixture
 def menu() -> Callable[..., Menu]:
-    """``menu(sites=8, budget=0.5)``: that many layers with five candidates each, within a share of the MACs."""
+    """``menu(sites=8, budget=0.5)``: that many layers with five candidates each, within a share of the MACs.
 
-    def make(sites: int = 8, budget: float | None = 0.5, tie: tuple[str, ...] = ()) -> Menu:
-        plan, (macs, _) = _parts(sites, tie)
+    With ``branches=2`` there are the sums of two of them, too.
+    """
+
+    def make(
+        sites: int = 8, budget: float | None = 0.5, tie: tuple[str, ...] = (), branches: int = 1
+    ) -> Menu:  # fmt: skip
+        plan, (macs, _) = _parts(sites, tie, branches)
         return Menu.of(plan, [macs], [None if budget is None else int(budget * macs.total)])
 
     return make

@@ -1,5 +1,8 @@
 """The evolving space: who is active, who survives, who comes next."""
 
+import itertools
+import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -106,3 +109,125 @@ def test_after_ten_rounds_it_has_found_better_ones_than_random_search(menu: Make
 def test_options_without_sense_are_refused(options: dict[str, Any], menu: MakeMenu) -> None:
     with pytest.raises(SpaceError, match="active from 2 on, sampled and near from 1 on"):
         EvolveSpace(menu(), **options)
+
+
+@pytest.mark.parametrize("rate", [-0.1, math.inf, math.nan])
+def test_a_rate_without_sense_is_refused(rate: float, menu: MakeMenu) -> None:
+    with pytest.raises(SpaceError, match="gates is a number from 0 on"):
+        EvolveSpace(menu(), rate=rate)
+
+
+def test_candidates_of_more_branches_than_can_be_active_are_refused(menu: MakeMenu) -> None:
+    with pytest.raises(SpaceError, match="a candidate has 2 branches, and evolve_space needs active above that"):
+        EvolveSpace(menu(branches=2), active=2)
+
+
+def operators(space: Menu, index: int, candidate: int) -> set[str]:
+    """What stands side by side in a candidate."""
+    name = space.decisions[index].labels[candidate]
+    return set(name.removeprefix("sum(").removesuffix(")").split("+"))
+
+
+def pointed(proposer: EvolveSpace, logits: dict[str, float]) -> None:
+    """Set the gates of the first decision, of operators in the order of its single candidates."""
+    state = proposer.state_dict()
+    for operator, logit in enumerate(logits.values()):
+        state["gates"][0][operator] = logit
+    proposer.load_state_dict(state)
+
+
+def test_what_is_drawn_is_what_independent_gates_leave_open(menu: MakeMenu) -> None:
+    space = menu(sites=1, budget=None, branches=2)
+    logits = {"original": -1.0, "grouped_2": 0.5, "grouped_4": -0.5, "separable": 1.0, "pointwise": 0.0}
+    # By hand: every set of open gates, of which those stay that some candidate consists of.
+    weights = {}
+    sets = {frozenset(operators(space, 0, k)): k for k in range(space.counts[0])}
+    for is_open in itertools.product([False, True], repeat=5):
+        found = frozenset(name for name, o in zip(logits, is_open, strict=True) if o)
+        odds = [1 / (1 + math.exp(-a if o else a)) for a, o in zip(logits.values(), is_open, strict=True)]
+        if found in sets:
+            weights[sets[found]] = math.prod(odds)
+    drawn: Counter[int] = Counter()
+    for seed in range(3000):
+        proposer = EvolveSpace(space, seed=seed, active=5)
+        pointed(proposer, logits)
+        drawn[space.encode(proposer.ask(1)[0])[0]] += 1
+    assert set(drawn) == set(weights) == set(range(space.counts[0]))
+    for candidate, weight in weights.items():
+        share = weight / sum(weights.values())
+        assert drawn[candidate] / 3000 == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 3000))
+
+
+def test_gates_follow_the_gradient_of_the_expected_score(menu: MakeMenu) -> None:
+    """Of the step of one trial: the difference quotient of the logarithm of its probability, times what it is worth."""
+    space = menu(sites=1, budget=None, branches=2)
+    proposer = EvolveSpace(space, rate=0.01, active=5)
+    logits = {"original": -1.0, "grouped_2": 0.5, "grouped_4": -0.5, "separable": 1.0, "pointwise": 0.0}
+    proposer.tell(space.decode((0,)), 0.4, 1.0)
+    pointed(proposer, logits)
+    chosen = next(k for k in range(space.counts[0]) if operators(space, 0, k) == {"separable", "grouped_2"})
+
+    def log_probability(logits: dict[str, float]) -> float:
+        weights = [math.exp(sum(logits[o] for o in operators(space, 0, k))) for k in range(space.counts[0])]
+        return math.log(weights[chosen] / sum(weights))
+
+    proposer.tell(space.decode((chosen,)), 0.8, space.share((chosen,)))  # one deviation above the mean of two
+    moved = proposer.state_dict()["gates"][0]
+    for operator, (name, before) in enumerate(logits.items()):
+        step = 1e-6
+        slope = (log_probability(logits | {name: before + step}) - log_probability(logits)) / step
+        assert moved[operator] - before == pytest.approx(0.01 * slope, abs=1e-7)
+
+
+def test_gates_open_for_what_scores_and_close_for_what_does_not(menu: MakeMenu) -> None:
+    space = menu(sites=6, budget=None, branches=2)
+    proposer = EvolveSpace(space, active=5, sampled=1000)
+
+    def accuracy(code: Code) -> float:
+        taken = [operators(space, index, k) for index, k in enumerate(code)]
+        return 0.5 + 0.05 * sum("separable" in t for t in taken) - 0.03 * sum("pointwise" in t for t in taken)
+
+    for _ in range(10):
+        answer(proposer, accuracy, 20)
+    names = ["original", "grouped_2", "grouped_4", "separable", "pointwise"]
+    gates = [dict(zip(names, logits, strict=True)) for logits in proposer.state_dict()["gates"]]
+    assert sum(max(g, key=g.__getitem__) == "separable" for g in gates) >= 5
+    assert all(g["separable"] > 0 for g in gates)
+    assert sum(g["pointwise"] < 0 for g in gates) >= 5
+
+
+def test_without_gates_all_that_is_active_stays_as_likely(menu: MakeMenu, truth: MakeTruth) -> None:
+    space = menu(budget=0.6)
+    proposer = EvolveSpace(space, rate=0, sampled=10)
+    for _ in range(3):
+        answer(proposer, truth(space), 10)
+    assert proposer.state_dict()["gates"] == [[0.0] * 5] * 8
+
+
+def test_branches_survive_one_by_one(menu: MakeMenu) -> None:
+    """With gates it is operators that are active, and a sum is drawn where all its parts are."""
+    space = menu(sites=4, budget=None, branches=2)
+    proposer = EvolveSpace(space, active=3, sampled=10)
+    names = ["original", "grouped_2", "grouped_4", "separable", "pointwise"]
+    for _ in range(4):
+        now = [{names[o] for o in found} for found in active(proposer)]
+        codes = answer(proposer, lambda code: 0.5 + 0.1 * space.share(code), 10)
+        for code in codes:
+            assert all(operators(space, i, k) <= now[i] for i, k in enumerate(code))
+        front = proposer.history.front()
+        proposer.ask(0)
+        for index, found in enumerate(active(proposer)):
+            best = operators(space, index, front[-1].code[index])
+            assert best <= {names[o] for o in found}
+        assert any(len(operators(space, 0, code[0])) == 2 for code in codes)
+
+
+def test_a_search_of_an_earlier_version_goes_on(menu: MakeMenu) -> None:
+    space = menu()
+    proposer = EvolveSpace(space, rate=0)
+    answer(proposer, lambda code: 0.5, 5)
+    state = proposer.state_dict()
+    del state["gates"]
+    other = EvolveSpace(space, rate=0, seed=1)
+    other.load_state_dict(state)
+    assert other.ask(5) == proposer.ask(5)
