@@ -27,8 +27,8 @@ class Sum(Operator):
 
     A cell with several branches, as in Ci et al., "Evolving Search Space for Neural Architecture Search", ICCV 2021
     (NSE), is so one candidate among others. There a cell gives the mean of its branches and, where shapes allow, its
-    input, and which branches it has is learned by a gate for each; here sums are listed (with ``skip`` for the input)
-    and a mean needs no place of its own, as the weights take up its factor. Inheritance and fresh weights are ours.
+    input; here ``skip`` is the input, and a mean needs no place of its own, as the weights take up its factor.
+    Inheritance and fresh weights are ours.
     """
 
     def __init__(self, site: Site, *, of: Sequence[Candidate]) -> None:
