@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lwdc.architecture import Architecture
+from lwdc.candidates.sums import Added
 from lwdc.errors import ArchitectureError, TrainingError
 from lwdc.tracing import evaluating
 
@@ -33,9 +34,9 @@ def refit(
     supernet have; ``images`` is ``(B, C, *sizes)``, at least two. In forward order the last layer of each site is
     solved for, on what it receives from those before it, so that errors are mended instead of summed (asymmetric
     reconstruction: Zhang et al. 2015, "Accelerating very deep convolutional networks"; He et al. 2017, "Channel
-    pruning"). Ours: all in one forward pass, for any stand-in that ends in a plain layer. The others stay, and so do
-    layers that are called more than once, share their weight, or have more than a quarter as many weights a filter as
-    there are outputs to solve them from.
+    pruning"). Ours: all in one forward pass, for any stand-in that ends in a plain layer, or in several side by side (a
+    sum), which are solved for together. The others stay, and so do layers that are called more than once, share their
+    weight, or have more than a quarter as many weights a filter as there are outputs to solve them from.
 
     At most ``places`` outputs a filter enter, fewer in large networks. ``damping``, above 0 and relative to the
     mean square of the inputs, pulls towards the present weights. Batch norms take the batch's own statistics and keep
@@ -47,17 +48,23 @@ def refit(
         raise TrainingError(
             f"a refit needs two examples or more and a damping above 0, found {len(images)} and {damping}."
         )
-    layers = _layers(network, reference, architecture)
-    targets = _targets(reference, layers, images, places)
+    ends = _ends(network, reference, architecture)
+    targets = _targets(reference, ends, images, places)
     remaining: dict[str, float] = {}
 
-    def solve_at(name: str) -> Any:
-        def hook(layer: Any, args: tuple[Tensor, ...]) -> None:
-            target = targets.pop(name, None)
-            if target is not None and len(target.values) >= _FEWEST * layer.weight[0].numel():
-                error = _solve(layer, args[0], target, damping)
-                if error is not None:
-                    remaining[name] = error
+    def solve_at(name: str, received: list[Tensor]) -> Any:
+        def hook(site: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            del site, args
+            target, end = targets.pop(name, None), ends[name]
+            if target is None or len(target.values) < _FEWEST * end.weights:
+                return None
+            rest = None if end.is_all else output - end.forward(received)
+            error = _solve(end.layers, received, rest, target, damping)
+            if error is None:
+                return None
+            remaining[name] = error
+            solved = end.forward(received)
+            return solved if rest is None else solved + rest
 
         return hook
 
@@ -65,7 +72,10 @@ def refit(
         stack.enter_context(_by_batch(network))
         stack.enter_context(torch.no_grad())
         for name in targets:
-            stack.callback(layers[name].register_forward_pre_hook(solve_at(name)).remove)
+            received: list[Tensor] = []
+            for layer in ends[name].layers:
+                stack.callback(layer.register_forward_pre_hook(_noting(received)).remove)
+            stack.callback(network.get_submodule(name).register_forward_hook(solve_at(name, received)).remove)
         network(images)
     return remaining
 
@@ -90,34 +100,69 @@ class _Target:
     rows: int
 
 
-def _layers(network: nn.Module, reference: nn.Module, architecture: Architecture) -> dict[str, Any]:
-    """By site the last layer of what stands there, where it is a plain one with weights of its own."""
+@dataclasses.dataclass(frozen=True)
+class _End:
+    """The last layers of what stands at a site: one, or several whose outputs are added."""
+
+    layers: tuple[Any, ...]
+    is_all: bool  # whether nothing else is added
+
+    @property
+    def weights(self) -> int:
+        """How many a filter has."""
+        return sum(layer.weight[0].numel() for layer in self.layers)
+
+    def forward(self, received: Sequence[Tensor]) -> Tensor:
+        """What they give together, without their hooks."""
+        first, *others = (layer.forward(x) for layer, x in zip(self.layers, received, strict=True))
+        return sum(others, start=first)
+
+
+def _noting(received: list[Tensor]) -> Any:
+    def hook(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        del layer
+        received.append(args[0])
+
+    return hook
+
+
+def _ends(network: nn.Module, reference: nn.Module, architecture: Architecture) -> dict[str, _End]:
+    """By site the last layers of what stands there, those that are plain ones with weights of their own."""
     held = Counter(id(p) for m in network.modules() for p in m._parameters.values() if p is not None)
     modules, references = (dict(m.named_modules(remove_duplicate=False)) for m in (network, reference))
+
+    def is_plain(layer: Any) -> bool:
+        plain = type(layer) in (nn.Conv1d, nn.Conv2d, nn.Linear) and "weight" in layer._parameters
+        return plain and all(held[id(p)] == 1 for p in layer.parameters())
+
     found = {}
     for name in architecture.choices:
         if name not in modules or name not in references:
             raise ArchitectureError(f"there is no layer {name!r} to refit in both networks; is it their architecture?")
-        layer: Any = modules[name]
-        while type(layer) is nn.Sequential and len(layer):
-            layer = layer[-1]
-        plain = type(layer) in (nn.Conv1d, nn.Conv2d, nn.Linear)
-        if plain and "weight" in layer._parameters and all(held[id(p)] == 1 for p in layer.parameters()):
-            found[name] = layer
+        last = _last(modules[name])
+        branches = [_last(part) for part in last.parts] if isinstance(last, Added) else [last]
+        if plain := tuple(filter(is_plain, branches)):
+            found[name] = _End(plain, len(plain) == len(branches))
     return found
 
 
-def _targets(reference: nn.Module, layers: dict[str, Any], images: Tensor, places: int) -> dict[str, _Target]:
+def _last(module: nn.Module) -> nn.Module:
+    while type(module) is nn.Sequential and len(module):
+        module = module[-1]
+    return module
+
+
+def _targets(reference: nn.Module, ends: dict[str, _End], images: Tensor, places: int) -> dict[str, _Target]:
     found: dict[str, _Target] = {}
     calls: Counter[str] = Counter()
-    filters = sum(len(layer.weight) for layer in layers.values())
+    filters = sum(len(end.layers[0].weight) for end in ends.values())
     most = min(places, _MOST // max(filters, 1))
 
     def look_at(name: str, layer: Any) -> Any:
         def hook(site: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             del site, args
             calls[name] += 1
-            rows = (output if isinstance(layer, nn.Linear) else output.movedim(1, -1)).flatten(0, -2)
+            rows = _rows(output, layer)
             generator = torch.Generator().manual_seed(len(found))
             picked = torch.randperm(len(rows), generator=generator)[:most].to(rows.device)
             found[name] = _Target(rows[picked], picked, len(rows))
@@ -127,52 +172,98 @@ def _targets(reference: nn.Module, layers: dict[str, Any], images: Tensor, place
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(reference))
         stack.enter_context(torch.no_grad())
-        for name, layer in layers.items():
-            stack.callback(reference.get_submodule(name).register_forward_hook(look_at(name, layer)).remove)
+        for name, end in ends.items():
+            stack.callback(reference.get_submodule(name).register_forward_hook(look_at(name, end.layers[0])).remove)
         reference(images)
     return {name: target for name, target in found.items() if calls[name] == 1}
 
 
-def _solve(layer: Any, x: Tensor, target: _Target, damping: float) -> float | None:
-    """Least squares for weight and bias of the layer on its input ``x``, in place; the share of error that remains.
+def _rows(output: Tensor, layer: Any) -> Tensor:
+    """A map as one row a place, ``(P, C)``."""
+    return (output if isinstance(layer, nn.Linear) else output.movedim(1, -1)).flatten(0, -2)
 
-    None, and nothing changed, where the numbers do not allow it.
+
+def _solve(
+    layers: Sequence[Any], received: Sequence[Tensor], rest: Tensor | None, target: _Target, damping: float
+) -> float | None:  # fmt: skip
+    """Least squares for the weights and bias of layers whose outputs are added to the ``rest``, in place.
+
+    The share of error that remains. None, and nothing changed, where the numbers do not allow it.
     """
-    groups, weight, bias = getattr(layer, "groups", 1), layer.weight, layer.bias
-    read = _reader(layer, x, target.rows)
+    if len(received) != len(layers):
+        return None
+    read = _reader_of_all(layers, received, target.rows)
     if read is None:
         return None
+    first, count = layers[0].weight, len(target.picked)
+    beside = None if rest is None else _rows(rest, layers[0])[target.picked]
     # Sums over all places, in chunks: inputs are (g, P, n), outputs (g, P, m).
-    n, m = weight[0].numel(), len(weight) // groups
-    gram, product = weight.new_zeros(groups, n, n, dtype=_EXACT), weight.new_zeros(groups, n, m, dtype=_EXACT)
-    mean_in, mean_out = weight.new_zeros(groups, 1, n, dtype=_EXACT), weight.new_zeros(groups, 1, m, dtype=_EXACT)
-    square = weight.new_zeros((), dtype=_EXACT)
-    count = len(target.picked)
+    groups = math.lcm(*map(_groups, layers))
+    n, m = sum(layer.weight[0].numel() for layer in layers), len(first) // groups
+    gram, product = first.new_zeros(groups, n, n, dtype=_EXACT), first.new_zeros(groups, n, m, dtype=_EXACT)
+    mean_in, mean_out = first.new_zeros(groups, 1, n, dtype=_EXACT), first.new_zeros(groups, 1, m, dtype=_EXACT)
+    square, whole = first.new_zeros(2, dtype=_EXACT)  # of outputs, and with what is beside them
+    mean = first.new_zeros(len(first), dtype=_EXACT)
     step = max(1, _CHUNK // (groups * n))
     for start in range(0, count, step):
-        inputs = read(target.picked[start : start + step]).to(_EXACT).unflatten(1, (groups, -1)).transpose(0, 1)
-        outputs = target.values[start : start + step].to(_EXACT).unflatten(1, (groups, -1)).transpose(0, 1)
+        chunk = slice(start, start + step)
+        values = target.values[chunk].to(_EXACT)
+        whole += values.square().sum()
+        mean += values.sum(0) / count
+        values = values if beside is None else values - beside[chunk]
+        inputs, outputs = read(target.picked[chunk]), values.unflatten(1, (groups, -1)).transpose(0, 1)
         gram += inputs.transpose(1, 2) @ inputs
         product += inputs.transpose(1, 2) @ outputs
         mean_in += inputs.sum(1, keepdim=True) / count
         mean_out += outputs.sum(1, keepdim=True) / count
         square += outputs.square().sum()
-    if bias is not None:
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    if biases:
         gram -= count * mean_in.transpose(1, 2) @ mean_in
         product -= count * mean_in.transpose(1, 2) @ mean_out
         square -= count * mean_out.square().sum()
-    now = weight.detach().to(_EXACT).reshape(groups, m, n).transpose(1, 2)
+        whole -= count * mean.square().sum()
+    present = [layer.weight.detach().to(_EXACT).reshape(groups, m, -1).transpose(1, 2) for layer in layers]
+    now = torch.cat(present, dim=1)
     size = gram.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
     # What receives zeros only keeps its weight.
-    ridge = torch.eye(n, dtype=_EXACT, device=weight.device) * torch.where(size > 0, damping * size, 1)
+    ridge = torch.eye(n, dtype=_EXACT, device=first.device) * torch.where(size > 0, damping * size, 1)
     best, failed = torch.linalg.solve_ex(gram + ridge, product + ridge @ now)
     if bool(failed.any()) or not bool(best.isfinite().all()):
         return None
-    weight.copy_(best.transpose(1, 2).reshape(weight.shape))
-    if bias is not None:
-        bias.copy_((mean_out - mean_in @ best).flatten())
+    for layer, found in zip(layers, best.split([len(part[0]) for part in present], dim=1), strict=True):
+        layer.weight.copy_(found.transpose(1, 2).reshape(layer.weight.shape))
+    for bias in biases:  # the first one has it all
+        bias.copy_((mean_out - mean_in @ best).flatten() if bias is biases[0] else torch.zeros_like(bias))
     error = square - 2 * (best * product).sum() + (best * (gram @ best)).sum()
-    return float(error / square.clamp_min(1e-30))
+    return float(error / whole.clamp_min(1e-30))
+
+
+def _groups(layer: Any) -> int:
+    return getattr(layer, "groups", 1)
+
+
+def _reader_of_all(layers: Sequence[Any], received: Sequence[Tensor], rows: int) -> Callable[[Tensor], Tensor] | None:
+    """Gives at places what all layers multiply with their weights, ``(g, P, n)`` with the groups of all together.
+
+    None if ``rows`` are not those of each.
+    """
+    readers = []
+    for layer, x in zip(layers, received, strict=True):
+        reader = _reader(layer, x, rows)
+        if reader is None:
+            return None
+        readers.append((reader, _groups(layer)))
+    groups = math.lcm(*map(_groups, layers))
+
+    def read(picked: Tensor) -> Tensor:
+        found = []
+        for reader, own in readers:
+            inputs = reader(picked).to(_EXACT).unflatten(1, (own, -1)).transpose(0, 1)
+            found.append(inputs.repeat_interleave(groups // own, dim=0))
+        return torch.cat(found, dim=2)
+
+    return read
 
 
 _EXACT = torch.float64

@@ -88,6 +88,89 @@ def test_no_other_last_layer_would_be_nearer(candidate: dict[str, object], bias:
     assert remaining == pytest.approx(float(error.detach() / scale), rel=1e-6)
 
 
+FOURTHS = {"op": "grouped", "groups": 4}
+SUMS = [
+    [LOW_RANK, {"op": "separable"}],
+    [{"op": "pointwise"}, {"op": "grouped", "groups": 2}],
+    [FOURTHS, {"op": "grouped", "groups": 2}, {"op": "factorised", "ratio": 0.5}],
+    [{"op": "skip"}, FOURTHS],  # the first one has no weights
+    [{"op": "epitome", "ratio": 2, "sampling": "fixed", "indexing": "per_block"}, LOW_RANK],  # nor a plain last layer
+]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("of", SUMS, ids=lambda of: "+".join(part["op"] for part in of))
+def test_no_other_last_layers_of_a_sum_would_be_nearer_together(of: list[dict[str, object]], bias: bool) -> None:
+    candidate = {"op": "sum", "of": of}
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=bias)).double()
+    supernet = wrap(model, SearchSpace([{"op": "original"}, candidate], stem=True, costlier=True), input_size=(8, 9, 8))
+    network, architecture = discretise(supernet, Architecture({"0": candidate}))
+    images = torch.randn(30, 8, 9, 8, dtype=torch.float64) + 1
+    with torch.no_grad():
+        wanted = model(images)
+        before = (network(images) - wanted).square().sum()
+    start = copy.deepcopy(network)
+    (remaining,) = refit(network, model, architecture, images, damping=1e-12).values()
+    error = (network(images) - wanted).square().sum()
+    error.backward()
+    lasts = [list(part.modules())[-1] for part in network.get_submodule("0").parts]  # type: ignore[union-attr]
+    plain = [last for last in lasts if type(last) is nn.Conv2d]
+    solved = {id(p) for last in plain for p in last.parameters()}
+    assert solved
+    for (name, parameter), old in zip(network.named_parameters(), start.parameters(), strict=True):
+        if id(parameter) in solved:
+            assert float(parameter.grad.abs().max()) < 1e-5, name  # type: ignore[union-attr]
+        else:
+            assert torch.equal(parameter, old), name
+    assert float(error.detach()) < float(before)
+    centred = any(last.bias is not None for last in plain)  # it may be another part that has the bias
+    scale = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum() if centred else wanted.square().sum()
+    assert remaining == pytest.approx(float(error.detach() / scale), rel=1e-6)
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_a_sum_that_can_give_what_the_site_gave_does(data: st.DataObject) -> None:
+    """Whatever its last layers' weights were, for any groups and strides of its parts."""
+    draw = data.draw
+    some = [LOW_RANK, FOURTHS, {"op": "grouped", "groups": 2}, {"op": "pointwise"}, {"op": "separable"}, {"op": "skip"}]
+    stride = draw(st.sampled_from([1, 2]))
+    usable = some if stride == 1 else some[:-1]
+    of = draw(st.lists(st.sampled_from(usable), min_size=2, max_size=3, unique_by=str))
+    candidate = {"op": "sum", "of": of}
+    conv = nn.Conv2d(8, 8, 3, padding=1, stride=stride, bias=draw(st.booleans()))
+    model = nn.Sequential(conv).double()
+    supernet = wrap(model, SearchSpace([{"op": "original"}, candidate], stem=True, costlier=True), input_size=(8, 9, 8))
+    network, architecture = discretise(supernet, Architecture({"0": candidate}))
+    images = torch.randn(64, 8, 9, 8, dtype=torch.float64)
+    changed = copy.deepcopy(network)
+    for part in changed.get_submodule("0").parts:  # type: ignore[union-attr]
+        last = list(part.modules())[-1]
+        for parameter in last.parameters():
+            nn.init.normal_(parameter)
+    remaining = refit(changed, network, architecture, images, damping=1e-12)
+    assert remaining == {"0": pytest.approx(0.0, abs=1e-12)}
+    with torch.no_grad():
+        torch.testing.assert_close(changed(images), network(images), rtol=1e-5, atol=1e-5)
+
+
+def test_of_what_a_sum_receives_it_is_what_arrives_there_that_counts() -> None:
+    """A sum behind another one is solved for on what that one then gives."""
+    torch.manual_seed(0)
+    model = Deep()
+    candidate = {"op": "sum", "of": [LOW_RANK, FOURTHS]}
+    network, architecture = compressed(model, candidate)
+    images = torch.randn(64, 8, 8, 8)
+    first = copy.deepcopy(network)
+    remaining = refit(network, model, architecture, images)
+    assert list(remaining) == [f"convs.{i}" for i in range(3)]
+    one_by_one = {}
+    for name in remaining:
+        one_by_one |= refit(first, model, Architecture({name: candidate}), images)
+    assert one_by_one == pytest.approx(remaining)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first.parameters(), network.parameters(), strict=True))
+
+
 class Deep(nn.Module):
     """Three sites with batch norms, dropout and a head."""
 
