@@ -77,9 +77,10 @@ def test_the_recipe_of_nes_gives_the_counts_of_its_networks(name: str, params: i
         assert small.shape[1] == dense.shape[1] // (1 if expands else 2)
 
 
-def test_an_evolving_space_takes_sums_as_it_takes_single_operators() -> None:
+@pytest.mark.parametrize(("name", "override"), [("branched", "space.branches=1"), ("lean", "space.branches=2")])
+def test_an_evolving_space_takes_sums_as_it_takes_single_operators(name: str, override: str) -> None:
     model = timm.create_model("test_resnet")
-    plan = make_plan(model, named("branched"), (3, 32, 32))
+    plan = make_plan(model, named(name, override), (3, 32, 32))
     table = tabulate(wrap(model, plan=plan, inherit=False), Macs())
     menu = Menu.of(plan, [table], [int(0.4 * table.total)])
     proposer = EvolveSpace(menu, sampled=6)
