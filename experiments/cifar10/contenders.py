@@ -156,11 +156,11 @@ def keeping_architecture(supernet: nn.Module, table: CostTable, bound: int, seed
     return choose(supernet, table, bound)
 
 
-def lwdc_scratch(job: Job) -> Outcome:
-    """The architecture that the finished ``lwdc`` run found, trained from fresh weights."""
-    found = job.folder.with_name(dataclasses.replace(job.entry, contender="lwdc").name)
-    if not (found / "finetuned.safetensors").is_file():
-        raise LwdcError(f"{found} has no finished run of lwdc, whose architecture this one trains: run that first.")
+def from_scratch(job: Job, *, of: str) -> Outcome:
+    """The architecture of the finished run of contender ``of``, trained from fresh weights."""
+    found = job.folder.with_name(dataclasses.replace(job.entry, contender=of).name)
+    if not any(found.glob("finetune*.safetensors")):
+        raise LwdcError(f"{found} has no finished run of {of}, whose architecture this one trains: run that first.")
     started = prepare_training(job.settings)
     with job.run() as run:
         architecture = Architecture.load(found / "architecture.json")
@@ -212,7 +212,8 @@ CONTENDERS: dict[str, Callable[[Job], Outcome]] = {
     "lwdc": lwdc,
     "random": random,
     "kept": kept,
-    "lwdc_scratch": lwdc_scratch,
+    "lwdc_scratch": partial(from_scratch, of="lwdc"),
+    "random_scratch": partial(from_scratch, of="random"),
     "depgraph": pruned,
     "depgraph_local": partial(pruned, everywhere=False),
     "depgraph_sparse": partial(pruned, sparse=True),
