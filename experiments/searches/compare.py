@@ -108,6 +108,17 @@ TASKS = {
             "refitted_evolution": Sweep(
                 ("evolution, refitted",), ("strategy=evolution", "strategy.evaluations=100", *REFITTED)
             ),
+            "evolve_space": Sweep(
+                ("evolve_space, refitted",), ("strategy=evolve_space", "strategy.evaluations=100", *REFITTED)
+            ),
+            "branches": Sweep(
+                ("evolve_space, refitted, two branches",),
+                ("strategy=evolve_space", "space.branches=2", "strategy.evaluations=100", *REFITTED),
+            ),
+            "no_search_branches": Sweep(
+                ("no search, two branches",),
+                ("strategy.epochs=0", "space.branches=2", "strategy.beginning=false"),
+            ),
         },
     ),
     "cifar10_vgg16_bn": Task(
