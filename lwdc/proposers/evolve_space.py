@@ -2,7 +2,6 @@
 
 import math
 import statistics
-from collections.abc import Iterable
 from typing import Any
 
 from lwdc.architecture import Architecture
@@ -24,17 +23,18 @@ class EvolveSpace(Proposer):
 
     With a ``rate`` above 0 every operator has a gate of its own, open with a probability ``sigmoid(a)`` whatever the
     others are, as there. Candidates are drawn as independent gates draw them, given that what is open is what some
-    candidate consists of; a ``sum`` consists of its parts. So a space with sums (``branches`` of ``SearchSpace``) has
-    sites of several branches, each of which may survive, and one without takes one operator a site, as NSE's switch
-    ``single_branch`` does. With a rate of 0 all candidates are as likely, and a sum is an operator of its own.
+    candidate consists of; a ``sum`` consists of its parts, where these are candidates too. So a space with sums
+    (``branches`` of ``SearchSpace``) has sites of several branches, each of which may survive, and one without takes
+    one operator a site, as NSE's switch ``single_branch`` does. With a rate of 0 all candidates are as likely, and
+    every sum is an operator of its own.
 
     What is ours: NSE trains gates by gradients of the loss, anew in every round. Nothing is known of images here, so
     they follow the score-function estimate of the gradient of the expected score (Williams, 1992), the score taken in
-    standard deviations from the mean of its round, and the gates of survivors stay. That networks are made cheaper
-    after a draw is not accounted for. The cheapest candidate of every decision is active from the beginning, as
-    skipping a cell is there, so that bounds can be kept; of ``near`` draws the costliest is taken, but every tenth
-    time the cheapest, which competes on the front only; and when the survivors have nothing unknown left, the others
-    are shuffled into a new queue.
+    standard deviations from the mean of the round so far, and the gates of survivors stay. What happens after a draw is
+    not accounted for: networks are made cheaper, and of ``near`` ones the costliest is taken, every tenth time the
+    cheapest, so that the front has cheaper ones too. The cheapest candidate of every decision is active from the
+    beginning, as skipping a cell is there, so that bounds can be kept; and when the survivors have nothing unknown
+    left, the others are shuffled into a new queue.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class EvolveSpace(Proposer):
         self._began = 0  # trials before this round
         self._operators: list[list[int]] = []  # active at every decision
         self._queues: list[list[int]] = []
-        self._gates = [[0.0] * _count(made_of) for made_of in self._parts]  # logits
+        self._gates = [[0.0] * count for count in menu.counts]  # logits, by operator
         for made_of, costs in zip(self._parts, menu.costs[0], strict=True):
             cheapest = made_of[costs.index(min(costs))]
             self._operators.append(list(cheapest))
-            self._queues.append(self._shuffled(k for k in range(_count(made_of)) if k not in cheapest))
+            self._queues.append(self._shuffled(_operators(made_of) - set(cheapest)))
         self._fill()
 
     def ask(self, count: int) -> list[Architecture]:
@@ -88,7 +88,7 @@ class EvolveSpace(Proposer):
             **super().state_dict(),
             "began": self._began,
             "queues": [list(queue) for queue in self._queues],
-            "candidates": [list(operators) for operators in self._operators],
+            "operators": [list(operators) for operators in self._operators],
             "gates": [list(logits) for logits in self._gates],
         }
 
@@ -96,8 +96,8 @@ class EvolveSpace(Proposer):
         super().load_state_dict(state)
         self._began = state["began"]
         self._queues = [list(queue) for queue in state["queues"]]
-        self._operators = [list(operators) for operators in state["candidates"]]
-        self._gates = [list(logits) for logits in state.get("gates", self._gates)]  # earlier versions had none
+        self._operators = [list(operators) for operators in state["operators"]]
+        self._gates = [list(logits) for logits in state["gates"]]
 
     def _evolve(self) -> None:
         """Begin the next round: those that the front uses, and more from the queues. The same if there is no front."""
@@ -122,9 +122,10 @@ class EvolveSpace(Proposer):
 
     def _learn(self, trial: Trial) -> None:
         """One step of the gates, by how much better or worse than others of its round the trial is."""
-        menu = self.history.menu
-        scores = [t.score for t in self.history.trials[self._began :] if t.accuracy is not None and menu.keeps(t.code)]
-        if len(scores) < 2 or trial.accuracy is None or not menu.keeps(trial.code):
+        keeps = self.history.menu.keeps
+        of_round = self.history.trials[self._began :]
+        scores = [other.score for other in of_round if math.isfinite(other.score) and keeps(other.code)]
+        if len(scores) < 2 or not math.isfinite(trial.score) or not keeps(trial.code):
             return
         advantage = (trial.score - statistics.mean(scores)) / (statistics.pstdev(scores) or 1.0)
         for index, taken in enumerate(trial.code):
@@ -142,8 +143,7 @@ class EvolveSpace(Proposer):
         if code is None and not any(self._queues):
             self._began = len(self.history.trials)
             for index, made_of in enumerate(self._parts):
-                others = (k for k in range(_count(made_of)) if k not in self._operators[index])
-                self._queues[index] = self._shuffled(others)
+                self._queues[index] = self._shuffled(_operators(made_of) - set(self._operators[index]))
             self._fill()
             code = self._draw()
         return draw_unknown(self.history, self.rng) if code is None else code
@@ -184,8 +184,8 @@ class EvolveSpace(Proposer):
         bounds = [(which, bound) for which, bound in enumerate(menu.bounds) if bound is not None]
         return max((menu.cost(code, which) / max(bound, 1) for which, bound in bounds), default=0.0)
 
-    def _shuffled(self, operators: Iterable[int]) -> list[int]:
-        queue = list(operators)
+    def _shuffled(self, operators: set[int]) -> list[int]:
+        queue = sorted(operators)
         self.rng.shuffle(queue)
         return queue
 
@@ -201,14 +201,15 @@ def _whole(decision: Decision) -> list[tuple[int, ...]]:
 
 
 def _branches(decision: Decision) -> list[tuple[int, ...]]:
-    """The operators that each candidate consists of, numbered in the order in which they come."""
-    numbers: dict[str, int] = {}
-    return [
-        tuple(numbers.setdefault(label(part), len(numbers)) for part in parts(candidate) or [candidate])
-        for candidate in decision.candidates
-    ]
+    """The operators that each candidate consists of: itself, or the parts of a sum if all are candidates, too."""
+    numbers = {name: k for k, name in enumerate(decision.labels)}
+    found = []
+    for k, candidate in enumerate(decision.candidates):
+        names = dict.fromkeys(map(label, parts(candidate)))
+        found.append(tuple(numbers[name] for name in names) if names and names.keys() <= numbers.keys() else (k,))
+    return found
 
 
-def _count(made_of: list[tuple[int, ...]]) -> int:
-    """How many operators there are."""
-    return 1 + max(operator for candidate in made_of for operator in candidate)
+def _operators(made_of: list[tuple[int, ...]]) -> set[int]:
+    """All that candidates consist of, each by the index of the candidate that it is alone."""
+    return {operator for candidate in made_of for operator in candidate}

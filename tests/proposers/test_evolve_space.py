@@ -7,9 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from torch import nn
 
+from lwdc.costs import Macs, tabulate
 from lwdc.errors import SpaceError
 from lwdc.proposers import Code, EvolveSpace, Menu, Proposer, RandomSearch
+from lwdc.space import SearchSpace, make_plan
+from lwdc.surgery import wrap
 
 MakeMenu = Callable[..., Menu]
 MakeTruth = Callable[..., Callable[[Code], float]]
@@ -24,7 +28,7 @@ def answer(proposer: Proposer, accuracy: Callable[[Code], float | None], count: 
 
 
 def active(proposer: EvolveSpace) -> list[set[int]]:
-    return [set(candidates) for candidates in proposer.state_dict()["candidates"]]
+    return [set(candidates) for candidates in proposer.state_dict()["operators"]]
 
 
 def test_a_round_takes_active_candidates_only_and_the_cheapest_are_among_them(menu: MakeMenu) -> None:
@@ -190,7 +194,7 @@ def test_gates_open_for_what_scores_and_close_for_what_does_not(menu: MakeMenu) 
     for _ in range(10):
         answer(proposer, accuracy, 20)
     names = ["original", "grouped_2", "grouped_4", "separable", "pointwise"]
-    gates = [dict(zip(names, logits, strict=True)) for logits in proposer.state_dict()["gates"]]
+    gates = [dict(zip(names, logits[:5], strict=True)) for logits in proposer.state_dict()["gates"]]
     assert sum(max(g, key=g.__getitem__) == "separable" for g in gates) >= 5
     assert all(g["separable"] > 0 for g in gates)
     assert sum(g["pointwise"] < 0 for g in gates) >= 5
@@ -222,12 +226,33 @@ def test_branches_survive_one_by_one(menu: MakeMenu) -> None:
         assert any(len(operators(space, 0, code[0])) == 2 for code in codes)
 
 
-def test_a_search_of_an_earlier_version_goes_on(menu: MakeMenu) -> None:
-    space = menu()
-    proposer = EvolveSpace(space, rate=0)
-    answer(proposer, lambda code: 0.5, 5)
-    state = proposer.state_dict()
-    del state["gates"]
-    other = EvolveSpace(space, rate=0, seed=1)
-    other.load_state_dict(state)
-    assert other.ask(5) == proposer.ask(5)
+def test_a_sum_of_what_is_no_candidate_is_an_operator_of_its_own() -> None:
+    """Its parts could only come one by one, and each would be of no use alone."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
+    candidates: list[dict[str, Any]] = [
+        {"op": "original"},
+        {"op": "grouped", "groups": 2},
+        {"op": "separable"},
+        {"op": "sum", "of": [{"op": "grouped", "groups": 2}, {"op": "separable"}]},
+        {"op": "sum", "of": [{"op": "separable"}, {"op": "pointwise"}]},
+    ]
+    plan = make_plan(model, SearchSpace(candidates), (3, 4, 4))
+    space = Menu.of(plan, [tabulate(wrap(model, plan=plan), Macs())], [None])
+    gated, whole = EvolveSpace(space), EvolveSpace(space, rate=0)
+    assert active(gated) == [{0, 1, 2, 4}] * 2
+    assert active(whole) == [{0, 1, 2, 3, 4}] * 2
+    taken = {code[0] for _ in range(3) for code in answer(gated, lambda code: 0.5, 5)}
+    assert taken == {0, 1, 2, 3, 4}
+
+
+def test_scores_without_bound_teach_gates_nothing(menu: MakeMenu) -> None:
+    def logarithm(relative: Any, share: Any) -> Any:
+        return math.log(relative) if relative else -math.inf
+
+    space = menu(sites=4, budget=None)
+    proposer = EvolveSpace(space, score=logarithm)
+    for _ in range(3):
+        answer(proposer, lambda code: 0.0 if code[0] == 1 else 0.5 + space.share(code) / 4, 10)
+    gates = proposer.state_dict()["gates"]
+    assert any(logit for logits in gates for logit in logits)
+    assert all(math.isfinite(logit) for logits in gates for logit in logits)
