@@ -35,8 +35,9 @@ def refit(
     solved for, on what it receives from those before it, so that errors are mended instead of summed (asymmetric
     reconstruction: Zhang et al. 2015, "Accelerating very deep convolutional networks"; He et al. 2017, "Channel
     pruning"). Ours: all in one forward pass, for any stand-in that ends in a plain layer, or in several side by side (a
-    sum), which are solved for together. The others stay, and so do layers that are called more than once, share their
-    weight, or have more than a quarter as many weights a filter as there are outputs to solve them from.
+    sum), which are solved for together, or in turns where their groups differ by so much that it would take too long.
+    The others stay, and so do layers that are called more than once, share their weight, or have more than a quarter as
+    many weights a filter as there are outputs to solve them from.
 
     At most ``places`` outputs a filter enter, fewer in large networks. ``damping``, above 0 and relative to the
     mean square of the inputs, pulls towards the present weights. Batch norms take the batch's own statistics and keep
@@ -55,22 +56,29 @@ def refit(
     def solve_at(name: str, received: list[Tensor]) -> Any:
         def hook(site: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             del site, args
-            target, end = targets.pop(name, None), ends[name]
-            if target is None or len(target.values) < _FEWEST * end.weights:
+            inputs, target, end = tuple(received), targets.pop(name, None), ends[name]
+            received.clear()
+            if target is None or len(inputs) != len(end.layers) or len(target.values) < _FEWEST * end.weights:
                 return None
-            rest = None if end.is_all else output - end.forward(received)
-            error = _solve(end.layers, received, rest, target, damping)
-            if error is None:
-                return None
-            remaining[name] = error
-            solved = end.forward(received)
-            return solved if rest is None else solved + rest
+            whole = max(end.spread(target.values), 1e-30)
+            for turn in end.turns():
+                layers, given = [end.layers[k] for k in turn], [inputs[k] for k in turn]
+                is_all = end.is_all and len(turn) == len(end.layers)
+                rest = None if is_all else output - _together(layers, given)
+                error = _solve(layers, given, rest, target, damping)
+                if error is None:
+                    continue
+                remaining[name] = error / whole
+                solved = _together(layers, given)
+                output = solved if rest is None else solved + rest
+            return output
 
         return hook
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_by_batch(network))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(images.device.type, enabled=False))
         for name in targets:
             received: list[Tensor] = []
             for layer in ends[name].layers:
@@ -89,6 +97,7 @@ _MOST_VALUES = 2**24  # of all examples together: 111 of 3 x 224 x 224
 _FEWEST = 4  # outputs to solve a weight from: with fewer the examples would be learnt by heart
 _MOST = 2**28  # values of the reference that are kept at once: a gibibyte
 _CHUNK = 2**23  # values that are multiplied at once
+_MOST_TIMES = 8  # as large as the systems of layers alone is the one of all together, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +121,28 @@ class _End:
         """How many a filter has."""
         return sum(layer.weight[0].numel() for layer in self.layers)
 
-    def forward(self, received: Sequence[Tensor]) -> Tensor:
-        """What they give together, without their hooks."""
-        first, *others = (layer.forward(x) for layer, x in zip(self.layers, received, strict=True))
-        return sum(others, start=first)
+    def spread(self, values: Tensor) -> float:
+        """The sum of squares of outputs ``(P, C)``, about their mean where there is a bias."""
+        biased = any(layer.bias is not None for layer in self.layers)
+        found = 0.0
+        for some in values.split(max(1, _CHUNK // len(values)), dim=1):
+            exact = some.to(_EXACT)
+            found += float((exact - exact.mean(0) if biased else exact).square().sum())
+        return found
+
+    def turns(self) -> list[list[int]]:
+        """Which layers to solve for at once, one turn after the other: all of them, or each alone, twice."""
+        sizes = [layer.weight[0].numel() for layer in self.layers]
+        alone = sum(_groups(layer) * n**2 for layer, n in zip(self.layers, sizes, strict=True))
+        if math.lcm(*map(_groups, self.layers)) * sum(sizes) ** 2 <= _MOST_TIMES * alone:
+            return [list(range(len(sizes)))]
+        return 2 * [[k] for k in range(len(sizes))]
+
+
+def _together(layers: Sequence[Any], received: Sequence[Tensor]) -> Tensor:
+    """What the layers give together, without their hooks."""
+    first, *others = (layer.forward(x) for layer, x in zip(layers, received, strict=True))
+    return sum(others, start=first)
 
 
 def _noting(received: list[Tensor]) -> Any:
@@ -172,6 +199,7 @@ def _targets(reference: nn.Module, ends: dict[str, _End], images: Tensor, places
     with contextlib.ExitStack() as stack:
         stack.enter_context(evaluating(reference))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(images.device.type, enabled=False))
         for name, end in ends.items():
             stack.callback(reference.get_submodule(name).register_forward_hook(look_at(name, end.layers[0])).remove)
         reference(images)
@@ -188,10 +216,8 @@ def _solve(
 ) -> float | None:  # fmt: skip
     """Least squares for the weights and bias of layers whose outputs are added to the ``rest``, in place.
 
-    The share of error that remains. None, and nothing changed, where the numbers do not allow it.
+    The sum of squares that remains. None, and nothing changed, where the numbers do not allow it.
     """
-    if len(received) != len(layers):
-        return None
     read = _reader_of_all(layers, received, target.rows)
     if read is None:
         return None
@@ -202,14 +228,11 @@ def _solve(
     n, m = sum(layer.weight[0].numel() for layer in layers), len(first) // groups
     gram, product = first.new_zeros(groups, n, n, dtype=_EXACT), first.new_zeros(groups, n, m, dtype=_EXACT)
     mean_in, mean_out = first.new_zeros(groups, 1, n, dtype=_EXACT), first.new_zeros(groups, 1, m, dtype=_EXACT)
-    square, whole = first.new_zeros(2, dtype=_EXACT)  # of outputs, and with what is beside them
-    mean = first.new_zeros(len(first), dtype=_EXACT)
+    square = first.new_zeros((), dtype=_EXACT)
     step = max(1, _CHUNK // (groups * n))
     for start in range(0, count, step):
         chunk = slice(start, start + step)
         values = target.values[chunk].to(_EXACT)
-        whole += values.square().sum()
-        mean += values.sum(0) / count
         values = values if beside is None else values - beside[chunk]
         inputs, outputs = read(target.picked[chunk]), values.unflatten(1, (groups, -1)).transpose(0, 1)
         gram += inputs.transpose(1, 2) @ inputs
@@ -222,21 +245,20 @@ def _solve(
         gram -= count * mean_in.transpose(1, 2) @ mean_in
         product -= count * mean_in.transpose(1, 2) @ mean_out
         square -= count * mean_out.square().sum()
-        whole -= count * mean.square().sum()
     present = [layer.weight.detach().to(_EXACT).reshape(groups, m, -1).transpose(1, 2) for layer in layers]
     now = torch.cat(present, dim=1)
-    size = gram.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
-    # What receives zeros only keeps its weight.
-    ridge = torch.eye(n, dtype=_EXACT, device=first.device) * torch.where(size > 0, damping * size, 1)
+    # Each layer is pulled by the size of what it receives; one that receives zeros only keeps its weight.
+    ofs = gram.diagonal(dim1=1, dim2=2).split([part.shape[1] for part in present], dim=1)
+    size = torch.cat([own.mean(1, keepdim=True).expand_as(own) for own in ofs], dim=1)
+    ridge = torch.diag_embed(torch.where(size > 0, damping * size, 1))
     best, failed = torch.linalg.solve_ex(gram + ridge, product + ridge @ now)
     if bool(failed.any()) or not bool(best.isfinite().all()):
         return None
-    for layer, found in zip(layers, best.split([len(part[0]) for part in present], dim=1), strict=True):
+    for layer, found in zip(layers, best.split([part.shape[1] for part in present], dim=1), strict=True):
         layer.weight.copy_(found.transpose(1, 2).reshape(layer.weight.shape))
     for bias in biases:  # the first one has it all
         bias.copy_((mean_out - mean_in @ best).flatten() if bias is biases[0] else torch.zeros_like(bias))
-    error = square - 2 * (best * product).sum() + (best * (gram @ best)).sum()
-    return float(error / whole.clamp_min(1e-30))
+    return float(square - 2 * (best * product).sum() + (best * (gram @ best)).sum())
 
 
 def _groups(layer: Any) -> int:

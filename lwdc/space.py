@@ -171,8 +171,9 @@ def _choice(site: Site, conv: nn.Module, space: SearchSpace, measured: dict[Any,
             else:
                 kept.append((candidate, found))
 
-    look_at(space.candidates_at(site.name))
-    look_at(sums_of([candidate for candidate, _ in kept], space.branches))
+    listed = space.candidates_at(site.name)
+    look_at(listed)
+    look_at(sums_of([candidate for candidate, _ in kept], space.branches, listed))
     return Choice(
         site=site,
         candidates=tuple(candidate for candidate, _ in kept),
@@ -287,7 +288,8 @@ def _tied(choices: Sequence[Choice], space: SearchSpace) -> tuple[Choice, ...]:
         if len(labels) > 1:
             raise SpaceError(
                 f"sites tied by {pattern!r} have different candidates: {sorted(labels)}; "
-                "give them one list that fits all, through per_site."
+                "give them one list that fits all, through per_site"
+                + (", without branches." if space.branches > 1 else ".")
             )
         for choice in matching:
             if choice.site.name in groups:

@@ -1,6 +1,7 @@
 """Refit: the least squares that it promises, site after site, and nothing else changed."""
 
 import copy
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -169,6 +170,58 @@ def test_of_what_a_sum_receives_it_is_what_arrives_there_that_counts() -> None:
         one_by_one |= refit(first, model, Architecture({name: candidate}), images)
     assert one_by_one == pytest.approx(remaining)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first.parameters(), network.parameters(), strict=True))
+
+
+def test_where_groups_differ_much_layers_are_solved_for_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nearly as near as all together, which would take a system for every group."""
+    candidate = {"op": "sum", "of": [{"op": "grouped", "groups": "most"}, {"op": "factorised", "ratio": 0.5}]}
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1)).double()
+    supernet = wrap(model, SearchSpace([{"op": "original"}, candidate], stem=True), input_size=(16, 8, 8))
+    network, architecture = discretise(supernet, Architecture({"0": candidate}))
+    images = torch.randn(40, 16, 8, 8, dtype=torch.float64)
+
+    def refitted() -> tuple[nn.Module, float]:
+        found = copy.deepcopy(network)
+        (remaining,) = refit(found, model, architecture, images, damping=1e-12).values()
+        return found, remaining
+
+    found, in_turns = refitted()
+    with torch.no_grad():
+        wanted = model(images)
+        before = (network(images) - wanted).square().sum()
+        after = (found(images) - wanted).square().sum()
+    spread = (wanted - wanted.mean((0, 2, 3), keepdim=True)).square().sum()
+    assert in_turns == pytest.approx(float(after / spread), rel=1e-6)
+    monkeypatch.setattr(lwdc.refitting, "_MOST_TIMES", 1000)
+    _, together = refitted()
+    assert together < in_turns < together + 0.02 * (float(before / spread) - together)
+
+
+def test_a_refit_is_exact_whatever_the_precision_around_it() -> None:
+    model, images = Deep(), torch.randn(32, 8, 8, 8)
+    for candidate in (LOW_RANK, {"op": "sum", "of": [LOW_RANK, FOURTHS]}):
+        (one, architecture), (other, _) = compressed(model, candidate), compressed(model, candidate)
+        refit(one, model, architecture, images)
+        with torch.autocast("cpu", torch.bfloat16):
+            refit(other, model, architecture, images)
+        assert same_state(one, other)
+
+
+def test_what_layers_have_received_is_let_go_site_by_site() -> None:
+    model, images = Deep(), torch.randn(8, 8, 8, 8)
+    network, architecture = compressed(model, LOW_RANK)
+    alive: list[weakref.ref[Tensor]] = []
+    most: list[int] = []
+
+    def look(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        del layer
+        most.append(sum(ref() is not None for ref in alive))
+        alive.append(weakref.ref(args[0]))
+
+    for k in range(3):
+        network.get_submodule(f"convs.{k}.1").register_forward_pre_hook(look)
+    refit(network, model, architecture, images)
+    assert most == [0, 0, 0]
 
 
 class Deep(nn.Module):

@@ -2,6 +2,8 @@
 
     python experiments/enumerated/regret.py [--proposers random evolution ...] [--seeds 10] [--tasks budget compression]
     python experiments/enumerated/regret.py --summary
+    python experiments/enumerated/regret.py --first 100 --seeds 40 --proposers random evolution local evolve_space \
+        evolve_space_without_gates --out experiments/enumerated/regret_further.jsonl
 
 One json line a search. A run that is called again skips the searches that are recorded already.
 """
@@ -28,7 +30,10 @@ HERE = Path(__file__).parent
 EVALUATIONS, BATCH, BUDGET = 120, 10, 0.4
 SHOWN = (20, 40, 80, 120)  # evaluations after which regret is shown
 TASKS = {"budget": (kept, BUDGET), "compression": (compression, None)}
-PROPOSERS = ("random", "evolution", "local", "nsga2", "latent", "latent_plain", "bayes", "evolve_space")
+PROPOSERS = (
+    "random", "evolution", "local", "nsga2", "latent", "latent_plain", "bayes", "evolve_space",
+    "evolve_space_without_gates",
+)  # fmt: skip
 COMMIT = subprocess.run(
     ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
 ).stdout.strip()
@@ -37,7 +42,9 @@ COMMIT = subprocess.run(
 def build(name: str, **arguments: Any) -> Proposer:
     """The proposer that ``strategy=name`` has, with the settings of its yaml."""
     with initialize_config_module("lwdc.conf", version_base="1.3"):
-        config = compose("config", [f"strategy={name}"])
+        without = name.endswith("_without_gates")
+        strategy = name.removesuffix("_without_gates")
+        config = compose("config", [f"strategy={strategy}", *(["strategy.proposer.rate=0"] if without else [])])
     found: Proposer = instantiate(config.strategy.proposer)(**arguments)
     return found
 
@@ -111,7 +118,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--proposers", nargs="*", default=list(PROPOSERS), choices=PROPOSERS)
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=10, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--out", type=Path, default=HERE / "regret.jsonl")
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
@@ -122,7 +130,7 @@ def main() -> None:
     torch.set_num_threads(1)
     known = table.read(HERE / "table.csv")
     done = {(r["proposer"], r["task"], r["seed"]) for r in records}
-    for seed in range(options.seeds):
+    for seed in range(options.first, options.first + options.seeds):
         for task in options.tasks:
             for name in options.proposers:
                 if (name, task, seed) in done:

@@ -144,18 +144,18 @@ class Sum(Operator):
         return list(self.parts)
 
 
-def sums_of(candidates: Sequence[Candidate], branches: int) -> list[Candidate]:
-    """The sums of two up to ``branches`` of those candidates that may be parts, but for sums that are listed already.
+def sums_of(candidates: Sequence[Candidate], branches: int, listed: Sequence[Candidate] = ()) -> list[Candidate]:
+    """The sums of two up to ``branches`` of those candidates that may be parts, but for those ``listed`` already.
 
     No two parts are of one operator, as that is mostly the same as one of another size.
     """
     able = [candidate for candidate in candidates if candidate["op"] not in _NO_PARTS and not parts(candidate)]
-    listed = [sorted(map(label, parts(candidate))) for candidate in candidates]
+    there = [sorted(map(label, parts(candidate))) for candidate in listed]
     return [
         {"op": "sum", "of": list(chosen)}
         for count in range(2, branches + 1)
         for chosen in itertools.combinations(able, count)
-        if len({part["op"] for part in chosen}) == count and sorted(map(label, chosen)) not in listed
+        if len({part["op"] for part in chosen}) == count and sorted(map(label, chosen)) not in there
     ]
 
 

@@ -267,8 +267,9 @@ def test_branches_are_all_sets_of_different_operators_but_those_listed() -> None
     four: Candidate = {"op": "grouped", "groups": 4}
     two: Candidate = {"op": "grouped", "groups": 2}
     listed = [{"op": "original"}, two, four, SEPARABLE, POINTWISE, {"op": "zero"}, sum_of(POINTWISE, two)]
-    assert sums_of(listed, 1) == []
+    assert sums_of(listed, 1, listed) == []
     pairs = [sum_of(two, SEPARABLE), sum_of(four, SEPARABLE), sum_of(four, POINTWISE), sum_of(SEPARABLE, POINTWISE)]
-    assert sums_of(listed, 2) == pairs
-    assert sums_of(listed, 3) == [*pairs, sum_of(two, SEPARABLE, POINTWISE), sum_of(four, SEPARABLE, POINTWISE)]
-    assert sums_of(listed, 9) == sums_of(listed, 3)
+    assert sums_of(listed, 2, listed) == pairs
+    assert sums_of(listed, 3, listed) == [*pairs, sum_of(two, SEPARABLE, POINTWISE), sum_of(four, SEPARABLE, POINTWISE)]
+    assert sums_of(listed, 9, listed) == sums_of(listed, 3, listed)
+    assert sum_of(two, POINTWISE) in sums_of(listed, 2)
