@@ -46,7 +46,7 @@ SPACES: dict[str, list[dict[str, Any]]] = {
     "lean without factorised 1/8 (the default before)": [c for c in LEAN if c != {"op": "factorised", "ratio": 0.125}],
     "lean": list(LEAN),
     "lean, and factorised 3/8, 5/8, 7/8": [*LEAN, *_of("factorised", "ratio", 0.375, 0.625, 0.875)],
-    "lean, and separable + factorised 1/8, 1/4, 1/2": [*LEAN, *SUMS],
+    "branched: lean, and separable + factorised 1/8, 1/4, 1/2": [*LEAN, *SUMS],
 }
 POINTS = (1.5, 2.1, 2.6, 4.0, 8.0)  # times fewer MACs
 
