@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone, create
 from lwdc.backbones.cifar_resnet import PadShortcut
 from lwdc.counting import count_macs
 from lwdc.data import Cifar10, CropAndFlip, InMemory, Labelled, Preprocessing
+from lwdc.errors import LwdcError
 from lwdc.pipeline import Interrupted, prepare
 from lwdc.pipeline.run import CHECKPOINT
 from lwdc.records import Record
@@ -125,6 +127,20 @@ def test_an_interrupted_run_ends_with_the_same_weights(job: Any, contender: str)
     assert resumed.parts["finetune"]["steps"] == straight.parts["finetune"]["steps"] == 2 * 2
     for name, value in straight.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name
+
+
+def test_an_architecture_from_scratch_is_that_of_the_finished_run_with_fresh_weights(job: Any) -> None:
+    with pytest.raises(LwdcError, match="has no finished run of random, whose architecture this one trains"):
+        CONTENDERS["random_scratch"](job("random_scratch"))
+    found = CONTENDERS["random"](job("random")).network
+    fresh = job("random_scratch")
+    network = CONTENDERS["random_scratch"](fresh).network
+    shapes = [{name: value.shape for name, value in n.state_dict().items()} for n in (found, network)]
+    assert shapes[0] == shapes[1]
+    assert not torch.equal(next(found.parameters()), next(network.parameters()))
+    assert Architecture.load(fresh.folder / "architecture.json") == Architecture.load(
+        job("random").folder / "architecture.json"
+    )
 
 
 def test_a_finished_run_is_recorded_once(job: Any, tmp_path: Path) -> None:
