@@ -63,7 +63,7 @@ class Sum(Operator):
     def inherit(self, weight: Tensor) -> float:
         """Linear parts take turns: each the best approximation of what the others leave, the first one of all.
 
-        A few rounds, none of which ends worse than the one before. Parts that are not linear then take equal shares of
+        Some rounds, none of which ends worse than the one before, until they gain little. Parts that are not linear then take equal shares of
         what is left, so that the sum is no larger than one of them would be; the error is then a bound, as if they
         were what their own errors speak of. All at the site's own taps: what a part without weights has elsewhere the
         others do not mend. A part to which nothing is left begins with fresh weights but for a last one of zeros, as
@@ -96,7 +96,9 @@ class Sum(Operator):
             if not left < best:
                 self.parts.load_state_dict(kept)
                 break
-            best, kept = left, copy.deepcopy(self.parts.state_dict())
+            gained, best, kept = 1 - left / best, left, copy.deepcopy(self.parts.state_dict())
+            if gained < _GAIN:
+                break
 
     def _left(self, weight: Tensor, parts: Sequence[Any]) -> tuple[Tensor, float]:
         """What linear ``parts`` leave of ``weight`` at the site's own taps, and the norm of all that they leave."""
@@ -179,7 +181,8 @@ def add(parts: nn.ModuleList, x: Tensor) -> Tensor:
     return total
 
 
-_ROUNDS = 4  # of least squares
+_ROUNDS = 16  # of least squares, at most
+_GAIN = 0.005  # of the error, below which a round is the last one
 _NOTHING = 1e-6  # of the norm of what is inherited
 _NO_PARTS = {
     "original": "a sum with the whole layer only costs more than it; list it as a candidate of its own",
