@@ -42,8 +42,8 @@ def refit(
     At most ``places`` outputs a filter enter, fewer in large networks. ``damping``, above 0 and relative to the
     mean square of the inputs, pulls towards the present weights. Batch norms take the batch's own statistics and keep
     theirs: recalibrate them afterwards. Returns by site the share of the reference's sum of squares (about the mean
-    where the layer has a bias) that remains as error. Raises ``ArchitectureError`` for sites that a network does not
-    have, ``TrainingError`` for examples or a damping that cannot serve.
+    where a layer that was solved for has a bias) that remains as error. Raises ``ArchitectureError`` for sites that a
+    network does not have, ``TrainingError`` for examples or a damping that cannot serve.
     """
     if len(images) < 2 or not damping > 0:
         raise TrainingError(
@@ -60,7 +60,7 @@ def refit(
             received.clear()
             if target is None or len(inputs) != len(end.layers) or len(target.values) < _FEWEST * end.weights:
                 return None
-            whole = max(end.spread(target.values), 1e-30)
+            whole = max(end.square(target.values), 1e-30)
             for turn in end.turns():
                 layers, given = [end.layers[k] for k in turn], [inputs[k] for k in turn]
                 is_all = end.is_all and len(turn) == len(end.layers)
@@ -97,7 +97,8 @@ _MOST_VALUES = 2**24  # of all examples together: 111 of 3 x 224 x 224
 _FEWEST = 4  # outputs to solve a weight from: with fewer the examples would be learnt by heart
 _MOST = 2**28  # values of the reference that are kept at once: a gibibyte
 _CHUNK = 2**23  # values that are multiplied at once
-_MOST_TIMES = 8  # as large as the systems of layers alone is the one of all together, at most
+_MOST_TIMES = 8  # the system of all layers together may be so many times as large as those of each alone
+_CONSTANT = 1e-12  # share of a layer's inputs that varies, below which it is rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ class _End:
         """How many a filter has."""
         return sum(layer.weight[0].numel() for layer in self.layers)
 
-    def spread(self, values: Tensor) -> float:
+    def square(self, values: Tensor) -> float:
         """The sum of squares of outputs ``(P, C)``, about their mean where there is a bias."""
         biased = any(layer.bias is not None for layer in self.layers)
         found = 0.0
@@ -240,6 +241,7 @@ def _solve(
         mean_in += inputs.sum(1, keepdim=True) / count
         mean_out += outputs.sum(1, keepdim=True) / count
         square += outputs.square().sum()
+    received_squares = gram.diagonal(dim1=1, dim2=2).clone()
     biases = [layer.bias for layer in layers if layer.bias is not None]
     if biases:
         gram -= count * mean_in.transpose(1, 2) @ mean_in
@@ -247,18 +249,24 @@ def _solve(
         square -= count * mean_out.square().sum()
     present = [layer.weight.detach().to(_EXACT).reshape(groups, m, -1).transpose(1, 2) for layer in layers]
     now = torch.cat(present, dim=1)
-    # Each layer is pulled by the size of what it receives; one that receives zeros only keeps its weight.
-    ofs = gram.diagonal(dim1=1, dim2=2).split([part.shape[1] for part in present], dim=1)
-    size = torch.cat([own.mean(1, keepdim=True).expand_as(own) for own in ofs], dim=1)
-    ridge = torch.diag_embed(torch.where(size > 0, damping * size, 1))
+    # Each layer is pulled by the size of what it receives; one that receives nothing, or beside a bias the same at all
+    # places, keeps its weight.
+    sizes = [part.shape[1] for part in present]
+    size, whole = (_means(squares, sizes) for squares in (gram.diagonal(dim1=1, dim2=2), received_squares))
+    ridge = torch.diag_embed(torch.where(size > _CONSTANT * whole, damping * size, whole.clamp_min(1)))
     best, failed = torch.linalg.solve_ex(gram + ridge, product + ridge @ now)
     if bool(failed.any()) or not bool(best.isfinite().all()):
         return None
-    for layer, found in zip(layers, best.split([part.shape[1] for part in present], dim=1), strict=True):
+    for layer, found in zip(layers, best.split(sizes, dim=1), strict=True):
         layer.weight.copy_(found.transpose(1, 2).reshape(layer.weight.shape))
     for bias in biases:  # the first one has it all
         bias.copy_((mean_out - mean_in @ best).flatten() if bias is biases[0] else torch.zeros_like(bias))
     return float(square - 2 * (best * product).sum() + (best * (gram @ best)).sum())
+
+
+def _means(squares: Tensor, sizes: Sequence[int]) -> Tensor:
+    """In the place of ``(g, n)`` their mean over each layer's share ``sizes`` of n."""
+    return torch.cat([own.mean(1, keepdim=True).expand_as(own) for own in squares.split(sizes, dim=1)], dim=1)
 
 
 def _groups(layer: Any) -> int:

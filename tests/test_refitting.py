@@ -197,6 +197,39 @@ def test_where_groups_differ_much_layers_are_solved_for_in_turns(monkeypatch: py
     assert together < in_turns < together + 0.02 * (float(before / spread) - together)
 
 
+def test_a_layer_that_receives_the_same_everywhere_keeps_its_weight() -> None:
+    """Beside a bias nothing can be told of it; what varies is solved for."""
+    network = nn.Sequential(nn.Conv2d(2, 2, 1, groups=2))
+    for constant in (1e-3, 0.7, 1e3):
+        images = torch.randn(8, 2, 6, 6)
+        images[:, 1] = constant
+        changed = disturbed(network, ["0"])
+        before = copy.deepcopy(changed)
+        refit(changed, network, originals("0"), images)
+        weights = [n.get_parameter("0.weight").detach() for n in (changed, before, network)]
+        torch.testing.assert_close(weights[0][1], weights[1][1], rtol=1e-4, atol=0)
+        torch.testing.assert_close(weights[0][0], weights[2][0], rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(changed(images), network(images), rtol=1e-2, atol=1e-2)
+
+
+def test_each_layer_of_a_sum_is_pulled_by_the_size_of_its_own_inputs() -> None:
+    """Small ones are solved for as well as large ones: how a branch splits its scale between its layers is nothing."""
+    candidate = {"op": "sum", "of": [LOW_RANK, FOURTHS]}
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)).double()
+    supernet = wrap(model, SearchSpace([{"op": "original"}, candidate], stem=True), input_size=(8, 9, 8))
+    network, architecture = discretise(supernet, Architecture({"0": candidate}))
+    images = torch.randn(30, 8, 9, 8, dtype=torch.float64)
+    with torch.no_grad():
+        nn.init.zeros_(network.get_submodule("0").parts[1].weight)  # type: ignore[union-attr]
+    scaled = copy.deepcopy(network)
+    with torch.no_grad():
+        first, last = scaled.get_submodule("0").parts[0]  # type: ignore[union-attr]
+        first.weight.mul_(1000)
+        last.weight.div_(1000)
+    plain, other = (refit(n, model, architecture, images)["0"] for n in (network, scaled))
+    assert other == pytest.approx(plain, rel=1e-6)
+
+
 def test_a_refit_is_exact_whatever_the_precision_around_it() -> None:
     model, images = Deep(), torch.randn(32, 8, 8, 8)
     for candidate in (LOW_RANK, {"op": "sum", "of": [LOW_RANK, FOURTHS]}):

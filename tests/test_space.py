@@ -148,6 +148,17 @@ def test_branches_are_sums_of_what_fits_within_the_cost_of_the_original() -> Non
     assert reason.startswith("costs more than the original: ")
 
 
+def test_a_sum_that_is_listed_is_neither_doubled_nor_dropped_twice() -> None:
+    listed = {"op": "sum", "of": [{"op": "separable"}, TWO[1]]}
+    costly = {"op": "sum", "of": [{"op": "factorised", "ratio": 0.875}, TWO[1]]}
+    single = [*TWO, {"op": "separable"}, {"op": "factorised", "ratio": 0.875}]
+    (choice,) = plan(candidates=[*single, listed, costly], include=["block1.0"], branches=2).choices
+    found = [label(c) for c in choice.candidates]
+    assert "sum(separable+grouped_2)" in found and "sum(grouped_2+separable)" not in found
+    assert [name for name, _ in choice.dropped].count("sum(factorised_0.875+grouped_2)") == 1
+    assert not any(name == "sum(grouped_2+factorised_0.875)" for name, _ in choice.dropped)
+
+
 def test_branches_are_made_of_a_list_for_a_site_too() -> None:
     found = plan(per_site={"block1.0": [*TWO, {"op": "separable"}], "head": [TWO[1]]}, branches=2)
     assert len({c.site.name: c for c in found.choices}["block1.0"].candidates) == 4

@@ -63,11 +63,11 @@ class Sum(Operator):
     def inherit(self, weight: Tensor) -> float:
         """Linear parts take turns: each the best approximation of what the others leave, the first one of all.
 
-        Some rounds, none of which ends worse than the one before, until they gain little. Parts that are not linear then take equal shares of
-        what is left, so that the sum is no larger than one of them would be; the error is then a bound, as if they
-        were what their own errors speak of. All at the site's own taps: what a part without weights has elsewhere the
-        others do not mend. A part to which nothing is left begins with fresh weights but for a last one of zeros, as
-        factors that are all zeros would never learn.
+        Some rounds, none of which ends worse than the one before, until they gain little. Parts that are not linear
+        then take equal shares of what is left, so that the sum is no larger than one of them would be; the error is
+        then a bound, as if they were what their own errors speak of. All at the site's own taps: what a part without
+        weights has elsewhere the others do not mend. A part to which nothing is left begins with fresh weights but for
+        a last one of zeros, as factors that are all zeros would never learn.
         """
         linear = [part for part in self._parts() if part.support is not None]
         others = [part for part in self._parts() if part.support is None]

@@ -25,7 +25,7 @@ class EvolveSpace(Proposer):
     others are, as there. Candidates are drawn as independent gates draw them, given that what is open is what some
     candidate consists of; a ``sum`` consists of its parts, where these are candidates too. So a space with sums
     (``branches`` of ``SearchSpace``) has sites of several branches, each of which may survive, and one without takes
-    one operator a site, as NSE's switch ``single_branch`` does. With a rate of 0 all candidates are as likely, and
+    one operator a site, as NSE's switch ``single_branch`` does. With a rate of 0 all candidates are equally likely, and
     every sum is an operator of its own.
 
     What is ours: NSE trains gates by gradients of the loss, anew in every round. Nothing is known of images here, so

@@ -251,8 +251,11 @@ def test_scores_without_bound_teach_gates_nothing(menu: MakeMenu) -> None:
 
     space = menu(sites=4, budget=None)
     proposer = EvolveSpace(space, score=logarithm)
-    for _ in range(3):
-        answer(proposer, lambda code: 0.0 if code[0] == 1 else 0.5 + space.share(code) / 4, 10)
+    answer(proposer, lambda code: 0.5 + space.share(code) / 4, 10)
     gates = proposer.state_dict()["gates"]
     assert any(logit for logits in gates for logit in logits)
-    assert all(math.isfinite(logit) for logits in gates for logit in logits)
+    answer(proposer, lambda code: 0.0, 1)
+    assert proposer.state_dict()["gates"] == gates
+    answer(proposer, lambda code: 0.7, 1)  # of which nothing infinite is the mean
+    moved = proposer.state_dict()["gates"]
+    assert moved != gates and all(abs(logit) < 3 for logits in moved for logit in logits)
