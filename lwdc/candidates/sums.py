@@ -155,7 +155,7 @@ def sums_of(candidates: Sequence[Candidate], branches: int, listed: Sequence[Can
     there = [sorted(map(label, parts(candidate))) for candidate in listed]
     return [
         {"op": "sum", "of": list(chosen)}
-        for count in range(2, branches + 1)
+        for count in range(2, min(branches, len(able)) + 1)
         for chosen in itertools.combinations(able, count)
         if len({part["op"] for part in chosen}) == count and sorted(map(label, chosen)) not in there
     ]
