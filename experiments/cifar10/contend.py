@@ -20,7 +20,8 @@ from pathlib import Path
 from contenders import CONTENDERS, UNCOMPRESSED, Job
 from latency import measure_all
 from pruning import torch_pruning
-from record import Memory, add_record, measure, recorded
+from record import Memory, measure
+from results import add_record, recorded
 from setting import NETWORKS, POINTS, SEEDS, Entry, Setting
 from summary import summarise
 
@@ -157,7 +158,7 @@ def run_entry(entry: Entry, asked: argparse.Namespace, deadline: Deadline) -> No
     if entry.contender.startswith("depgraph"):
         torch_pruning()  # imported, or missed, before anything is measured
     settings, config = entry.configure(asked.data, asked.weights, asked.threads)
-    job = Job(entry, settings, config, asked.out / entry.name, (TerminalSink(), deadline))
+    job = Job(entry, settings, config, asked.out / entry.name, asked.records, (TerminalSink(), deadline))
     print(f"{entry.name}: at most {entry.bound():,} MACs", flush=True)
     settings.data.prepare(settings.compute.fabric().device)
     memory = Memory()

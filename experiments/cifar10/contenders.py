@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from narrow import narrow
 from pruning import SPARSE_LR, SparseLesson, make_pruner, prune_to, shaped_like
+from results import read_records
 from safetensors.torch import load_file, save_file
 from setting import INPUT_SIZE, NOT_COMPARED, Entry
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class Job:
     settings: Settings
     config: dict[str, Any]
     folder: Path
+    records: Path  # of the runs that are finished
     sinks: Sequence[Sink] = ()
 
     @property
@@ -157,13 +159,17 @@ def keeping_architecture(supernet: nn.Module, table: CostTable, bound: int, seed
 
 
 def from_scratch(job: Job, *, of: str) -> Outcome:
-    """The architecture of the finished run of contender ``of``, trained from fresh weights."""
-    found = job.folder.with_name(dataclasses.replace(job.entry, contender=of).name)
-    if not any(found.glob("finetune*.safetensors")):
-        raise LwdcError(f"{found} has no finished run of {of}, whose architecture this one trains: run that first.")
+    """The architecture that a recorded run of contender ``of`` ended with, trained from fresh weights."""
+    finished = {Entry.of(record).compared(): record["structure"] for record in read_records(job.records)}
+    found = dataclasses.replace(job.entry, contender=of).compared()
+    if found not in finished:
+        raise LwdcError(
+            f"{job.records} has no run of {of} with this setting, point and seed, whose architecture {job.entry.name} "
+            "trains: run that first."
+        )
     started = prepare_training(job.settings)
     with job.run() as run:
-        architecture = Architecture.load(found / "architecture.json")
+        architecture = Architecture(finished[found])
         architecture.save(job.folder / "architecture.json")
         torch.manual_seed(derive_seed(job.entry.seed, "scratch", 0))
         network = rebuild(job.backbone.create(), architecture, INPUT_SIZE)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import NETWORK_FILE, read_records
+from record import NETWORK_FILE
+from results import read_records
 from setting import INPUT_SIZE
 
 from lwdc.errors import LwdcError

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import platform
 import resource
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from contenders import Job, Outcome
 from pruning import version
 from safetensors.torch import save as to_bytes
-from setting import INPUT_SIZE, Entry
+from setting import INPUT_SIZE
 from torch import nn
 
 from lwdc.counting import count_macs, count_params
@@ -103,22 +102,3 @@ def _without_places(config: dict[str, Any]) -> dict[str, Any]:
     kept["data"].pop("root", None)
     kept["backbone"]["weights"] = Path(kept["backbone"]["weights"]).name
     return kept
-
-
-def read_records(file: Path) -> list[dict[str, Any]]:
-    """All records, in the order in which they were written; none if there is no file."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def add_record(file: Path, record: dict[str, Any]) -> None:
-    """Append one line, on the disk before this returns."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as lines:
-        lines.write(json.dumps(record) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
-
-
-def recorded(file: Path) -> set[Entry]:
-    """The entries that have a record."""
-    return {Entry.of(record) for record in read_records(file)}

@@ -52,8 +52,13 @@ class Setting:
             )
 
     def facts(self) -> dict[str, Any]:
-        """Json-ready; a record with equal facts belongs to the same comparison."""
+        """Json-ready."""
         return {**dataclasses.asdict(self), "changes": list(self.changes)}
+
+    def compared(self) -> "Setting":
+        """The same without what only says how it is computed (``compute.*``): one table holds runs of either."""
+        changes = tuple(change for change in self.changes if not change.startswith("compute."))
+        return dataclasses.replace(self, changes=changes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +92,10 @@ class Entry:
         """The most MACs that the final network may have."""
         original = Backbone(NETWORKS[self.setting.network], 10, INPUT_SIZE[0]).create()
         return int(count_macs(original, [INPUT_SIZE]) / self.point)
+
+    def compared(self) -> "Entry":
+        """The same of ``Setting.compared``."""
+        return dataclasses.replace(self, setting=self.setting.compared())
 
     def configure(self, data: Path, weights: Path, threads: int | None) -> tuple[Settings, dict[str, Any]]:
         """What ``lwdc compress`` makes of the entry's settings: as objects, and as plain data."""

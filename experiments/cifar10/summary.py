@@ -10,7 +10,8 @@ from typing import Any
 
 from contenders import CONTENDERS
 from plot import Point, plot
-from record import read_records
+from results import read_records
+from setting import Entry
 
 from lwdc.files import write_text
 
@@ -33,6 +34,7 @@ class Row:
     peak: float  # bytes
     ms: dict[str, float]  # by batch size, where measured
     commits: list[str]  # of lwdc, by seed
+    precisions: list[str]  # of the training, by seed
 
     @property
     def mean(self) -> float:
@@ -50,7 +52,8 @@ def summarise(records: Path) -> str:
     ms = json.loads(timed.read_text())["networks"] if timed.is_file() else {}
     settings: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in read_records(records):
-        settings[json.dumps(record["setting"], sort_keys=True)].append(record)
+        compared = Entry.of(record).compared().setting.facts()
+        settings[json.dumps(compared, sort_keys=True)].append(record)
     text = []
     for number, (facts, found) in enumerate(settings.items()):
         setting, rows = json.loads(facts), rows_of(found, ms)
@@ -100,6 +103,7 @@ def _row(contender: str, point: float, same: list[dict[str, Any]], ms: dict[str,
         peak=mean(lambda record: record["peak_bytes"]["gpu"] or record["peak_bytes"]["process"]),
         ms={b: statistics.mean(network[b]["median"] for network in timed) for b in BATCHES} if timed else {},
         commits=[record["environment"]["commit"] or "-" for record in same],
+        precisions=[record["config"]["compute"]["precision"] for record in same],
     )
 
 
@@ -110,8 +114,8 @@ def table(rows: list[Row]) -> list[str]:
     lines = [
         "| fewer MACs | contender | test, mean | spread | against the original | seeds | validation | MACs | in "
         "all | parameters | ONNX, kB | safetensors, kB | ms, batch 1 | ms, batch 64 | s in all | of trained_on's | "
-        "peak, MB | commit |",
-        "|" + "---|" * 18,
+        "peak, MB | commit | precision |",
+        "|" + "---|" * 19,
     ]
     for row in rows:
         spread = "-" if row.spread is None else f"{row.spread:.2f}"
@@ -124,7 +128,7 @@ def table(rows: list[Row]) -> list[str]:
             " ".join(f"{value:.2f}" for value in row.test), f"{row.valid:.2f}", f"{row.macs / 1e6:.2f}M", ratio,
             f"{row.params / 1e3:.1f}k", f"{row.onnx / 1e3:.0f}", f"{row.safetensors / 1e3:.0f}", *ms,
             f"{row.seconds:.0f}", took, f"{row.peak / 1e6:.0f}",
-            " ".join(dict.fromkeys(commit[:7] for commit in row.commits)),
+            " ".join(dict.fromkeys(commit[:7] for commit in row.commits)), " ".join(dict.fromkeys(row.precisions)),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return lines

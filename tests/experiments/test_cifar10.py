@@ -29,7 +29,8 @@ import contend
 from contenders import CONTENDERS, Job, Outcome, random_architecture
 from narrow import narrow
 from pruning import make_pruner, prune_to, shaped_like
-from record import add_record, measure, recorded
+from record import measure
+from results import add_record, recorded
 from setting import INPUT_SIZE, MEAN, NETWORKS, POINTS, STD, Entry, Setting
 from shortcuts import Select, selecting, with_selecting_shortcuts
 from summary import summarise
@@ -92,7 +93,7 @@ def job(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         asked = entry(contender, changes=SHORT)
         settings, config = asked.configure(tmp_path, weights, 1)
         settings = dataclasses.replace(settings, data=Noise())
-        return Job(asked, settings, config, tmp_path / folder / asked.name, sinks)
+        return Job(asked, settings, config, tmp_path / folder / asked.name, tmp_path / "results.jsonl", sinks)
 
     return make
 
@@ -129,18 +130,21 @@ def test_an_interrupted_run_ends_with_the_same_weights(job: Any, contender: str)
         assert torch.equal(value, resumed.network.state_dict()[name]), name
 
 
-def test_an_architecture_from_scratch_is_that_of_the_finished_run_with_fresh_weights(job: Any) -> None:
-    with pytest.raises(LwdcError, match="has no finished run of random, whose architecture this one trains"):
-        CONTENDERS["random_scratch"](job("random_scratch"))
-    found = CONTENDERS["random"](job("random")).network
+def test_an_architecture_from_scratch_is_that_of_the_recorded_run_with_fresh_weights(job: Any, tmp_path: Path) -> None:
     fresh = job("random_scratch")
+    with pytest.raises(LwdcError, match=f"no run of random with this .* {fresh.entry.name} trains"):
+        CONTENDERS["random_scratch"](fresh)
+    other = job("random")  # in another precision, which is another computation of the same
+    other.settings.data.prepare(torch.device("cpu"))
+    setting = dataclasses.replace(other.entry.setting, changes=(*SHORT, "compute.precision=bf16-mixed"))
+    done = dataclasses.replace(other, entry=dataclasses.replace(other.entry, setting=setting))
+    found = CONTENDERS["random"](done)
+    add_record(tmp_path / "results.jsonl", measure(done, found, {"process": 1, "gpu": 0}))
     network = CONTENDERS["random_scratch"](fresh).network
-    shapes = [{name: value.shape for name, value in n.state_dict().items()} for n in (found, network)]
+    shapes = [{name: value.shape for name, value in n.state_dict().items()} for n in (found.network, network)]
     assert shapes[0] == shapes[1]
-    assert not torch.equal(next(found.parameters()), next(network.parameters()))
-    assert Architecture.load(fresh.folder / "architecture.json") == Architecture.load(
-        job("random").folder / "architecture.json"
-    )
+    assert not torch.equal(next(found.network.parameters()), next(network.parameters()))
+    assert Architecture.load(fresh.folder / "architecture.json") == Architecture.load(done.folder / "architecture.json")
 
 
 def test_a_finished_run_is_recorded_once(job: Any, tmp_path: Path) -> None:
@@ -204,7 +208,9 @@ def test_the_table_holds_mean_and_spread_of_the_records(tmp_path: Path) -> None:
     rows = (("original", 1.0, (0.9173,)), ("trained_on", 1.0, (0.9181,)), ("narrow", 2.1, accuracies))
     for contender, point, values in rows:
         for seed, value in enumerate(values):
-            add_record(file, made_up(entry(contender, point, seed), value, seconds=60.0 / point))
+            half = ("bf16-mixed", ("compute.precision=bf16-mixed",)) if seed else ("32-true", ())
+            asked = entry(contender, point, seed, half[1])
+            add_record(file, made_up(asked, value, seconds=60.0 / point, precision=half[0]))
     networks = {entry("narrow", 2.1, 0).name: {b: {"median": 1.25} for b in ("1", "64")}}
     file.with_name("latency.json").write_text(json.dumps({"networks": networks}))
     row = next(line for line in summarise(file).splitlines() if "| narrow |" in line)
@@ -214,19 +220,19 @@ def test_the_table_holds_mean_and_spread_of_the_records(tmp_path: Path) -> None:
     assert cells[:5] == ["2.1x", "narrow", f"{mean:.2f}", f"{spread:.2f}", f"{mean - 91.73:+.2f}"]
     assert cells[5] == "90.12 90.34 89.99"
     assert "1.25" in cells
-    assert cells[-4:-2] == ["29", "0.48"]  # seconds, and of those of training on
-    assert cells[-1] == "0123456"
+    assert cells[-5:-3] == ["29", "0.48"]  # seconds, and of those of training on
+    assert cells[-2:] == ["0123456", "32-true bf16-mixed"]
     assert (tmp_path / "summary.md").read_text() == summarise(file)
     assert len(list(tmp_path.glob("*.svg"))) == 3
 
 
-def made_up(asked: Entry, test_accuracy: float, seconds: float = 60.0) -> dict[str, Any]:
+def made_up(asked: Entry, test_accuracy: float, seconds: float = 60.0, precision: str = "32-true") -> dict[str, Any]:
     return {
         "contender": asked.contender, "point": asked.point, "seed": asked.seed, "test_accuracy": test_accuracy,
         "valid_accuracy": 0.9, "macs": 40_000_000 / asked.point, "params": 100_000, "folder": asked.name,
         "bytes": {"onnx": 1000, "safetensors": 900}, "seconds": {"all": seconds},
         "peak_bytes": {"process": 10**8, "gpu": 0}, "setting": asked.setting.facts(),
-        "environment": {"commit": "0123456789abcdef"},
+        "environment": {"commit": "0123456789abcdef"}, "config": {"compute": {"precision": precision}},
     }  # fmt: skip
 
 
