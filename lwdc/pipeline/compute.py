@@ -156,6 +156,15 @@ class Compute:
         if self.processes > 1 and not torch.distributed.is_available():
             raise LwdcError("several processes need a PyTorch that is built with distributed; this one is not.")
 
+    def notes(self, kind: str) -> tuple[str, ...]:
+        """What is worth knowing, though not refused, on a device of this kind."""
+        if self.precision == "bf16-mixed" and kind == "cpu" and not _multiplies_bf16():
+            return (
+                "compute.precision=bf16-mixed: this CPU has no instructions that multiply bf16, so that training takes "
+                "many times as long as with 32-true.",
+            )
+        return ()
+
     def check_started(self) -> None:
         """Raise ``LwdcError`` if torchrun has started another number of processes than are asked for."""
         if TorchElasticEnvironment.detect() and (started := TorchElasticEnvironment().world_size()) != self.processes:
@@ -175,6 +184,14 @@ class Compute:
 def _started_from_outside(fabric: Fabric) -> bool:
     assert isinstance(fabric.strategy, DDPStrategy) and fabric.strategy.cluster_environment is not None
     return fabric.strategy.cluster_environment.creates_processes_externally
+
+
+def _multiplies_bf16() -> bool:
+    """Whether this machine's CPU has instructions for it; True as well where PyTorch cannot tell."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return True
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
 
 
 def _check_inductor(kind: str) -> None:

@@ -75,6 +75,23 @@ def test_a_precision_that_the_gpu_lacks_is_refused(monkeypatch: pytest.MonkeyPat
     Compute(precision="16-mixed")._check_device("cuda")
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "slow"),
+    [({"avx2": True, "amx_bf16": False}, True), ({"avx512_bf16": True}, False), ({"bf16": True}, False), (None, False)],
+)
+def test_bf16_on_a_cpu_that_does_not_multiply_it_is_told_to_be_slow(
+    capabilities: dict[str, bool] | None, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if capabilities is None:  # an older PyTorch
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    notes = Compute("cpu", precision="bf16-mixed").notes("cpu")
+    assert [("no instructions that multiply bf16" in note) for note in notes] == [True] * slow
+    assert not Compute("cpu").notes("cpu")
+    assert not Compute(precision="bf16-mixed").notes("cuda")
+
+
 @pytest.mark.skipif(not CAN_COMPILE, reason="this PyTorch does not compile every network for itself")
 def test_compiling_is_refused_where_nothing_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> str:
