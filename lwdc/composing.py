@@ -18,6 +18,7 @@ from omegaconf.resolvers import oc
 
 from lwdc.errors import LwdcError, Refused
 from lwdc.help import config_groups
+from lwdc.resolvers import register_resolvers
 from lwdc.targets import ALLOWED, check_targets
 
 # Of Hydra's own settings: what runs commands, or changes what programs do. Only the command line may give these.
@@ -39,6 +40,7 @@ _SILENT = {"version", "root", "disable_existing_loggers"}  # of logging: all tha
 @contextlib.contextmanager
 def checked(typed: Sequence[str], trusted: Sequence[str]) -> Iterator[None]:
     """Whatever Hydra composes is checked. ``typed`` are the overrides of the command line, which the user has seen."""
+    register_resolvers()
     with mock.patch.object(hydra_main, "ConfigLoaderImpl", lambda **given: _CheckedLoader(typed, trusted, **given)):
         yield
 

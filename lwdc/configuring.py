@@ -14,16 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from lwdc.errors import LwdcError, unknown_name
 from lwdc.help import config_groups
 from lwdc.pipeline import BackboneSettings, Compute, CostSettings, FrontSettings, ScoreSettings, Settings
+from lwdc.resolvers import register_resolvers
 from lwdc.targets import check_targets
 from lwdc.training import Recipe
 
-
-def _unless(given: Any, otherwise: Any) -> Any:
-    """``otherwise``, unless something is given: then nothing."""
-    return None if given is not None else otherwise
-
-
-OmegaConf.register_new_resolver("unless", _unless, replace=True)  # for whoever composes the configs, too
+register_resolvers()  # for whoever composes the configs, too
 
 
 def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:

@@ -44,6 +44,22 @@ class WriteError(LwdcError):
     """A file that the file system refuses, as a full disk does."""
 
 
+class Interrupted(LwdcError):
+    """A run that was asked to stop and did, with everything saved."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class Told(Interrupted):
+    """An interruption of which the processes of the run have told."""
+
+
+class Elsewhere(LwdcError):
+    """An error of the first rank, which tells of it, on the other ones."""
+
+
 class Refused(BaseException):
     """Carries one of our errors past a library that would print a traceback, or go on as if nothing had happened."""
 

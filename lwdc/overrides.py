@@ -5,11 +5,9 @@ import re
 from pathlib import Path
 
 from lwdc.errors import CheckpointError, LwdcError, unknown_name
+from lwdc.folders import CHECKPOINT, check_folder
 from lwdc.help import config_groups
-from lwdc.pipeline import check_folder
-from lwdc.pipeline.packages import settings_of
-from lwdc.pipeline.ranks import rank_here
-from lwdc.pipeline.run import CHECKPOINT
+from lwdc.telling import rank_here
 
 UNTIL = {"compress": "export", "train": "baseline", "search": "search", "finetune": "export"}
 
@@ -41,6 +39,8 @@ def with_resumed(command: str, overrides: list[str]) -> list[str]:
         if not (Path(folder) / CHECKPOINT).exists():
             return overrides
         overrides = [*overrides, f"resume={quoted(folder)}"]
+    from lwdc.pipeline.packages import settings_of  # loads PyTorch
+
     now = {key_of(o) for o in overrides}
     # From the checkpoint: `.hydra` is written anew before a resumed run can be refused.
     kept = settings_of(Path(folder)).get("overrides", [])

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lwdc import cli
-from lwdc.pipeline.run import CHECKPOINT
+from lwdc.folders import CHECKPOINT
 from lwdc.training import load_checkpoint, save_checkpoint
 
 Run = Callable[..., tuple[int, str, str]]  # of the fixture lwdc_in: (*arguments) -> exit code, stdout, stderr

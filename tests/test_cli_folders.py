@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lwdc import cli
+from lwdc import commands
 from lwdc.pipeline import Interrupted
 from lwdc.training import load_checkpoint
 
@@ -106,7 +106,7 @@ def test_an_interrupt_ends_the_whole_sweep(lwdc_in: Run, monkeypatch: pytest.Mon
     def stopped(*arguments: object, **options: object) -> None:
         raise Interrupted("stopped in search after step 2 of 3. Go on with: resume=here", signal.SIGINT)
 
-    monkeypatch.setattr(cli, "compress", stopped)
+    monkeypatch.setattr(commands, "compress", stopped)
     code, _, error = lwdc_in("compress", "-m", *TINY, "seed=0,1,2", "hydra.sweep.dir=sweep")
     assert code == 130
     assert error.count("resume=here") == 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lwdc import cli
+from lwdc import commands
 
 LwdcIn = Callable[..., tuple[int, str, str]]
 
@@ -40,7 +40,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
         (Path(folder) / "records.jsonl").touch()
         return CODES.pop() if CODES else 0
 
-    monkeypatch.setattr(cli, "launch", launch)
+    monkeypatch.setattr(commands, "launch", launch)
     return calls
 
 

@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import lwdc
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -20,5 +24,36 @@ def test_imports_run_downwards_and_only_cli_and_tracking_know_hydra_and_wandb() 
 def test_importing_lwdc_needs_neither_hydra_nor_wandb() -> None:
     # None makes an import fail. They are not merely looked for afterwards, since timm loads wandb if it can.
     hide = "import sys; sys.modules.update(dict.fromkeys(['hydra', 'omegaconf', 'wandb']))"
-    done = python("-c", f"{hide}; import lwdc, lwdc.tracking")
+    done = python("-c", f"{hide}; from lwdc import *; import lwdc.tracking")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 0),
+        (["--version"], 0),
+        (["compress", "--help"], 0),
+        (["compess"], 2),
+        (["compress", "gate=one_hut"], 2),
+        (["compress", "trian.epochs=3"], 1),
+        (["compress", "experiment=cifar10_resnet20", "--cfg", "job"], 0),
+    ],
+)
+def test_what_needs_no_network_is_answered_without_pytorch(arguments: list[str], code: int) -> None:
+    hide = "import sys; sys.modules.update(dict.fromkeys(['torch', 'timm']))"
+    done = python("-c", f"{hide}; sys.argv[0] = 'lwdc'; from lwdc.cli import main; main()", *arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_public_names_and_modules_are_loaded_when_they_are_asked_for() -> None:
+    first = "import sys, lwdc; assert 'torch' not in sys.modules; assert callable(lwdc.gates.OneHot)"
+    done = python("-c", f"{first}; assert set(lwdc.__all__) <= set(dir(lwdc)); lwdc.wrap, lwdc.strategies.Holding")
+    assert done.returncode == 0, done.stderr
+    for name in lwdc.__all__:
+        found = getattr(lwdc, name)
+        assert found.__name__ == name and found is getattr(sys.modules[found.__module__], name)
+    for name in ("wrapp", "_secret", "__wrapped__"):
+        with pytest.raises(AttributeError, match=f"module 'lwdc' has no attribute '{name}'"):
+            getattr(lwdc, name)

@@ -20,10 +20,10 @@ from lwdc.backbones import Backbone
 from lwdc.costs import CostTable, choose
 from lwdc.errors import LwdcError
 from lwdc.files import replacing
+from lwdc.folders import CHECKPOINT
 from lwdc.pipeline import Run, Settings, compress, prepare
 from lwdc.pipeline.choice import refit_to
 from lwdc.pipeline.prepare import Trainable, prepare_training
-from lwdc.pipeline.run import CHECKPOINT
 from lwdc.selection import selection_ops
 from lwdc.surgery import begin_with_prior, discretise, rebuild
 from lwdc.tracking import Sink

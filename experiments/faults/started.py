@@ -9,7 +9,7 @@ from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["lwdc.cli", "lwdc.report", "onnxruntime", "onnxscript", "torch.export", "torch.onnx", "sklearn.datasets"]
+    ["lwdc.commands", "lwdc.report", "onnxruntime", "onnxscript", "torch.export", "torch.onnx", "sklearn.datasets"]
 )
 
 

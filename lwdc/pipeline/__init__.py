@@ -1,9 +1,11 @@
 """The pipeline: one run from a network to a verified, smaller one."""
 
+from lwdc.errors import Interrupted
+from lwdc.folders import check_folder
 from lwdc.pipeline.compress import PHASES, compress
 from lwdc.pipeline.compute import Compute
 from lwdc.pipeline.prepare import Prepared, prepare
-from lwdc.pipeline.run import Interrupted, Run, check_folder, compare_configs
+from lwdc.pipeline.run import Run, compare_configs
 from lwdc.pipeline.settings import BackboneSettings, CostSettings, FrontSettings, ScoreSettings, Settings
 
 __all__ = [

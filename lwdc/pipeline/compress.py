@@ -14,9 +14,10 @@ from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.costs import CostTable
-from lwdc.errors import CheckpointError, DataError, WriteError
+from lwdc.errors import CheckpointError, DataError, Interrupted, WriteError
 from lwdc.export import export_all, write_card
 from lwdc.files import read_json, replacing, write_json
+from lwdc.folders import check_folder
 from lwdc.pipeline.choice import choose_network
 from lwdc.pipeline.determinism import deterministic
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
@@ -24,7 +25,7 @@ from lwdc.pipeline.opening import opening
 from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, prepare, prepare_training
 from lwdc.pipeline.quantising import quantise, warning_of
 from lwdc.pipeline.ranks import Ranks
-from lwdc.pipeline.run import Interrupted, Run, alone, check_folder, resumable
+from lwdc.pipeline.run import Run, alone, resumable
 from lwdc.pipeline.scoring import search_by_scores, train_paths
 from lwdc.pipeline.settings import Settings
 from lwdc.records import Accuracies, CostResult, Result, as_dict

@@ -10,8 +10,9 @@ from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
 from lwdc.export import export_all, load, write_card
 from lwdc.files import write_json
+from lwdc.folders import RECORDS
 from lwdc.pipeline.quantising import LOST, quantise, warning_of
-from lwdc.pipeline.run import RECORDS, state_of
+from lwdc.pipeline.run import state_of
 from lwdc.pipeline.settings import Settings
 from lwdc.records import ExportRecord, Int8Result, Result
 from lwdc.surgery import rebuild

@@ -9,18 +9,13 @@ from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities import rank_zero_only
 
-from lwdc.errors import LwdcError, TrainingError
+from lwdc.errors import Elsewhere, LwdcError, TrainingError
 from lwdc.pipeline.compute import Compute
 
 T = TypeVar("T")
 
 _PATIENCE = datetime.timedelta(days=7)  # for what the first rank does alone: tables of latencies, exports
-
-
-class Elsewhere(LwdcError):
-    """An error of the first rank, which tells of it, on the other ones."""
 
 
 class Ranks:
@@ -112,8 +107,3 @@ class Ranks:
 
 
 _LOST = r"gloo|nccl|process ?group|connection (closed|reset|refused)|timed? ?out|broken pipe|peer"
-
-
-def rank_here() -> int:
-    """Of this process among those of its run, as whoever started it says."""
-    return int(getattr(rank_zero_only, "rank", 0))

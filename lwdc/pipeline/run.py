@@ -3,7 +3,6 @@
 import contextlib
 import json
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,25 +10,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lwdc.errors import CheckpointError, LwdcError, TrainingError
+from lwdc.errors import CheckpointError, Interrupted, TrainingError
 from lwdc.files import clear_leftovers, locked, parse_json
+from lwdc.folders import CHECKPOINT, RECORDS, check_folder
 from lwdc.pipeline.compute import Compute
 from lwdc.pipeline.ranks import Ranks
 from lwdc.records import EpochRecord, Note, Record, Result
 from lwdc.tracking import JsonlSink, ProgressSink, ReplaySink, Sink, parse_record, read_records
 from lwdc.training import Fit, load_checkpoint, save_checkpoint
 from lwdc.training.fit import StepRecord
-
-CHECKPOINT = "checkpoint.pt"
-RECORDS = "records.jsonl"
-
-
-class Interrupted(LwdcError):
-    """A run that was asked to stop and did, with everything saved."""
-
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
-        self.signal_number = signal_number
 
 
 class Run:
@@ -315,22 +304,3 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
             found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
         return found
     return {prefix: data}
-
-
-_LEAST = 1 << 16  # bytes without which nothing begins
-
-
-def check_folder(folder: Path, *, resume: bool) -> None:
-    """Raise an ``LwdcError`` if a run cannot be written to ``folder``, or, unless ``resume``, one lies there."""
-    if not resume and (folder / CHECKPOINT).exists():
-        raise CheckpointError(
-            f"{folder} holds a run already. Go on with it by resume={folder}, or choose another folder."
-        )
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=nearest) as file:
-            file.write(bytes(_LEAST))
-    except OSError as error:
-        raise LwdcError(
-            f"the output folder {folder} cannot be written: {error.strerror}. Choose another one."
-        ) from error

@@ -15,12 +15,12 @@ from torch import nn
 from lwdc.architecture import Architecture
 from lwdc.candidates import label
 from lwdc.costs import choose_within
-from lwdc.errors import CheckpointError, CostError, TrainingError
+from lwdc.errors import CheckpointError, CostError, Interrupted, TrainingError
 from lwdc.evaluators import Evaluation, Subject
 from lwdc.pipeline.correlating import correlate
 from lwdc.pipeline.known import EVALUATIONS, Judge, Known
 from lwdc.pipeline.prepare import PATHS, Prepared, load_search
-from lwdc.pipeline.run import Interrupted, Run
+from lwdc.pipeline.run import Run
 from lwdc.pipeline.settings import ScoreSettings
 from lwdc.proposers import History, Menu, Proposer
 from lwdc.records import EvaluationRecord

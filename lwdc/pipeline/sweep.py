@@ -8,15 +8,9 @@ from typing import Any
 
 from lwdc.errors import CheckpointError
 from lwdc.files import locked, read_text, write_text
-from lwdc.pipeline.run import CHECKPOINT, differences, state_of
-from lwdc.records import Result
-
-COLUMNS = (
-    "overrides", "seed", "status", "cost", "factor", "budget", "cost_before", "cost_after", "macs_before",
-    "macs_after", "params_before", "params_after", "bytes_before", "bytes_after", "latency_ms_before",
-    "latency_ms_after", "test_baseline", "test_supernet", "test_discretised", "test_finetuned", "valid_baseline",
-    "valid_supernet", "valid_discretised", "valid_finetuned", "evaluations", "search_seconds", "folder",
-)  # fmt: skip
+from lwdc.folders import CHECKPOINT
+from lwdc.pipeline.run import differences, state_of
+from lwdc.records import COLUMNS, Result
 
 
 def filled_row(

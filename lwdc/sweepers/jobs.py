@@ -14,8 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from lwdc.errors import LwdcError, Refused
-from lwdc.pipeline import Interrupted
+from lwdc.errors import Interrupted, LwdcError, Refused
 
 ONE_BY_ONE = "basic"  # Hydra's launcher that needs no other process
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lwdc.errors import LwdcError, unknown_name
-from lwdc.pipeline.sweep import COLUMNS
+from lwdc.records import COLUMNS
 
 _SHARES = [f"{column.removesuffix('_before')}_share" for column in COLUMNS if column.endswith("_before")]
 FIGURES = (*(c for c in COLUMNS if c.startswith("valid_") or c.endswith("_after")), *_SHARES)

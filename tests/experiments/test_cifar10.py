@@ -18,8 +18,8 @@ from lwdc.backbones.cifar_resnet import PadShortcut
 from lwdc.counting import count_macs
 from lwdc.data import Cifar10, CropAndFlip, InMemory, Labelled, Preprocessing
 from lwdc.errors import LwdcError
+from lwdc.folders import CHECKPOINT
 from lwdc.pipeline import Interrupted, prepare
-from lwdc.pipeline.run import CHECKPOINT
 from lwdc.records import Record
 from lwdc.training import accuracy
 

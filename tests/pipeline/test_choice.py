@@ -14,10 +14,10 @@ from torch import nn
 from lwdc.architecture import Architecture
 from lwdc.costs import Macs
 from lwdc.data import Digits
+from lwdc.folders import CHECKPOINT
 from lwdc.gates import OneHot, Softmax
 from lwdc.pipeline import CostSettings, Prepared, Settings, compress, prepare
 from lwdc.pipeline.choice import _examples, chosen_network
-from lwdc.pipeline.run import CHECKPOINT
 from lwdc.records import Note
 from lwdc.selection import gates
 from lwdc.surgery import discretise, inherit_mixture

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lwdc.pipeline import Settings
-from lwdc.pipeline.sweep import COLUMNS, add_row, filled_row
-from lwdc.records import Result
+from lwdc.pipeline.sweep import add_row, filled_row
+from lwdc.records import COLUMNS, Result
 
 ROW = {"overrides": "cost.factor=0.1 seed=0", "seed": 0, "folder": "sweep/0"}
 

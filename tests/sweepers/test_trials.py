@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from lwdc import cli, overrides
+from lwdc import commands, overrides
 from lwdc.errors import CostError
 from lwdc.files import locked
 from lwdc.pipeline import Interrupted
@@ -38,8 +38,8 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Seen:
         figures = {"valid_finetuned": 1 - factor / 4 - lr, "cost_before": 100, "cost_after": 100 / (1 + factor)}
         return {**bare, **figures, "status": status}
 
-    monkeypatch.setitem(cli._ACTIONS, "compress", run)
-    monkeypatch.setattr(cli, "filled_row", row)
+    monkeypatch.setitem(commands._ACTIONS, "compress", run)
+    monkeypatch.setattr(commands, "filled_row", row)
     return seen
 
 
@@ -59,14 +59,14 @@ def rows(folder: str = "s") -> list[dict[str, str]]:
 
 def failing(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
     """Let the run of this number, among those that begin from now on, end with an error."""
-    usual, count = cli._ACTIONS["compress"], iter(range(1000))
+    usual, count = commands._ACTIONS["compress"], iter(range(1000))
 
     def run(command: str, config: DictConfig) -> None:
         usual(command, config)
         if next(count) == number:
             raise error
 
-    monkeypatch.setitem(cli._ACTIONS, "compress", run)
+    monkeypatch.setitem(commands._ACTIONS, "compress", run)
 
 
 def test_runs_get_what_was_proposed_inside_the_space(lwdc_in: Run, begun: Seen) -> None:

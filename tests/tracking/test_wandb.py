@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 from lwdc.errors import LwdcError
-from lwdc.pipeline.run import CHECKPOINT
+from lwdc.folders import CHECKPOINT
 from lwdc.tracking import ReplaySink, WandbSink
 from lwdc.training import load_checkpoint
 
