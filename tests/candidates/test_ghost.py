@@ -41,7 +41,8 @@ def test_first_filters_are_kept_and_multiples_of_them_too(place: Any) -> None:
         at.conv.weight[4:6] = 0.5 * at.conv.weight[[1, 1]]
     operator = build({"op": "ghost", "ratio": 3}, at.site).double()
     assert operator.inherit(at.conv.weight) < 1e-12
-    assert torch.equal(operator(at.x)[:, :2], at.conv(at.x)[:, :2])
+    # Not to the last bit: convolutions of 2 and of 6 filters may sum in another order.
+    torch.testing.assert_close(operator(at.x)[:, :2], at.conv(at.x)[:, :2], rtol=1e-12, atol=1e-12)
     assert operator.layer.cheap.weight[:, 0, 1, 1].tolist() == pytest.approx([-2, -2, 0.5, 0.5])
 
 
