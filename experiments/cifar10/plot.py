@@ -16,6 +16,7 @@ _COLOURS = (
     "#9467bd",
     "#2ca02c",
     "#8c564b",
+    "#bcbd22",
 )
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 420, 60, 560, 40, 370
 
