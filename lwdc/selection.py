@@ -16,6 +16,7 @@ from lwdc.candidates import Candidate, Operator, label
 from lwdc.candidates.base import kernel_shape
 from lwdc.candidates.original import Original
 from lwdc.candidates.sampling import Starts
+from lwdc.errors import LwdcError
 from lwdc.gates import Gate
 from lwdc.geometry import convolve, own_support, union
 from lwdc.mixing import mix, place
@@ -78,8 +79,10 @@ class SelectionOp(nn.Module):
         for operator in operators:
             if isinstance(operator, Original):
                 operator.own(conv)
-        if not any(isinstance(op, Original) for op in operators) and not site.pools:
-            self.original_weight().requires_grad_(False)  # It only lends its bias.
+        lends = not site.pools and not any(isinstance(op, Original) for op in operators)  # only its bias
+        self.froze = lends and self.original_weight().requires_grad  # what it does to the weight
+        if self.froze:
+            self.original_weight().requires_grad_(False)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -150,18 +153,21 @@ class SelectionOp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C_in, *sizes)`` to ``(B, C_out, *sizes)``, as the layer that stood here."""
+        if self.mixture is None and not is_compiling() and torch._C._current_graph_task_id() != -1:
+            raise LwdcError(_RUN_AGAIN.format(self.site))
         weights = self.weights()
         operators = list(self.operators)
         running = self._running(weights)
-        in_kernel = [i for i in running if self._mixes_as_kernel(operators[i], x)]
+        in_kernel = [i for i in running if self._support and self._mixes_as_kernel(operators[i], x)]
         bias = self._bias(weights)
         total: Tensor | None = None
-        if in_kernel and self._support is not None:
+        if in_kernel:
             layout = self._layout(x)
             together = None if is_compiling() else self.together  # what is compiled mixes one site at a time
             kernel = None if together is None else together.kernel(self, in_kernel, layout)
             if kernel is None:
                 kernel = self.mixed_kernel(weights, in_kernel, layout)
+            assert self._support is not None
             total = convolve(x, kernel, bias, self.site, self._support, self.site.groups)
             bias = None
         for i in running:
@@ -233,6 +239,11 @@ class SelectionOp(nn.Module):
         return f"{', '.join(self.labels)}; mixing={self.mixing}"
 
 
+_RUN_AGAIN = (
+    "{} was run again in the backward pass, when the weights drawn for this step are gone: the network's own gradient "
+    "checkpointing is on. Turn it off (timm: set_grad_checkpointing(False)); what a supernet keeps beyond its network "
+    "its selection operators can compute again: their checkpointing, compute.checkpointing=true on the command line."
+)
 _LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 

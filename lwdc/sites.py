@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from timm.layers import Conv2dSame, Linear, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
-from torch import nn
+from torch import Tensor, fx, nn
 
+from lwdc.errors import SpaceError
 from lwdc.tracing import Shape, trace
 
 Kind = Literal["convolution", "linear", "max_pool", "avg_pool"]
@@ -86,13 +88,16 @@ def find_sites(model: nn.Module, input_size: Shape) -> Layout:
 
     These are convolutions, Linear layers and pooling layers with a window.
 
-    ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an input of ``input_size``.
+    ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an input of ``input_size``, or cannot be
+    copied as a search needs it.
     """
+    check_network(model)
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, _LAYERS):
             names.setdefault(module, []).append(name)
-    reasons = {module: _unusable(module, held_as[0]) for module, held_as in names.items()}
+    holders = _holders(model)
+    reasons = {module: _unusable(module, held_as[0]) or _shares(module, holders) for module, held_as in names.items()}
     usable = {held_as[0]: module for module, held_as in names.items() if not reasons[module]}
     traced = trace(model, tuple(usable), input_size)
     calls = {usable[name]: shapes for name, shapes in traced.calls.items()}
@@ -116,6 +121,34 @@ def find_sites(model: nn.Module, input_size: Shape) -> Layout:
     return Layout(tuple(sites), tuple(left_alone))
 
 
+def check_network(model: nn.Module) -> None:
+    """Raise ``SpaceError`` for a network whose copies would not be what it is."""
+    if isinstance(model, fx.GraphModule):
+        raise SpaceError(
+            "the network is a torch.fx graph, which loses what is put into it: wrap what it was made from."
+        )
+    without_values = [name for name, held in model.named_parameters() if held.is_meta]
+    if without_values:
+        raise SpaceError(f"{_some(without_values)}: on the meta device, without values. Load the weights first.")
+    computed = [
+        f"{name}.{own}" if name else own
+        for name, module in model.named_modules()
+        for own, held in vars(module).items()
+        if isinstance(held, Tensor) and held.grad_fn is not None
+    ]
+    if computed:
+        raise SpaceError(
+            f"{_some(computed)}: computed before the forward pass and kept, as by torch.nn.utils.weight_norm, "
+            "spectral_norm or prune, and cannot be copied. Make it a plain weight first (remove_weight_norm, "
+            "remove_spectral_norm, prune.remove), or take torch.nn.utils.parametrizations."
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+_SHOWN = 5
 _NEVER_CALLED = "not called in a forward pass: it is unused, or its weight is read without a call"
 
 
@@ -125,8 +158,9 @@ def _unusable(module: nn.Module, name: str) -> str:
         return f"{kind.__name__} is not supported as a site"
     if not name:
         return "it is the whole network: put it into a container"
-    if not isinstance(module, tuple(_POOLS)) and not isinstance(module._parameters.get("weight"), nn.Parameter):
-        return "its weight is computed, by weight norm or another parametrisation"
+    for own in () if isinstance(module, tuple(_POOLS)) else ("weight", "bias"):
+        if getattr(module, own) is not None and not isinstance(module._parameters.get(own), nn.Parameter):
+            return f"its {own} is computed, by weight norm or another parametrisation"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "it has hooks, which its stand-in would not run"
     if kind in _POOLS:
@@ -138,6 +172,22 @@ def _unusable(module: nn.Module, name: str) -> str:
             same = kind._conv_forward is known._conv_forward  # type: ignore[attr-defined]
             return "" if same else f"{kind.__name__} convolves in its own way"
     return f"{kind.__name__} has a forward of its own"
+
+
+def _holders(model: nn.Module) -> dict[nn.Parameter, list[str]]:
+    """By parameter the modules that hold it."""
+    found: dict[nn.Parameter, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in set(module._parameters.values()) - {None}:
+            found.setdefault(parameter, []).append(name)
+    return found
+
+
+def _shares(module: nn.Module, holders: Mapping[nn.Parameter, Sequence[str]]) -> str:
+    for own, parameter in module._parameters.items():
+        if parameter is not None and len(holders[parameter]) > 1:
+            return f"it shares its {own}: {', '.join(map(repr, holders[parameter]))} hold the same"
+    return ""
 
 
 def _pools_otherwise(module: nn.Module) -> str:

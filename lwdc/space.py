@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -67,10 +67,10 @@ class SearchSpace:
             if twice:
                 raise SpaceError(f"candidate {sorted(twice)[0]!r} is listed twice; remove one.")
 
-    def candidates_at(self, site: str) -> Sequence[Candidate]:
+    def candidates_at(self, site: Site) -> Sequence[Candidate]:
         """The candidates asked for at a site, whether they fit or not."""
-        matching = [listed for pattern, listed in self.per_site.items() if fnmatch.fnmatchcase(site, pattern)]
-        return matching[-1] if matching else self.candidates
+        patterns = _matching(self.per_site, site)
+        return self.per_site[patterns[-1]] if patterns else self.candidates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _is_imposed(choice: Choice) -> bool:
 
 
 def _refuse_lists_that_fit_nowhere(choice: Choice, space: SearchSpace) -> None:
-    patterns = [pattern for pattern in space.per_site if fnmatch.fnmatchcase(choice.site.name, pattern)]
+    patterns = _matching(space.per_site, choice.site)
     if patterns:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.dropped) or "the list is empty"
         raise SpaceError(
@@ -171,7 +171,7 @@ def _choice(site: Site, conv: nn.Module, space: SearchSpace, measured: dict[Any,
             else:
                 kept.append((candidate, found))
 
-    listed = space.candidates_at(site.name)
+    listed = space.candidates_at(site)
     look_at(listed)
     look_at(sums_of([candidate for candidate, _ in kept], space.branches, listed))
     return Choice(
@@ -215,7 +215,7 @@ def _refuse_idle_patterns(space: SearchSpace, sites: Sequence[Site], wanted: Seq
     for setting, patterns, among in (
         ("include", space.include, names),
         ("exclude", space.exclude, names),
-        ("per_site", space.per_site, [site.name for site in wanted]),
+        ("per_site", space.per_site, [name for site in wanted for name in (site.name, *site.aliases)]),
     ):
         for pattern in patterns:
             if not any(fnmatch.fnmatchcase(name, pattern) for name in among):
@@ -266,19 +266,22 @@ def _is_shortcut(site: Site, sites: Sequence[Site]) -> bool:
 
 
 def _outside(space: SearchSpace, site: Site) -> str:
-    names = (site.name, *site.aliases)
-    if not any(fnmatch.fnmatchcase(name, pattern) for pattern in space.include for name in names):
+    if not _matching(space.include, site):
         return "not included"
-    for pattern in space.exclude:
-        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            return f"excluded by {pattern!r}"
-    return ""
+    excluding = _matching(space.exclude, site)
+    return f"excluded by {excluding[0]!r}" if excluding else ""
+
+
+def _matching(patterns: Iterable[str], site: Site) -> list[str]:
+    """Those of ``patterns`` that match one of the site's names."""
+    names = (site.name, *site.aliases)
+    return [pattern for pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)]
 
 
 def _tied(choices: Sequence[Choice], space: SearchSpace) -> tuple[Choice, ...]:
     groups: dict[str, str] = {}
     for pattern in space.tie:
-        matching = [c for c in choices if fnmatch.fnmatchcase(c.site.name, pattern)]
+        matching = [c for c in choices if _matching([pattern], c.site)]
         if len(matching) < 2:
             raise SpaceError(
                 f"tie pattern {pattern!r} matches {len(matching)} site(s), it needs at least two; "

@@ -14,9 +14,9 @@ from lwdc.candidates.original import trained_weight
 from lwdc.errors import ArchitectureError, SpaceError, unknown_name
 from lwdc.gates import Gate, Softmax
 from lwdc.selection import Mixing, SelectionOp, draw, forget, selection_ops
-from lwdc.sites import Site, find_sites
+from lwdc.sites import Site, check_network, find_sites
 from lwdc.space import Choice, Plan, SearchSpace, make_plan
-from lwdc.tracing import Shape, reference
+from lwdc.tracing import Shape, reference, replace
 
 
 def wrap(
@@ -39,6 +39,7 @@ def wrap(
         raise SpaceError("this network is a supernet already: wrap the network that it was made from.")
     if mixing not in get_args(Mixing):
         raise SpaceError(unknown_name("mixing", mixing, get_args(Mixing)))
+    check_network(model)
     plan = plan or make_plan(model, space or SearchSpace(), input_size or default_input_size(model))
     supernet = copy.deepcopy(model)
     modules = dict(supernet.named_modules(remove_duplicate=False))
@@ -50,7 +51,7 @@ def wrap(
         if choice.group not in shared:
             shared[choice.group] = gate(len(choice.candidates)).to(weight.device)
         replacements[layer] = _selection_op(choice, layer, weight, shared[choice.group], inherit, mixing)
-    _swap(supernet, replacements)
+    replace(supernet, replacements)
     supernet.lwdc_input_size = plan.input_size  # type: ignore[assignment]
     supernet.register_forward_pre_hook(_sample_gates)
     supernet.register_forward_hook(_forget_gates, always_call=True)
@@ -79,7 +80,6 @@ def discretise(supernet: nn.Module, architecture: Architecture | None = None) ->
         operator = op.operators[candidate_index(op, architecture)]
         assert isinstance(operator, Operator)
         released = operator.release(op.bias).train(op.training)
-        released.requires_grad_(True)
         replacements[op] = with_settings(released, op.conv)
     _unwrap(network, replacements)
     return network, architecture
@@ -88,7 +88,11 @@ def discretise(supernet: nn.Module, architecture: Architecture | None = None) ->
 def original_network(supernet: nn.Module) -> nn.Module:
     """A copy with every site's own convolution back in place; ``supernet`` is not changed."""
     network = copy.deepcopy(supernet)
-    _unwrap(network, {op: op.conv for op in selection_ops(network).values()})
+    ops = selection_ops(network).values()
+    for op in ops:
+        if op.froze:
+            op.original_weight().requires_grad_(True)
+    _unwrap(network, {op: op.conv for op in ops})
     return network
 
 
@@ -160,6 +164,7 @@ def candidate_index(op: SelectionOp, architecture: Architecture) -> int:
 
 def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | None = None) -> nn.Module:
     """A copy of ``model`` with the architecture's operators, freshly initialised; ``model`` is not changed."""
+    check_network(model)
     network = copy.deepcopy(model)
     sites = find_sites(network, input_size or default_input_size(model)).sites
     by_name = {name: site for site in sites for name in (site.name, *site.aliases)}
@@ -170,7 +175,7 @@ def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | No
         if candidate["op"] != "original":
             weight = trained_weight(by_name[name], modules[name], reference(network))
             replacements[modules[name]] = _fresh(candidate, by_name[name], modules[name], weight)
-    _swap(network, replacements)
+    replace(network, replacements)
     return network
 
 
@@ -208,17 +213,6 @@ def _selection_op(
     ).train(layer.training)
 
 
-def _swap(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
-    """Replace modules in every parent that holds them, in place."""
-    for parent in list(model.modules()):
-        if parent in replacements or (isinstance(parent, SelectionOp) and parent not in replacements):
-            continue  # A new selection operator holds the convolution that it replaces.
-        # `_modules` and not `named_children()`: the latter hides a module that one parent holds twice.
-        for key, child in parent._modules.items():
-            if child is not None and child in replacements:
-                parent._modules[key] = replacements[child]
-
-
 def _sample_gates(supernet: nn.Module, args: Any) -> None:
     """Before a forward pass."""
     del args
@@ -233,7 +227,7 @@ def _forget_gates(supernet: nn.Module, args: Any, output: Any) -> None:
 
 def _unwrap(network: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
     """Put modules in place of the selection operators and remove what ``wrap`` added, in place."""
-    _swap(network, replacements)
+    replace(network, replacements)
     del network.lwdc_input_size
     for hooks in (network._forward_pre_hooks, network._forward_hooks):
         for key in [key for key, hook in hooks.items() if hook in (_sample_gates, _forget_gates)]:

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,15 @@ Shape = tuple[int, ...]  # (channels, height, width), (channels, length) or (pos
 def outline(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode that shares the parameters of ``model``: nothing done to it reaches ``model``."""
     return copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
+
+
+def replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Put other modules in place of those given, in every parent of ``model`` that holds them."""
+    for parent in list(model.modules()):  # as it is: a replacement may hold what it replaces
+        # `_modules` and not `named_children()`: the latter hides a module that one parent holds twice.
+        for key, child in parent._modules.items():
+            if child is not None and child in replacements:
+                parent._modules[key] = replacements[child]
 
 
 def reference(network: nn.Module) -> Tensor:
@@ -54,8 +63,8 @@ def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> Trace:
         # A copy for each, which takes the hooks and caches that a forward pass leaves behind.
         copied = outline(model)
         found = Trace({}, set(), {})
-        for name in names:
-            _watch(copied.get_submodule(name), name, found)
+        layers = {copied.get_submodule(name): name for name in names}
+        replace(copied, {layer: _watched(layer, name, found) for layer, name in layers.items()})
         try:
             run(copied, input_size)
         except Exception as error:  # noqa: BLE001  the next may do
@@ -69,9 +78,13 @@ def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> Trace:
     ) from failure
 
 
-def _watch(layer: nn.Module, name: str, found: Trace) -> None:
-    """Note in ``found`` every use of ``layer``, by a class of its own: some networks go another way where hooks are."""
+def _watched(layer: nn.Module, name: str, found: Trace) -> nn.Module:
+    """A twin of ``layer``, which shares all that it holds, to stand in its place and note in ``found`` every use.
+
+    By a class of its own: some networks go another way where hooks are. What calls the layer itself is found, too.
+    """
     kind = type(layer)
+    twin = copy.copy(layer)
     running = False
 
     def forward(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -103,7 +116,14 @@ def _watch(layer: nn.Module, name: str, found: Trace) -> None:
     own: dict[str, Any] = {"forward": forward}
     if "weight" in layer._parameters:
         own["weight"] = property(weight)
-    layer.__class__ = type(kind.__name__, (kind,), own)
+
+    def missed(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        found.odd[name] = "the network calls it by a reference outside of its modules, where no stand-in would be"
+        return kind.forward(layer, *args, **kwargs)
+
+    twin.__class__ = type(kind.__name__, (kind,), own)
+    layer.__class__ = type(kind.__name__, (kind,), {"forward": missed})
+    return twin
 
 
 def _dims(layer: nn.Module) -> int:

@@ -13,10 +13,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lwdc.candidates import DoesNotFit, build, candidate_names
 from lwdc.candidates.chain import Chain, Layer
 from lwdc.candidates.original import Original
+from lwdc.errors import LwdcError
 from lwdc.gates import Gate, GumbelSoftmax, OneHot, SinglePath, Softmax
 from lwdc.geometry import own_support, union
 from lwdc.mixing import mix
@@ -255,6 +257,13 @@ def test_without_the_original_only_the_bias_of_its_layer_trains(place: Any) -> N
     assert op.bias.grad is not None
 
 
+def test_zero_may_be_all_that_runs() -> None:
+    space = SearchSpace([{"op": "zero"}], stem=True)
+    net = wrap(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)), space, OneHot, (8, 6, 6))
+    y = net(torch.randn(2, 8, 6, 6))
+    assert torch.equal(y, net[0].bias.view(1, -1, 1, 1).expand_as(y))
+
+
 def test_attributes_of_the_layer_read_through(place: Any) -> None:
     at = place(Conv2dSame(8, 8, 3, stride=2), 8, 8)
     op = mixture(at, [{"op": "original"}, {"op": "grouped", "groups": 2}, {"op": "skip"}])
@@ -363,6 +372,27 @@ def test_a_forward_pass_that_fails_forgets_its_sample(supernet: Any) -> None:
     with pytest.raises(RuntimeError):
         net(torch.zeros(2, 5, 8, 8))
     assert all(op.mixture is None and op.together is None for op in selection_ops(net).values())
+
+
+class Checkpointed(Net):
+    reentrant = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        y: Tensor = checkpoint(super().forward, x, use_reentrant=self.reentrant)
+        return y
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_networks_own_gradient_checkpointing_is_refused(reentrant: bool) -> None:
+    """Run again after the forward pass, it would compute with other weights: of random gates, unnoticed."""
+    network = Checkpointed()
+    network.reentrant = reentrant
+    net = wrap(network, SearchSpace(SPACE, stem=False), GumbelSoftmax, (3, 8, 8))
+    loss = net(IMAGES.clone().requires_grad_()).sum()
+    with pytest.raises(LwdcError, match="own gradient checkpointing is on"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

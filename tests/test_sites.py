@@ -1,6 +1,7 @@
 """Finding the layers that may be replaced, without computing anything."""
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import Conv2dSame
-from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrizations, prune
 
+from lwdc import wrap
 from lwdc.counting import count_macs
 from lwdc.errors import SpaceError
 from lwdc.sites import Layout, find_sites
@@ -133,6 +135,7 @@ def test_a_network_that_looks_at_values_is_traced_with_real_ones() -> None:
     layout = find_sites(model, (3, 8, 8))
     assert [site.name for site in layout.sites] == ["b"]
     assert [name for name, _ in layout.left_alone] == ["a"]
+    assert count_macs(model, [(3, 8, 8)]) == 36 * 4 * 3 * 9
     assert float(model.count) == 0
 
 
@@ -252,6 +255,10 @@ def _hooked() -> nn.Module:
     return conv
 
 
+def _with_bias_computed() -> nn.Module:
+    return parametrizations.weight_norm(nn.Conv2d(3, 3, 3), "bias", dim=None)
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
@@ -259,12 +266,67 @@ def _hooked() -> nn.Module:
         (lambda: _Halved(3, 3, 3), "_Halved convolves in its own way"),
         (lambda: parametrizations.weight_norm(nn.Conv2d(3, 3, 3)), "its weight is computed, by weight norm"),
         (lambda: parametrizations.spectral_norm(nn.Conv2d(3, 3, 3)), "its weight is computed, by weight norm"),
+        (_with_bias_computed, "its bias is computed, by weight norm"),
         (_hooked, "it has hooks, which its stand-in would not run"),
     ],
 )
 def test_layers_that_compute_otherwise_are_left_alone_with_the_reason(layer: Any, reason: str) -> None:
     (name, found), *more = find_sites(nn.Sequential(layer(), nn.ReLU()), (3, 8, 8)).left_alone
     assert name == "0" and found.startswith(reason) and not more
+
+
+def test_layers_that_share_a_parameter_are_no_sites() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
+    network[1].weight = network[0].weight
+    shared = "it shares its weight: '0', '1' hold the same"
+    assert reasons_for(network, (3, 8, 8)) == {"0": shared, "1": shared}
+
+
+def test_layers_that_are_called_past_the_networks_modules_are_no_sites() -> None:
+    class Listing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+            self.kept = [self.second]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.kept[0](self.first(x))
+
+    assert "by a reference outside of its modules" in reasons_for(Listing(), (3, 8, 8))["second"]
+
+
+def _graph() -> nn.Module:
+    return fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 3, 3)))
+
+
+def _without_values() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 3, 3, device="meta"))
+
+
+def _pruned() -> nn.Module:
+    return nn.Sequential(prune.l1_unstructured(nn.Conv2d(3, 3, 3), "weight", 0.5))
+
+
+def _weight_normed() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and in use
+        return nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (_graph, "is a torch.fx graph"),
+        (_without_values, "'0.weight', '0.bias': on the meta device"),
+        (_pruned, "'0.weight': computed before the forward pass and kept"),
+        (_weight_normed, "'0.weight': computed before the forward pass and kept"),
+    ],
+)
+def test_networks_whose_copies_would_be_others_are_refused(made: Any, reason: str) -> None:
+    network = made()
+    for look in (find_sites, lambda model, size: wrap(model, input_size=size)):
+        with pytest.raises(SpaceError, match=reason):
+            look(network, (3, 8, 8))
 
 
 def test_subclasses_that_keep_the_forward_are_sites() -> None:

@@ -46,6 +46,15 @@ def labels(found: Plan, site: str) -> list[str]:
     return ["_".join(map(str, c.values())) for c in choice.candidates]
 
 
+def test_patterns_match_every_name_of_a_site() -> None:
+    network = nn.Sequential()
+    network.first, network.held = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+    network.again = network.held
+    own: list[dict[str, Any]] = [{"op": "original"}, {"op": "separable"}]
+    space = SearchSpace(TWO, per_site={"again": own}, stem=True)
+    assert labels(make_plan(network, space, (3, 16, 16)), "held") == ["original", "separable"]
+
+
 def test_stem_and_shortcuts_are_left_alone_unless_asked_for() -> None:
     found = plan()
     assert sites(found) == ["block1.0", "block1.1", "block2.0", "head"]

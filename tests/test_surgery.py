@@ -370,6 +370,20 @@ def test_an_architecture_of_another_network_is_refused(model: nn.Module, plan: P
         rebuild(model, Architecture({"line": {"op": "grouped", "groups": 5}}), SIZE)
 
 
+def test_what_is_frozen_stays_frozen_and_the_rest_trains(model: nn.Module, plan: Plan) -> None:
+    def frozen(network: nn.Module) -> set[str]:
+        return {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+
+    model.shared.requires_grad_(False)
+    model.stem.bias.requires_grad_(False)
+    supernet = wrap(model, gate=OneHot, plan=plan)
+    original = Architecture({name: {"op": "original"} for name in selection_ops(supernet)})
+    assert frozen(discretise(supernet, original)[0]) == frozen(original_network(supernet)) == frozen(model)
+    stand_ins = SearchSpace([{"op": "grouped", "groups": 2}, {"op": "skip"}], stem=True, shortcuts=True)
+    supernet = wrap(model, stand_ins, OneHot, SIZE)
+    assert frozen(original_network(supernet)) == frozen(model)
+
+
 def test_a_supernet_is_not_wrapped_again(model: nn.Module, plan: Plan) -> None:
     with pytest.raises(SpaceError, match="this network is a supernet already: wrap the network that it was made from"):
         wrap(wrap(model, plan=plan), SPACE, input_size=SIZE)

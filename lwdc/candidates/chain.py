@@ -94,6 +94,9 @@ class Chain(Operator):
     def inherit(self, weight: Tensor) -> float:
         assert self.support is not None
         target = restrict(weight, self.site, self.support)
+        if not target.any():  # Factors that are all zeros would never learn: all but the last are fresh.
+            self.reset(0.0)
+            return self._error(weight)
         factors = (
             self._factorise(target) if self._factorise else [diagonal_blocks(target, self.site.groups, self.groups)]
         )

@@ -1,5 +1,7 @@
 """Spatially factorised convolution: one axis of the kernel, then the other."""
 
+import functools
+
 from torch import Tensor
 
 from lwdc.candidates.base import DoesNotFit, Operator
@@ -23,7 +25,7 @@ def factorised(site: Site, *, ratio: float = 0.5) -> Operator:
         Layer(site.in_channels, g * middle, g, (True, False)),
         Layer(g * middle, site.out_channels, g, (False, True)),
     ]
-    return Chain(site, layers, factorise=lambda weight: by_axis(weight, g, middle))
+    return Chain(site, layers, factorise=functools.partial(by_axis, groups=g, rank=middle))
 
 
 def by_axis(weight: Tensor, groups: int, rank: int) -> tuple[Tensor, Tensor]:

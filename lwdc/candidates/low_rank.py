@@ -28,7 +28,7 @@ def low_rank(site: Site, *, ratio: float) -> Operator:
         Layer(site.in_channels, g * rank, g, (True,) * site.dims),
         Layer(g * rank, site.out_channels, g, (False,) * site.dims),
     ]
-    return Chain(site, layers, factorise=lambda weight: truncate(weight, g, rank))
+    return Chain(site, layers, factorise=functools.partial(truncate, groups=g, rank=rank))
 
 
 def truncate(weight: Tensor, groups: int, rank: int) -> tuple[Tensor, Tensor]:

@@ -89,9 +89,18 @@ def build(candidate: Candidate, site: Site) -> Operator:
 def label(candidate: Candidate) -> str:
     """A short name for tables and logs: the operator's name and its option values, like ``grouped_4``.
 
-    Parts stand in brackets, like ``sum(grouped_4+pointwise)``: without a comma, as tables of costs are csv files.
+    They stand in the order in which the operator takes them; one whose place does not tell it, because an option
+    before it is left out, has its name: ``ghost_3`` has the ratio 3, ``ghost_size=3`` the size. Parts stand in
+    brackets, like ``sum(grouped_4+pointwise)``: without a comma, as tables of costs are csv files.
     """
-    values = [str(value) for option, value in _options(candidate).items() if option != "of"]
+    options = {option: value for option, value in _options(candidate).items() if option != "of"}
+    builder = _BUILDERS.get(candidate["op"])
+    taken = [] if builder is None else list(inspect.signature(builder).parameters)[1:]
+    given = sorted(options, key=lambda option: taken.index(option) if option in taken else len(taken))
+    values = [
+        str(options[option]) if taken[place : place + 1] in ([option], []) else f"{option}={options[option]}"
+        for place, option in enumerate(given)
+    ]
     made_of = "+".join(label(part) for part in parts(candidate))
     return "_".join([str(candidate["op"]), *values]) + (f"({made_of})" if made_of else "")
 

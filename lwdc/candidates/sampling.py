@@ -11,6 +11,7 @@ from lwdc.candidates.base import with_settings
 from lwdc.candidates.chain import Layer, convolution
 from lwdc.geometry import convolve, own_support
 from lwdc.sites import Site
+from lwdc.tracing import replace
 
 _FREEZE = 0.5  # share of a training at which starts become whole again
 
@@ -303,13 +304,20 @@ class TiedConv(nn.Module):
         if self.training or torch.is_grad_enabled() or any(t.is_inference() for t in state):
             self._kept = None
             return self.kernel()
-        versions = [(id(t), t._version, t.device, t.dtype) for t in state]
-        if self._kept is None or self._kept[0] != versions:
-            self._kept = (versions, self.kernel())
+        # The tensors themselves: the identity of one that is gone may be another's.
+        if self._kept is None or not _unchanged(state, self._kept[0]):
+            self._kept = [(t, t._version, t.device, t.dtype) for t in state], self.kernel()
         return self._kept[1]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}
+
+
+def _unchanged(state: Sequence[Tensor], before: Sequence[tuple[Tensor, int, torch.device, torch.dtype]]) -> bool:
+    return len(state) == len(before) and all(
+        now is then and (now._version, now.device, now.dtype) == (version, device, dtype)
+        for now, (then, version, device, dtype) in zip(state, before, strict=True)
+    )
 
 
 def expand(network: nn.Module) -> nn.Module:
@@ -317,10 +325,7 @@ def expand(network: nn.Module) -> nn.Module:
     plain: dict[nn.Module, nn.Module] = {
         module: module.expanded() for module in network.modules() if isinstance(module, TiedConv) and not module.reuses
     }
-    for parent in list(network.modules()):
-        for key, child in parent._modules.items():  # also where one is held twice
-            if child in plain:
-                parent._modules[key] = plain[child]
+    replace(network, plain)
     return plain.get(network, network)
 
 

@@ -1,5 +1,6 @@
 """Depthwise-separable convolution without a norm between: depthwise, then pointwise."""
 
+import functools
 import math
 
 import torch
@@ -25,7 +26,7 @@ def separable(site: Site, *, size: int | None = None) -> Chain:
         site,
         separable_layers(site),
         support=centred_support(site, taps, site.dilation),
-        factorise=lambda weight: separate(weight, site.groups),
+        factorise=functools.partial(separate, groups=site.groups),
     )
 
 

@@ -1,5 +1,7 @@
 """Shuffled convolution: a grouped convolution whose output channels are then dealt out, as in ShuffleNet."""
 
+import functools
+
 from torch import Tensor, nn
 
 from lwdc.candidates.base import DoesNotFit, Operator, needs_space
@@ -31,11 +33,7 @@ class Shuffled(Chain):
 
     def __init__(self, site: Site, groups: int, size: tuple[int, ...]) -> None:
         filters = site.out_channels // groups
-
-        def kept(weight: Tensor) -> list[Tensor]:
-            """The entries that the grouped convolution has a place for: the Frobenius optimum."""
-            return [diagonal_blocks(deal(weight, 0, site.groups, filters), site.groups, groups)]
-
+        kept = functools.partial(held_by, site_groups=site.groups, groups=groups)
         layer = Layer(site.in_channels, site.out_channels, groups, (True,) * site.dims)
         super().__init__(site, [layer], support=centred_support(site, size, site.dilation), factorise=kept)
         self.groups = site.groups  # once shuffled, the rows form no smaller blocks
@@ -50,6 +48,11 @@ class Shuffled(Chain):
     def release(self, bias: Tensor | None) -> nn.Module:
         """The bias is added before the shuffle, so it is put into the order that holds there."""
         return super().release(None if bias is None else deal(bias, 0, self.groups, self.filters))
+
+
+def held_by(weight: Tensor, site_groups: int, groups: int) -> list[Tensor]:
+    """The entries that the grouped convolution has a place for: the Frobenius optimum."""
+    return [diagonal_blocks(deal(weight, 0, site_groups, weight.shape[0] // groups), site_groups, groups)]
 
 
 class ChannelShuffle(nn.Module):

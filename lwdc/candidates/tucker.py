@@ -1,5 +1,6 @@
 """Tucker convolution: 1x1 to fewer channels, the site's kernel between few channels, 1x1 to full width."""
 
+import functools
 import math
 
 import torch
@@ -34,7 +35,9 @@ def tucker(site: Site, *, ratio: float) -> Chain:
         Layer(g * narrow_in, g * narrow_out, g, spatial),
         Layer(g * narrow_out, site.out_channels, g, none),
     ]
-    return Chain(site, layers, factorise=lambda weight: decompose(weight, g, narrow_in, narrow_out))
+    return Chain(
+        site, layers, factorise=functools.partial(decompose, groups=g, narrow_in=narrow_in, narrow_out=narrow_out)
+    )
 
 
 _TURNS = 4  # of higher-order orthogonal iteration

@@ -1,6 +1,7 @@
 """What every operator promises, whichever the family: whoever registers one gets these tests for nothing."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,32 @@ from lwdc.candidates.base import embed
 from lwdc.candidates.fixed import Fixed
 from lwdc.candidates.original import Original
 from lwdc.candidates.partial import Partial
+from lwdc.candidates.sums import Sum
 from lwdc.geometry import convolve, own_support, union
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 
 FREE = {"skip", "zero", "avg_pool", "max_pool"}  # operators without weights
+
+
+def test_operators_can_be_pickled(operators_at: Any, place: Any) -> None:
+    at = place(nn.Conv2d(8, 8, 3, padding=1, groups=2), 8, 8)
+    for operator in operators_at(at):
+        again = pickle.loads(pickle.dumps(operator))  # noqa: S301  our own
+        assert type(again) is type(operator) and again.inherit(at.weight) == operator.inherit(at.weight)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 16, 1), nn.Linear(8, 8)])
+def test_what_inherits_a_layer_of_zeros_computes_zeros_and_learns(layer: Any, operators_at: Any, place: Any) -> None:
+    at = place(layer, 8, 8)
+    for operator in operators_at(at):
+        if isinstance(operator, (Original, Partial)) or not _weights(operator):
+            continue
+        operator.inherit(torch.zeros_like(at.weight))
+        fixed = isinstance(operator, Sum) and any(not _weights(part) for part in operator.parts)
+        assert fixed or not operator(at.x).any(), operator
+        operator(at.x).sum().backward()
+        assert any(p.grad is not None and p.grad.any() for p in _weights(operator)), operator
 
 
 def _weights(operator: Operator) -> list[nn.Parameter]:

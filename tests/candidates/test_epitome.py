@@ -218,6 +218,9 @@ def test_the_formed_kernel_is_kept_in_evaluation_and_never_stale(at: Any) -> Non
         assert torch.equal(module(at.x), first) and module._kept[1] is kept
         module.weight.mul_(2)
         torch.testing.assert_close(module(at.x), 2 * first)
+        for factor in range(2, 12):  # a tensor may come to lie where one lay that is gone
+            y = torch.func.functional_call(module, {"weight": factor * module.weight}, (at.x,))
+            torch.testing.assert_close(y, 2 * factor * first)
     assert copy.deepcopy(module)._kept is None
 
 

@@ -49,6 +49,14 @@ def test_a_taken_name_is_refused_and_a_reloaded_module_is_not() -> None:
     importlib.reload(grouped)
 
 
+def test_candidates_that_differ_have_different_labels() -> None:
+    assert label({"op": "ghost", "ratio": 3}) == "ghost_3"
+    assert label({"op": "ghost", "size": 3}) == "ghost_size=3"
+    assert label({"op": "ghost", "size": 1, "ratio": 3}) == label({"op": "ghost", "ratio": 3, "size": 1}) == "ghost_3_1"
+    assert label({"op": "dilated", "dilation": 3}) == "dilated_dilation=3"
+    assert label({"op": "epitome", "out": 2}) != label({"op": "epitome", "into": 2})
+
+
 def test_labels_are_the_name_and_the_option_values() -> None:
     assert label({"op": "grouped", "groups": 4}) == "grouped_4"
     assert label({"op": "dilated", "size": 3, "dilation": 2}) == "dilated_3_2"
