@@ -3,7 +3,7 @@
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -101,3 +101,19 @@ class AtMost(TorchDispatchMode):
             if self.left < 0:
                 raise ValueError(f"it would take more than {self.most / 2**30:.1f} GiB of memory")
         return made
+
+
+def untied(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Contiguous copies on the CPU, each shared tensor once, and which further names stand for which."""
+    kept: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, value in state.items():
+        memory = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if value.numel() and memory in seen:
+            tied[name] = seen[memory]
+            continue
+        seen[memory] = name
+        # A copy, because safetensors refuses tensors that are views of one memory.
+        kept[name] = value.detach().to("cpu", copy=True).contiguous()
+    return kept, tied

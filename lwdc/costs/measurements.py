@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lwdc.errors import CostError
-from lwdc.files import parse_json, read_text
+from lwdc.files import parse_json, read_text, refusals
 
 
 class Measurements:
@@ -47,13 +47,14 @@ class Measurements:
         if self.path is None:
             return
         line = {"environment": self.environment, "level": level, "seconds": dict(seconds)}
-        with self.path.open("ab+") as file:
+        with refusals(self.path), self.path.open("ab+") as file:
             file.seek(0, 2)
             if file.tell():
                 file.seek(-1, 2)
                 if file.read(1) != b"\n":  # left by a kill
                     file.write(b"\n")
             file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
 
     def level(self, keys: Collection[str]) -> float:
         """The typical level at which ``keys`` were measured."""

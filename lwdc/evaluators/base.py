@@ -110,7 +110,7 @@ def fingerprint(evaluator: Evaluator, subject: Subject) -> str:
     digest = hashlib.blake2b(digest_size=16)
     data = subject.data.name, subject.data.num_train()
     network = subject.baseline  # Its text tells what weights do not, such as activations.
-    for part in (evaluator, network, subject.recipe, subject.seed, data, type(subject.fabric.strategy.precision)):
+    for part in (evaluator, network, subject.recipe, subject.seed, data, subject.fabric.strategy.precision.precision):
         digest.update(_ADDRESS.sub("", repr(part)).encode() + b"\0")
     tensors = [*subject.supernet.state_dict().items(), *subject.baseline.state_dict().items()]
     batches = [*subject.train_batches(1, subject.seed), *subject.held_out(_LOOKED_AT)]

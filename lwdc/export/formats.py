@@ -87,10 +87,17 @@ class _Job:
 
 
 def _export(folder: Path, name: str, job: _Job) -> ExportRecord:
-    input_size = job.description.deployment.input_size
+    deployment = job.description.deployment
     with staging(folder) as stage:
         files, run = FORMATS[name](stage, job)
-        found = verify(job.network, run, input_size, seed=job.seed, name=files[0].name)
+        found = verify(
+            job.network,
+            run,
+            deployment.input_size,
+            seed=job.seed,
+            name=files[0].name,
+            class_names=deployment.class_names,
+        )
         size = files[0].stat().st_size
         for file in files:
             file.replace(folder / file.name)

@@ -20,7 +20,7 @@ from lwdc.export.description import Description, describe
 from lwdc.export.portable import refuse_supernet
 from lwdc.files import check_regular, read_bytes, read_json, replacing
 from lwdc.surgery import rebuild
-from lwdc.tensors import AtMost
+from lwdc.tensors import AtMost, untied
 from lwdc.tracing import Shape
 
 WEIGHTS = "model.safetensors"
@@ -58,7 +58,7 @@ def save(
     state = _tensors(network)
     if backbone is not None:
         _check_rebuilds(Description.from_dict(data), state)
-    kept, tied = _untie(state)
+    kept, tied = untied(state)
     weights_path, path = Path(folder) / WEIGHTS, Path(folder) / DESCRIPTION
     content = safetensors.torch.save(kept, metadata={"format": "pt"})
     with replacing(weights_path) as temporary:
@@ -139,22 +139,6 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
                 f"the network's state holds {name!r}, a {type(value).__name__}; a package takes tensors only."
             )
     return state
-
-
-def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Contiguous copies on the CPU, each shared tensor once, and which further names stand for which."""
-    kept: dict[str, Tensor] = {}
-    tied: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
-    for name, value in state.items():
-        memory = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
-        if value.numel() and memory in seen:
-            tied[name] = seen[memory]
-            continue
-        seen[memory] = name
-        # A copy, because safetensors refuses tensors that are views of one memory.
-        kept[name] = value.detach().to("cpu", copy=True).contiguous()
-    return kept, tied
 
 
 def _read(path: Path) -> Any:

@@ -31,12 +31,13 @@ def verify(
     batch_sizes: Sequence[int] = (1, 7),
     seed: int = 0,
     name: str = "the exported file",
+    class_names: Sequence[str] | None = None,
 ) -> Comparison:
     """Compare ``run`` with ``module`` on normally distributed inputs, one batch of each size.
 
     ``module`` is on the CPU, in float32 and in evaluation mode. Raises ``ExportError``, with ``name`` and
     the figure, for outputs that lie further apart than the tolerance, are not finite or rank other
-    classes first.
+    classes first, and where ``class_names`` are not as many as logits.
     """
     generator = torch.Generator().manual_seed(seed)
     pairs = []
@@ -44,6 +45,11 @@ def verify(
         images = torch.randn(batch_size, *input_size, generator=generator)
         with torch.no_grad():
             expected = module(images.clone())  # clones: a first layer may work in place
+        if class_names is not None and len(class_names) != expected.shape[-1]:
+            raise ExportError(
+                f"there are {len(class_names)} class names, and the network gives {expected.shape[-1]} logits; "
+                "give one a class."
+            )
         pairs.append((expected, _run(run, images, expected, name)))
     comparison = _compare(pairs)
     if not comparison.max_difference <= comparison.tolerance:

@@ -5,7 +5,7 @@ from rich.table import Table
 
 from lwdc.backbones import Backbone, check_fits, create
 from lwdc.candidates import label
-from lwdc.costs import tabulate
+from lwdc.costs import CostTable, tabulate
 from lwdc.costs.budget import amount
 from lwdc.pipeline.settings import Settings
 from lwdc.space import Choice, make_plan
@@ -41,7 +41,7 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
         )
     console.print(rows)
     console.print(
-        f"\n{len(plan.choices)} sites hold {sum(table.original.values()) / table.total:.1%} of the {table.name}; "
+        f"\n{len(plan.choices)} sites hold {_held(table):.1%} of the {table.name}; "
         f"reachable: {table.show(table.smallest)} ({table.smallest / table.total:.3f}) to {table.show(table.largest)} "
         f"({table.largest / table.total:.3f}). * costs more than the original.",
         highlight=False,
@@ -57,6 +57,12 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
         left_alone.setdefault(reason, []).append(name)
     for reason, names in left_alone.items():
         console.print(f"left alone  {_some(names)}: {reason}", highlight=False)
+
+
+def _held(table: CostTable) -> float:
+    """The share of the sites in the original's cost; of a peak, how near the dearest of them comes to it."""
+    costs = table.original.values()
+    return (max(costs) if table.peak else sum(costs)) / table.total
 
 
 def _candidates(choice: Choice, costs: "dict[str, int] | object", original: int) -> str:

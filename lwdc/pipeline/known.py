@@ -92,8 +92,8 @@ class Judge:
 
     def __call__(self, architectures: Sequence[Architecture]) -> Iterator[tuple[Evaluation, bool]]:
         """An evaluation for each, in their order, and whether an earlier search has made it."""
-        missing = [a for a in architectures if self.known.find(self.fingerprint, a) is None]
-        made = evaluate_all(self.evaluator, self.subject, missing, self.jobs)
+        missing = {canonical(a): a for a in architectures if self.known.find(self.fingerprint, a) is None}
+        made = evaluate_all(self.evaluator, self.subject, list(missing.values()), self.jobs)
         for architecture in architectures:
             if (found := self.known.find(self.fingerprint, architecture)) is None:
                 found = next(made), False

@@ -20,6 +20,7 @@ from lwdc.costs.timing import device_name
 from lwdc.counting import count_macs, count_params
 from lwdc.records import Measures, SiteResult
 from lwdc.space import Plan
+from lwdc.tensors import untied
 from lwdc.tracing import Shape
 
 
@@ -28,7 +29,7 @@ def measure_network(network: nn.Module, input_size: Shape, batches: Sequence[int
     return Measures(
         macs=count_macs(network, [input_size]),
         params=count_params(network),
-        bytes=len(to_bytes({k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()})),
+        bytes=len(to_bytes(untied(network.state_dict())[0])),
         latency_ms={str(batch): measure_ms(network, [input_size], batch=batch) for batch in batches},
     )
 

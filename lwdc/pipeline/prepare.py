@@ -166,7 +166,7 @@ def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainabl
     for recipe in (settings.train, settings.search, settings.finetune):
         recipe.check_ranks(ranks.count)
         recipe.check(data.steps(recipe.batch_size))
-        recipe.mixing(data.num_classes, ranks.count)
+        recipe.mixing(data.num_classes, ranks.count, data.input_size)
         recipe.check_precision(scaled=settings.compute.precision == "16-mixed")
     if settings.search.ema is not None:
         raise TrainingError("strategy.ema: a search cannot average weights; fine-tuning can, by finetune.ema.")

@@ -70,7 +70,11 @@ def shared_baseline(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path |
     A run that takes it ends with the same weights as if it had trained its own. Nothing waits: runs side by side
     that find none yet each train their own.
     """
-    return _earlier(sweep, own, "baseline", lambda known: _trains(known) == _trains(config))
+
+    def fits(known: Mapping[str, Any]) -> bool:  # one that took a search took its baseline too, wherever that was from
+        return not known.get("searched") and _trains(known) == _trains(config)
+
+    return _earlier(sweep, own, "baseline", fits)
 
 
 def shared_search(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path | None:

@@ -52,6 +52,7 @@ class Process:
         self._spread = spread if spread > 0 else torch.ones_like(spread)
         self._standard = (self.targets - self._middle) / self._spread
 
+    @torch.enable_grad()
     def fit(self) -> None:
         """Train the embedding, in place, until the likelihood of each target given the others ceases to grow."""
         fitting = self.fitting

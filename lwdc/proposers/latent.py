@@ -121,6 +121,7 @@ class Latent(Proposer):
         return {
             **super().state_dict(),
             "queue": [list(code) for code in self._queue],
+            "pool_seed": self._pool_seed,
             "model": None if self.model is None else self.model.state_dict(),
             "path": self._path,
         }
@@ -129,6 +130,8 @@ class Latent(Proposer):
         super().load_state_dict(state)
         self._queue = [tuple(code) for code in state["queue"]]
         self._path = state["path"]
+        self._pool_seed = state["pool_seed"]
+        self.__dict__.pop("_pool", None)
         self.model = None
         if state["model"] is not None:
             self.model = untrained(self.history.menu, 0, flat=self.flat)

@@ -6,6 +6,7 @@ from itertools import islice
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from lwdc.data import Batch
@@ -41,8 +42,14 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch], most: int, fabric: F
     model.eval()
     if most == 0:
         return  # update_bn would forget the statistics and learn none
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    before = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
     with torch.no_grad(), fabric.autocast():
         update_bn((images for images, _ in islice(batches, most)), model)
+        for norm, kept in zip(norms, before, strict=True):
+            if not norm.num_batches_tracked:  # it has seen nothing: it was not called, or is never in training mode
+                for buffer, value in zip(norm.buffers(), kept, strict=True):
+                    buffer.copy_(value)
     model.eval()
 
 

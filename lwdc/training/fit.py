@@ -5,19 +5,20 @@ import dataclasses
 import hashlib
 import math
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from lwdc.candidates.sampling import advance_starts, starts_of
 from lwdc.data import DataModule
 from lwdc.data.seeding import seed_all, seeded
-from lwdc.errors import CheckpointError, TrainingError
+from lwdc.errors import CheckpointError, DataError, TrainingError
 from lwdc.records import EpochRecord, SearchState
+from lwdc.training.average import Average
 from lwdc.training.evaluate import accuracy
 from lwdc.training.execution import AS_IT_STANDS, Execution
 from lwdc.training.nonfinite import all_finite, first_not_finite, gradients
@@ -136,19 +137,25 @@ class Fit:
         if recipe.ema is not None and (lesson is not None or starts):
             why = "epitomes' starts become whole halfway" if starts else "its lesson knows another network"
             raise TrainingError(f"phase {phase!r} cannot average weights: {why}. Leave ema out.")
-        recipe.check_precision(scaled=getattr(fabric.strategy.precision, "scaler", None) is not None)
-        self._mixup = recipe.mixing(data.num_classes, fabric.world_size)
+        scaler = getattr(fabric.strategy.precision, "scaler", None)
+        recipe.check_precision(scaled=scaler is not None)
+        if scaler is not None:  # not what a phase before has left, which a resumed run does not know
+            scaler.load_state_dict(_BEGINNINGS.setdefault(scaler, scaler.state_dict()))
+        self._mixup = recipe.mixing(data.num_classes, fabric.world_size, data.input_size)
         self._advances_starts = bool(starts) and lesson is None  # a search does so with its gates
         given = {id(p) for p in starts}
         trained = parameters if parameters is not None else list(model.parameters())
-        optimiser = recipe.optim([p for p in trained if p.requires_grad and id(p) not in given])
+        trained = [p for p in trained if p.requires_grad and id(p) not in given]
+        if not trained:
+            raise TrainingError(f"phase {phase!r} has nothing to train: all weights are frozen (requires_grad).")
+        optimiser = recipe.optim(trained)
         others = [*([recipe.starts_optim(starts)] if starts else []), *self.lesson.optimisers()]
         if execution.channels_last:  # before several ranks agree on how gradients lie in memory
             model.to(memory_format=torch.channels_last)
         self._module = fabric.setup_module(model)
         self._optimisers: list[Any] = [fabric.setup_optimizers(o) for o in (optimiser, *others)]
         self._scheduler = recipe.scheduler(optimiser, self.steps) if recipe.epochs else None
-        self._average = None if recipe.ema is None else ModelEmaV3(model, decay=recipe.ema)
+        self._average = None if recipe.ema is None else Average(model, recipe.ema)
         if teacher is not None:
             teacher.to(fabric.device).eval().requires_grad_(False)
 
@@ -186,6 +193,11 @@ class Fit:
             yield StepRecord(self.phase, epoch + 1, self.recipe.epochs, index + 1, self.steps, loss)
             self.model.train()
             clock = time.perf_counter()
+        if self.step < (epoch + 1) * self.steps:
+            raise DataError(
+                f"the data set {self.data.name!r} gave {self.step - epoch * self.steps} batches of {self.steps} in "
+                f"epoch {epoch + 1} of phase {self.phase!r}: its train() must give as many as its steps() says."
+            )
 
     def _step(self, images: Tensor, labels: Tensor) -> float | None:
         seed_all(derive_seed(self.seed, self.phase, self.step))
@@ -383,6 +395,7 @@ class Fit:
             ) from error
 
 
+_BEGINNINGS: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()  # of scales of the loss
 _LOOK_EVERY = 20
 _REMEDIES = "Lower the learning rate, clip the gradient (clip_norm), warm up longer"
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -109,8 +109,8 @@ class Recipe:
                 "nonfinite=skip, or use bf16-mixed."
             )
 
-    def mixing(self, num_classes: int, ranks: int) -> Mixup | None:
-        """What mixes images and labels of a batch, if anything. Raises ``TrainingError`` if it cannot be built."""
+    def mixing(self, num_classes: int, ranks: int, input_size: Sequence[int]) -> Mixup | None:
+        """What mixes inputs and labels of a batch, if anything. Raises ``TrainingError`` if it cannot be built."""
         if not self.mixup:
             return None
         try:
@@ -119,6 +119,8 @@ class Recipe:
             assert mixup.mixup_enabled and (mixup.mixup_alpha > 0 or mixup.cutmix_alpha > 0), "no alpha is above 0"
         except (TypeError, ValueError, AssertionError) as error:
             raise TrainingError(f"mixup={dict(self.mixup)} is refused by timm.data.Mixup: {error}.") from error
+        if mixup.cutmix_alpha > 0 and len(input_size) != 3:
+            raise TrainingError("cutmix cuts rectangles, and the inputs are no images: take mixup_alpha alone.")
         if self.batch_size % (2 * ranks):
             raise TrainingError(
                 f"mixup mixes pairs of images of one device: batch_size={self.batch_size} is not a multiple of "

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
 from lwdc.architecture import Architecture
@@ -35,6 +36,7 @@ from lwdc.surgery import discretise, wrap
 from lwdc.training import Recipe, accuracy, recalibrate
 
 SPACE = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 4}, {"op": "pointwise"}])
+HALVES = [MixedPrecision("bf16-mixed", "cpu"), MixedPrecision("16-mixed", "cpu")]
 EVALUATORS: list[Evaluator] = [SharedWeights(50, 1), Refitted(32, 50, 1), FineTuned(3, 50, 1), FromScratch(1, 50)]
 every_evaluator = pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda e: type(e).__name__)
 
@@ -151,10 +153,16 @@ def test_a_fingerprint_tells_options_weights_data_and_seed_apart(subject: Subjec
         fingerprint(SharedWeights(51), subject),
         *(
             fingerprint(SharedWeights(50), dataclasses.replace(subject, **change))
-            for change in ({"supernet": other}, {"baseline": baseline}, {"data": data}, {"seed": 1})
+            for change in (
+                {"supernet": other},
+                {"baseline": baseline},
+                {"data": data},
+                {"seed": 1},
+                *({"fabric": Fabric(accelerator="cpu", devices=1, plugins=[half])} for half in HALVES),
+            )
         ),
     ]
-    assert len({own, *others}) == 6
+    assert len({own, *others}) == 8
 
 
 @pytest.mark.parametrize("options", [{"images": 0}, {"images": 1.5}, {"batches": -1}, {"batches": True}])

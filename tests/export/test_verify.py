@@ -107,3 +107,9 @@ def test_inputs_follow_the_seed_and_reach_both_unchanged(module: nn.Module) -> N
     for seed in (0, 0, 1):
         verify(module, run, SIZE, batch_sizes=(2,), seed=seed)
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+
+
+def test_class_names_are_as_many_as_logits(module: nn.Module) -> None:
+    verify(module, module, SIZE, class_names="abcde")
+    with pytest.raises(ExportError, match="there are 2 class names, and the network gives 5 logits"):
+        verify(module, module, SIZE, class_names=["cat", "dog"])

@@ -2,12 +2,13 @@
 
 import dataclasses
 import io
+import re
 from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
-from lwdc.costs import Params
+from lwdc.costs import Memory, Params
 from lwdc.data import Digits
 from lwdc.errors import BackboneError
 from lwdc.pipeline import BackboneSettings, CostSettings, Settings
@@ -60,6 +61,12 @@ def test_costs_may_be_parameters(settings: MakeSettings) -> None:
     text = printed(settings(cost=CostSettings(Params(), budget=0.5)))
     assert "2,516 params" in text or "params\n" in text
     assert "of the params; reachable" in text
+
+
+def test_of_a_peak_the_dearest_site_is_named(settings: MakeSettings) -> None:
+    text = printed(settings(cost=CostSettings(Memory(), budget=0.9)))
+    (share,) = re.findall(r"sites hold ([\d.]+)% of the memory", text)
+    assert 0 < float(share) <= 100
 
 
 def test_an_image_size_stands_in_for_the_data(settings: MakeSettings) -> None:

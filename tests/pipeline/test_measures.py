@@ -26,6 +26,15 @@ def test_a_network_is_counted_and_timed_at_every_batch_size() -> None:
     assert measured.bytes == len(to_bytes(model.state_dict()))
 
 
+def test_a_layer_held_twice_is_stored_once() -> None:
+    model = network()
+    once = measure_network(model, (3, 6, 6), []).bytes
+    twice = nn.Sequential(model, nn.Identity())
+    twice.again = model[1]
+    twice.forward = lambda x: model(x)
+    assert once <= measure_network(twice, (3, 6, 6), []).bytes < once + 4 * 4 * 9 * 4
+
+
 def test_sites_are_compared_with_what_stood_there() -> None:
     model = network()
     plan = make_plan(

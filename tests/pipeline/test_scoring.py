@@ -6,6 +6,7 @@ import functools
 import json
 import shutil
 import signal
+import types
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,10 @@ from lwdc.architecture import Architecture
 from lwdc.candidates import label
 from lwdc.costs import Macs, Params, logarithmic
 from lwdc.errors import CheckpointError, CostError, LwdcError, SpaceError, TrainingError
-from lwdc.evaluators import Refitted, SharedWeights, Subject, canonical
+from lwdc.evaluators import Refitted, SharedWeights, Subject, canonical, evaluate
 from lwdc.gates import SinglePath, Softmax
 from lwdc.pipeline import CostSettings, Interrupted, Run, ScoreSettings, Settings, compress, prepare
-from lwdc.pipeline.known import Known
+from lwdc.pipeline.known import Judge, Known
 from lwdc.pipeline.scoring import search_by_scores
 from lwdc.proposers import Evolution, LocalSearch, RandomSearch, compression
 from lwdc.records import CorrelationRecord, EpochRecord, EvaluationRecord, Note, Record, Result
@@ -492,3 +493,12 @@ def test_a_half_written_line_of_known_evaluations_is_left_out(found: tuple[Path,
         assert Known(path).find("another", architecture) == (read[0], False)
         assert Known(tmp_path / "none", [path]).find("another", architecture) == (read[0], True)
         assert Known(path).find("a third", architecture) is None
+
+
+def test_an_architecture_asked_for_twice_is_evaluated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwdc.pipeline.known.fingerprint", lambda *_: "here")
+    first, second = (Architecture({"conv": {"op": "grouped", "groups": groups}}) for groups in (2, 4))
+    subject: Any = types.SimpleNamespace(seed=0)
+    alone = [evaluate(Drawn(), subject, architecture).accuracy for architecture in (first, second)]
+    judge = Judge(Drawn(), subject, Known(tmp_path / "evaluations.jsonl"))
+    assert [found.accuracy for found, _ in judge([first, first, second])] == [alone[0], *alone]

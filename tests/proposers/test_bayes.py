@@ -85,6 +85,13 @@ def test_the_global_generator_is_left_alone(menu: MakeMenu, truth: MakeTruth) ->
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_it_learns_where_gradients_are_off(menu: MakeMenu, truth: MakeTruth) -> None:
+    space = menu()
+    expected = told(space, truth(space)).ask(3)
+    with torch.no_grad():
+        assert told(space, truth(space)).ask(3) == expected
+
+
 def test_options_without_sense_are_refused(menu: MakeMenu) -> None:
     with pytest.raises(SpaceError, match="kernels, candidates, hidden and layers from 1 on"):
         Bayes(menu(), kernels=0)

@@ -87,6 +87,14 @@ def test_the_plain_variant_descends_once_from_the_original_and_then_asks_for_not
     assert others == [[], []]
 
 
+def test_a_saved_state_goes_on_alike_whatever_the_seed(menu: MakeMenu, truth: MakeTruth) -> None:
+    space = menu()
+    proposer, resumed = begun(space, truth(space)), Latent(space, seed=5, reference=0.95, **QUICK)
+    resumed._pool  # noqa: B018  drawn already
+    resumed.load_state_dict(proposer.state_dict())
+    assert resumed._pool == proposer._pool
+
+
 def test_predictions_and_picture_are_the_same_after_a_resumption(menu: MakeMenu, truth: MakeTruth) -> None:
     space = menu()
     proposer, resumed = begun(space, truth(space)), Latent(space, seed=5, reference=0.95, **QUICK)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lwdc.training import accuracy, recalibrate
 
@@ -53,3 +53,20 @@ def test_recalibration_by_no_batch_keeps_the_statistics(most: int) -> None:
     recalibrate(model.train(), [(torch.randn(4, 2), torch.zeros(4))], most)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not model.training
+
+
+def test_recalibration_leaves_norms_that_see_nothing_as_they_are() -> None:
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.used(x)
+            return y
+
+    model = Partly()
+    for norm in (model.used, model.unused):
+        norm.running_mean.fill_(7.0)
+    recalibrate(model, [(torch.randn(50, 2), torch.zeros(50))], most=1)
+    assert float(model.unused.running_mean.mean()) == 7.0 and float(model.used.running_mean.abs().max()) < 1

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lwdc.architecture import Architecture
 from lwdc.candidates.sampling import Starts, starts_of
 from lwdc.data import Digits
-from lwdc.errors import CheckpointError, TrainingError
+from lwdc.errors import CheckpointError, DataError, TrainingError
 from lwdc.objectives import CrossEntropy, Distillation
 from lwdc.records import EpochRecord
 from lwdc.surgery import rebuild
@@ -405,6 +405,21 @@ def test_an_average_of_the_weights_is_evaluated_and_kept(fit: MakeFit, network: 
     assert records[-1].valid_accuracy == accuracy(network, data.batches("valid", 64))
 
 
+def test_the_average_of_a_layer_held_twice_is_that_of_one(fit: MakeFit, network: nn.Module) -> None:
+    class Twice(nn.Module):
+        def __init__(self, layers: nn.Sequential) -> None:
+            super().__init__()
+            self.layers, self.head = layers, layers[-1]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers(x)
+
+    alike = Twice(copy.deepcopy(network))
+    for model in (network, alike):
+        list(fit(model, recipe={"ema": 0.9}).run())
+    assert same(weights(alike.layers), weights(network))
+
+
 @pytest.mark.parametrize("stop", [2, 4, 8])
 def test_an_average_of_the_weights_goes_on_bit_for_bit(fit: MakeFit, network: nn.Module, stop: int) -> None:
     straight, model = copy.deepcopy(network), copy.deepcopy(network)
@@ -423,6 +438,30 @@ def test_an_average_of_the_weights_goes_on_bit_for_bit(fit: MakeFit, network: nn
 def test_a_decay_that_is_none_is_refused(fit: MakeFit, network: nn.Module, ema: Any) -> None:
     with pytest.raises(TrainingError, match="ema is a decay between 0 and 1"):
         fit(network, recipe={"ema": ema})
+
+
+def test_every_phase_begins_with_the_same_scale_of_the_loss(fit: MakeFit, network: nn.Module) -> None:
+    """So one that is resumed at its beginning does, too."""
+    fabric = half(2.0**40)
+    scaler: Any = fabric.strategy.precision.scaler
+    list(fit(network, fabric=fabric).run())
+    assert scaler.get_scale() < 2.0**40
+    fit(network, phase="finetune", fabric=fabric)
+    assert scaler.get_scale() == 2.0**40
+
+
+def test_a_network_with_nothing_to_train_is_refused(fit: MakeFit, network: nn.Module) -> None:
+    with pytest.raises(TrainingError, match="phase 'baseline' has nothing to train"):
+        fit(network.requires_grad_(False))
+
+
+def test_data_that_gives_fewer_batches_than_it_says_ends_training(
+    fit: MakeFit, network: nn.Module, data: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = data.train
+    monkeypatch.setattr(data, "train", lambda **asked: itertools.islice(whole(**asked), 2))
+    with pytest.raises(DataError, match="gave 2 batches of 3 in epoch 1 of phase 'baseline'"):
+        list(itertools.islice(fit(network).run(), 20))
 
 
 def test_an_average_beside_a_lesson_is_refused(fit: MakeFit, network: nn.Module) -> None:

@@ -113,3 +113,10 @@ def test_a_scaled_loss_skips_by_itself() -> None:
     skipping.check_precision(scaled=False)
     with pytest.raises(TrainingError, match="Leave out nonfinite=skip, or use bf16-mixed"):
         skipping.check_precision(scaled=True)
+
+
+def test_cutmix_is_for_images() -> None:
+    recipe = Recipe(1, 4, SGD, mixup={"mixup_alpha": 1.0, "cutmix_alpha": 1.0})
+    assert recipe.mixing(10, 1, (3, 8, 8)) is not None
+    with pytest.raises(TrainingError, match="cutmix cuts rectangles, and the inputs are no images"):
+        recipe.mixing(10, 1, (1, 100))
