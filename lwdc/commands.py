@@ -18,6 +18,7 @@ from rich.console import Console
 from lwdc.configuring import build, make_settings, plain
 from lwdc.errors import CheckpointError, Elsewhere, Interrupted, LwdcError, Told
 from lwdc.folders import CHECKPOINT, RECORDS
+from lwdc.kinds import check_kind
 from lwdc.overrides import UNTIL, key_of, quoted
 from lwdc.pipeline import Settings, compress
 from lwdc.pipeline.inspection import print_plan
@@ -209,9 +210,18 @@ def _sweep_as_group(config: DictConfig) -> dict[str, str]:
 
 def _inspect(command: str, config: DictConfig) -> None:
     del command
-    size = config.inspect.input_size
-    given = None if size is None else (tuple(size), config.inspect.num_classes or 1000)
-    print_plan(make_settings(config, _trusted), Console(), given)
+    given = plain(config)["inspect"]
+    size = check_kind(given["input_size"], Sequence[int] | None, "inspect.input_size")
+    classes = check_kind(given["num_classes"], int | None, "inspect.num_classes")
+    if size is None and classes is not None:
+        raise LwdcError(
+            "inspect.num_classes says nothing without inspect.input_size, like [3,224,224]: the data have classes of "
+            "their own. Give both, or neither."
+        )
+    classes = 1000 if classes is None else classes
+    if size is not None and min([*size, classes]) < 1:
+        raise LwdcError(f"inspect.input_size and inspect.num_classes are from 1 on, found {size} and {classes}.")
+    print_plan(make_settings(config, _trusted), Console(), None if size is None else (tuple(size), classes))
 
 
 def _evaluate(command: str, config: DictConfig) -> None:

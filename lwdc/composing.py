@@ -18,6 +18,7 @@ from omegaconf.resolvers import oc
 
 from lwdc.errors import LwdcError, Refused
 from lwdc.help import config_groups
+from lwdc.keys import check_keys
 from lwdc.resolvers import register_resolvers
 from lwdc.targets import ALLOWED, check_targets
 
@@ -51,6 +52,7 @@ class _CheckedLoader(ConfigLoaderImpl):
     def __init__(self, typed: Sequence[str], trusted: Sequence[str], **given: Any) -> None:
         super().__init__(**given)
         self._given, self._trusted = tuple(typed), tuple(trusted)
+        self._in_sweep = False
 
     def load_configuration(
         self,
@@ -71,12 +73,23 @@ class _CheckedLoader(ConfigLoaderImpl):
                 config.hydra.overrides.task = [swept.get(o, o) for o in config.hydra.overrides.task]
         try:
             _check(config, self._given, self._trusted)
+            if not self._in_sweep:  # of which a run fails by itself, with a row that says so
+                own = OmegaConf.to_container(config, resolve=False)
+                assert isinstance(own, dict)
+                check_keys({str(key): value for key, value in own.items()})
         except LwdcError as error:
             raise Refused(error) from error
         except OmegaConfBaseException as error:
             said = " ".join(str(error).split())
             raise Refused(LwdcError(f"the configuration cannot be resolved: {said}")) from error
         return config
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        self._in_sweep = True
+        try:
+            return super().load_sweep_config(master_config, sweep_overrides)
+        finally:
+            self._in_sweep = False
 
     def _process_config_searchpath(self, config_name: str | None, parsed_overrides: list[Any], repo: Any) -> None:
         loaded = None if config_name is None else repo.load_config(config_path=config_name)

@@ -1,18 +1,21 @@
 """Configuring: the objects that a composed configuration describes."""
 
+import dataclasses
 import functools
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lwdc.errors import LwdcError, unknown_name
 from lwdc.help import config_groups
+from lwdc.keys import check_keys
+from lwdc.kinds import check_kind, check_kinds
 from lwdc.pipeline import BackboneSettings, Compute, CostSettings, FrontSettings, ScoreSettings, Settings
 from lwdc.resolvers import register_resolvers
 from lwdc.targets import check_targets
@@ -23,45 +26,76 @@ register_resolvers()  # for whoever composes the configs, too
 
 def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
     """The objects that a configuration describes. What it may have built is said by ``check_targets``."""
+    if missing := _missing(OmegaConf.to_container(config)):
+        raise LwdcError(f"{missing[0]} has to be given, as {missing[0]}=...")
     resolved = plain(config)
+    check_keys(resolved)
     check_targets(resolved, trusted)
     config = OmegaConf.create(resolved)  # once and for all: what is built is what was checked
-    return Settings(
+    return _checked(
+        Settings, _OWN,
         backbone=_checked(BackboneSettings, "backbone", **plain(config.backbone)),
         data=build(config.data, "data"),
         cost=_cost(config.cost, "cost"),
         train=_recipe(config, "train"),
         search=_recipe(config, "strategy"),
         finetune=_recipe(config, "finetune"),
-        **_gradients(config.strategy),
+        logits_optim=None if "proposer" in config.strategy
+        else build(config.strategy.logits_optim, "strategy.logits_optim"),
         front=_front(config.strategy),
         scores=_scores(config.strategy),
         space=build(config.space, "space"),
         gate=build(config.gate, "gate"),
-        mixing=config.strategy.mixing,
-        inherit=config.strategy.inherit,
-        beginning=config.strategy.get("beginning", False),  # not in runs of earlier versions
-        from_scratch=config.finetune.from_scratch,
-        recalibrate_batches=config.strategy.recalibrate_batches,
-        refit_images=config.strategy.refit_images,
-        weights=config.strategy.get("weights", "better"),  # not in runs of earlier versions
         compute=_checked(Compute, "compute", **plain(config.compute)),
-        formats=list(config.export.formats),
-        int8=config.export.int8,
-        licence=config.export.licence,
-        latency_batches=list(config.latency_batches),
-        seed=config.seed,
-        deterministic=config.deterministic,
-        baseline=None if config.baseline is None else Path(str(config.baseline)),
-        searched=None if config.searched is None else Path(str(config.searched)),
-        checkpoint_minutes=config.checkpoint.every_minutes,
+        **_EARLIER | _own(resolved),
     )  # fmt: skip
+
+
+# What stands in the configuration as it is: argument of ``Settings`` -> key.
+_OWN = {
+    "prior": "strategy.prior",
+    "decide": "strategy.decide",
+    "decide_from": "strategy.decide_from",
+    "rest_from": "strategy.rest_from",
+    "mixing": "strategy.mixing",
+    "inherit": "strategy.inherit",
+    "beginning": "strategy.beginning",
+    "recalibrate_batches": "strategy.recalibrate_batches",
+    "refit_images": "strategy.refit_images",
+    "weights": "strategy.weights",
+    "from_scratch": "finetune.from_scratch",
+    "formats": "export.formats",
+    "int8": "export.int8",
+    "licence": "export.licence",
+    "checkpoint_minutes": "checkpoint.every_minutes",
+    **{name: name for name in ("latency_batches", "seed", "deterministic", "baseline", "searched")},
+}
+_EARLIER = {"beginning": False, "rest_from": 1.0}  # in runs of versions that had no such settings
+
+
+def _missing(config: Any, key: str = "") -> list[str]:
+    if isinstance(config, dict):
+        return [found for name, value in config.items() for found in _missing(value, f"{key}.{name}" if key else name)]
+    return [key] if config == "???" else []
+
+
+def _own(config: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``Settings`` that stand in the configuration as they are, those that it has."""
+    found: dict[str, Any] = {}
+    for name, key in _OWN.items():
+        group, _, last = key.rpartition(".")
+        if last in (node := config[group] if group else config):
+            value = node[last]
+            found[name] = Path(value) if name in ("baseline", "searched") and isinstance(value, str) else value
+    return found
 
 
 def _cost(node: DictConfig, key: str) -> CostSettings:
     """A cost, with those beside it. What its model takes may stand beside the model, as ``cost.runtime`` does."""
     also = []
-    for name, given in (node.get("also") or {}).items():
+    for name in ("model", "shape"):
+        _check_target(node.get(name), f"{key}.{name}")
+    for name, given in check_kind(node.get("also") or {}, Mapping[str, Any], f"{key}.also").items():
         known = config_groups()["cost"]
         if name not in known:
             raise LwdcError(f"{key}.also: " + unknown_name("cost", str(name), known))
@@ -83,19 +117,17 @@ def _cost(node: DictConfig, key: str) -> CostSettings:
     )  # fmt: skip
 
 
-def _gradients(strategy: DictConfig) -> dict[str, Any]:
-    """What a search by gradients alone has."""
-    if "proposer" in strategy:
-        return {}
-    plain = {name: strategy[name] for name in ("prior", "decide", "decide_from")}
-    rest_from = strategy.get("rest_from", 1.0)  # runs of earlier versions have none
-    return {"logits_optim": build(strategy.logits_optim, "strategy.logits_optim"), "rest_from": rest_from, **plain}
+_BY_GRADIENTS = {"logits_optim", "prior", "decide", "decide_from", "rest_from", "front"}
 
 
 def _scores(strategy: DictConfig) -> ScoreSettings | None:
+    others = _BY_GRADIENTS if "proposer" in strategy else {field.name for field in dataclasses.fields(ScoreSettings)}
+    if idle := sorted(others & {str(name) for name in strategy}):
+        kind = "gradients, like strategy=joint" if "proposer" in strategy else "scores, like strategy=random"
+        raise LwdcError(f"strategy.{idle[0]} is a setting of searches by {kind}: leave it out, or choose such a one.")
     if "proposer" not in strategy:
         return None
-    nodes = strategy.evaluators.items()
+    nodes = check_kind(strategy.evaluators, Mapping[str, Any], "strategy.evaluators").items()
     evaluators = {str(name): build(node, f"strategy.evaluators.{name}") for name, node in nodes}
     return _checked(
         ScoreSettings, "strategy", evaluators=evaluators,
@@ -107,31 +139,30 @@ def _scores(strategy: DictConfig) -> ScoreSettings | None:
 def _front(strategy: DictConfig) -> FrontSettings | None:
     if strategy.get("front") is None:
         return None
-    return _checked(FrontSettings, "strategy.front", **plain(strategy.front))
+    front = check_kind(strategy.front, Mapping[str, Any] | None, "strategy.front")
+    return _checked(FrontSettings, "strategy.front", **plain(front))
 
 
 def _recipe(config: DictConfig, group: str) -> Recipe:
-    node = config[group]
-    return _checked(
-        Recipe, group, epochs=node.epochs, batch_size=node.batch_size,
-        optim=functools.partial(build(config.optim, "optim"), lr=node.lr),
-        schedule=build(node.lr_scheduler, f"{group}.lr_scheduler") if node.lr_scheduler else plain(node.schedule),
-        objective=build(node.objective, f"{group}.objective"),
-        clip_norm=node.clip_norm,
-        # Not in runs of earlier versions, which are evaluated and exported again.
-        accumulate=node.get("accumulate", 1), ema=node.get("ema"), mixup=dict(node.get("mixup") or {}),
-        nonfinite=node.get("nonfinite", "stop"),
-        **({"starts_optim": build(node.starts_optim, f"{group}.starts_optim")} if "starts_optim" in node else {}),
-    )  # fmt: skip
+    node = plain(config[group])
+    given = {field.name: node[field.name] for field in dataclasses.fields(Recipe) if field.name in node}
+    if given.get("mixup", {}) is None:
+        del given["mixup"]
+    if node.get("lr_scheduler"):
+        given["schedule"] = build(config[group].lr_scheduler, f"{group}.lr_scheduler")
+    for name in {"objective", "starts_optim"} & set(given):
+        given[name] = build(config[group][name], f"{group}.{name}")
+    rate = check_kind(node["lr"], float, f"{group}.lr")
+    return _checked(Recipe, group, **given, optim=functools.partial(build(config.optim, "optim"), lr=rate))
 
 
 def build(node: Any, key: str) -> Any:
     """The object that a ``_target_`` names. Its own errors pass; others say which key is at fault."""
-    if not isinstance(node, DictConfig) or "_target_" not in node:
-        given = plain(node) if isinstance(node, DictConfig) else node
-        raise LwdcError(f"{key}={given!r} names nothing to build: leave it out, or give {key}._target_.")
+    _check_target(node, key)
+    given = plain(node)
     try:
-        return instantiate(plain(node), _convert_="all")
+        given = check_kinds(get_method(given["_target_"]), given, lambda name: f"{key}.{name}")
+        return instantiate(given, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__
         while cause is not None and not isinstance(cause, LwdcError):
@@ -139,11 +170,21 @@ def build(node: Any, key: str) -> Any:
         raise cause or LwdcError(f"{key}: {str(error).splitlines()[0]}") from error
 
 
-def _checked(kind: type, key: str, **arguments: Any) -> Any:
+def _check_target(node: Any, key: str) -> None:
+    """Raises ``LwdcError`` unless ``node`` names what is to be built."""
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        given = plain(node) if isinstance(node, DictConfig) else node
+        raise LwdcError(f"{key}={given!r} names nothing to build: leave it out, or give {key}._target_.")
+
+
+def _checked(kind: type, key: str | Mapping[str, str], **arguments: Any) -> Any:
+    """``kind(**arguments)``, which stand below ``key``, or each where ``key`` says."""
+    keys = {name: f"{key}.{name}" for name in arguments} if isinstance(key, str) else key
+    arguments |= check_kinds(kind, {name: arguments[name] for name in keys if name in arguments}, keys.__getitem__)
     try:
         return kind(**arguments)
     except TypeError as error:
-        raise LwdcError(f"{key}: {error}") from error
+        raise LwdcError(f"{key if isinstance(key, str) else 'the configuration'}: {error}") from error
 
 
 def plain(node: Any) -> Any:

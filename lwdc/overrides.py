@@ -114,5 +114,8 @@ def check_groups(overrides: list[str]) -> None:
         match = re.fullmatch(r"\+?(\w+)=([\w,.-]+)", override)
         if match and match[1] in groups:
             for choice in match[2].split(","):
+                if choice == "null" and match[1] != "experiment":
+                    nothing = "choose tracking=none" if match[1] == "tracking" else "leave it as it is, or choose one"
+                    raise LwdcError(f"{match[1]}=null leaves out what every run has: {nothing}.")
                 if choice not in groups[match[1]] and choice != "null":
                     raise LwdcError(unknown_name(match[1], choice, groups[match[1]]))

@@ -111,6 +111,42 @@ def test_a_wrong_option_says_which_there_are(lwdc_in: Run) -> None:
     assert "it takes groups" in error
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["+train.epoch=1"], "train.epoch: unknown setting 'epoch'. Did you mean 'epochs'"),
+        (["+sed=1"], "unknown setting 'sed'. Did you mean 'seed'"),
+        (["-m", "+train.epoch=1", "seed=0,1"], "train.epoch: unknown setting 'epoch'"),
+        (["train=null"], "train=null leaves out what every run has"),
+        (["tracking=null"], "choose tracking=none"),
+        (["checkpoint=null"], "checkpoint is a group of settings"),
+    ],
+)
+def test_what_nothing_reads_is_refused_before_there_is_a_folder(
+    lwdc_in: Run, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    assert said in refused(lwdc_in("compress", *arguments))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_over_what_nothing_reads_has_a_row_that_says_so(lwdc_in: Run, tmp_path: Path) -> None:
+    assert lwdc_in("train", "-m", *TINY, "+train.epoch=1,2", "hydra.sweep.dir=s")[0] == 2
+    rows = list(csv.DictReader((tmp_path / "s" / "results.csv").read_text().splitlines()))
+    assert [row["status"].split(".")[0] for row in rows] == ["failed: train"] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["inspect.input_size=224"], "inspect.input_size is a list of which each is a whole number or null, found 224"),
+        (["inspect.input_size=[0,8,8]"], "from 1 on"),
+        (["inspect.num_classes=10"], "inspect.num_classes says nothing without inspect.input_size"),
+    ],
+)
+def test_sizes_to_inspect_are_checked(lwdc_in: Run, settings: list[str], said: str) -> None:
+    assert said in refused(lwdc_in("inspect", *settings))
+
+
 def test_nothing_where_something_is_built_is_refused(lwdc_in: Run) -> None:
     assert "cost.shape=None names nothing to build" in refused(lwdc_in("inspect", "cost.shape=null"))
 

@@ -43,7 +43,8 @@ def stranger(lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         ("gate: {_target_: trap.spring}", "gate._target_ names trap.spring"),
         ("gate: {_target_: os.system, command: touch sprung}", "trust=os.system"),
         ("gate: {x: [{y: {_target_: trap.spring}}]}", "gate.x[0].y._target_"),
-        ("unused: {_target_: trap.spring}", "unused._target_"),
+        ("unused: {_target_: trap.spring}", "unknown setting 'unused'"),
+        ("backbone: {options: {x: {_target_: trap.spring}}}", "backbone.options.x._target_"),
         ("data: {_target_: torch.nn.modules.module.functools.partial}", "functools.partial"),
         ("tracking: {_target_: trap.spring}", "tracking._target_"),
         ("trust: [trap]\ngate: {_target_: trap.spring}", "trust"),
@@ -57,8 +58,8 @@ def stranger(lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         ("evil: {x: {_target_: trap.spring}}\nhydra: {sweeper: {params: '${evil}'}}", "hydra.sweeper.params"),
         ("hydra: {job_logging: '${sel[${oc.select:hydra.runtime.output_dir,quiet}]}'}", "hydra.job_logging"),
         (
-            "a: lwdc.costs.\nb: Macs\ncost: {also: {latency: {a: trap., b: spring, budget: 50%, "
-            "model: {_target_: '${a}${b}'}}}}",
+            "resume: lwdc.costs.\nrun: Macs\ncost: {also: {latency: {resume: trap., run: spring, budget: 50%, "
+            "model: {_target_: '${resume}${run}'}}}}",
             "cost.also.latency.model",
         ),
         ("gate: '${unless:null,{_target_: trap.spring}}'", "gate._target_"),

@@ -51,6 +51,8 @@ class Compute:
         for name in ("sync_norms", "channels_last", "checkpointing"):
             if not isinstance(getattr(self, name), bool):
                 raise LwdcError(f"compute.{name} is true or false, found {getattr(self, name)!r}.")
+        if self.threads is not None and self.threads < 1:
+            raise LwdcError(f"compute.threads is a number from 1 on, or null for torch's choice; found {self.threads}.")
         self._check_compile()
         if not isinstance(self.timeout_s, (int, float)) or not 0 < self.timeout_s < math.inf:
             raise LwdcError(f"compute.timeout_s is a number of seconds above 0, found {self.timeout_s!r}.")

@@ -27,6 +27,8 @@ def settings_of(folder: Path) -> dict[str, Any]:
     for each in (cost, *(cost.get("also") or {}).values()):
         for gone in ("stiffness", "rate"):  # of budgets, before they were held
             each.pop(gone, None)
+    for gone in ("commit", "trial_steps"):
+        (config.get("strategy") or {}).pop(gone, None)
     return config
 
 

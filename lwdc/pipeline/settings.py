@@ -48,6 +48,15 @@ class CostSettings:
     end: float = 0.6  # and at which it is reached
     also: tuple["CostSettings", ...] = ()  # further costs, each with a factor or a budget of its own
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.ramp <= 1:
+            raise CostError(f"cost.ramp is a share of the search in [0, 1], found {self.ramp}.")
+        if not 0 <= self.begin <= self.end <= 1:
+            raise CostError(
+                f"cost.begin and cost.end are shares of the search, 0 <= begin <= end <= 1; found {self.begin} and "
+                f"{self.end}."
+            )
+
     @property
     def all(self) -> tuple["CostSettings", ...]:
         """This cost, then the others."""
@@ -163,14 +172,21 @@ class Settings:
         check_formats(self.formats)
         if not isinstance(self.int8, bool):
             raise LwdcError(f"export.int8 is true or false, found {self.int8!r}.")
-        if self.int8 and "onnx" not in self.formats:
-            raise LwdcError(
-                "export.int8 quantises the ONNX file: add onnx to export.formats, or say export.int8=false."
-            )
         if not isinstance(self.beginning, bool):
             raise LwdcError(f"strategy.beginning is true or false, found {self.beginning!r}.")
         if not isinstance(self.deterministic, bool):
             raise LwdcError(f"deterministic is true or false, found {self.deterministic!r}.")
+        if not 0 <= self.seed < 2**63:
+            raise LwdcError(f"seed is a whole number from 0 to below 2**63, found {self.seed}.")
+        if self.checkpoint_minutes < 0:
+            raise LwdcError(
+                f"checkpoint.every_minutes is a number from 0 on, at which every step is saved; found "
+                f"{self.checkpoint_minutes}."
+            )
+        if self.int8 and "onnx" not in self.formats:
+            raise LwdcError(
+                "export.int8 quantises the ONNX file: add onnx to export.formats, or say export.int8=false."
+            )
         if self.front is not None and (self.cost.also or self.cost.budget is None):
             raise LwdcError(
                 "strategy=joint_front searches under one cost and is read off at a budget: give cost.budget, and "

@@ -86,6 +86,8 @@ class Recipe:
             raise TrainingError(f"accumulate is a number of pieces of a batch, 1 or more, found {self.accumulate!r}.")
         if self.ema is not None and not (isinstance(self.ema, float) and 0 < self.ema < 1):
             raise TrainingError(f"ema is a decay between 0 and 1, like 0.999, found {self.ema!r}.")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise TrainingError(f"clip_norm is a norm above 0, or null for none; found {self.clip_norm}.")
         if self.nonfinite not in ("stop", "skip"):
             raise TrainingError(
                 f"nonfinite is {self.nonfinite!r}; at a loss that is not finite training can stop or skip the step."

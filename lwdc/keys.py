@@ -1,0 +1,53 @@
+"""Keys: what a composed configuration may say, as lwdc's own yaml files have it. Of kinds signatures tell."""
+
+import functools
+import importlib.resources
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lwdc.errors import LwdcError, unknown_name
+from lwdc.help import config_groups
+
+_WRITTEN = {"overrides", "hydra"}  # by lwdc and Hydra
+
+
+def check_keys(config: dict[str, Any]) -> None:
+    """Raise ``LwdcError`` for a setting that nothing reads, with the nearest ones that something does.
+
+    ``config`` is plain data, resolved or not. What the arguments of a ``_target_`` are is for that to say, and so it is
+    for what stands below a setting, like those of ``backbone.options``.
+    """
+    known = known_keys()
+    if unknown := [key for key in config if key not in known and key not in _WRITTEN]:
+        raise LwdcError(unknown_name("setting", str(unknown[0]), known))
+    for name, below in known.items():
+        given = config.get(name)
+        if below is None or name not in config or (name == "tracking" and given is None):
+            continue
+        if isinstance(given, str) and "${" in given:  # yet to be resolved
+            continue
+        if not isinstance(given, dict):
+            raise LwdcError(f"{name} is a group of settings, like {name}.{sorted(below)[0]}=..., found {given!r:.200}.")
+        if "_target_" not in given and "_target_" not in below:
+            for key in given:
+                if key not in below:
+                    raise LwdcError(f"{name}.{key}: " + unknown_name("setting", str(key), below))
+
+
+@functools.cache
+def known_keys() -> dict[str, frozenset[str] | None]:
+    """Every setting, and what there is below those that are groups, whatever is chosen."""
+    root = importlib.resources.files("lwdc.conf")
+
+    def read(path: str) -> dict[str, Any]:
+        found = OmegaConf.to_container(OmegaConf.create(root.joinpath(path).read_text(encoding="utf-8")))
+        assert isinstance(found, dict)
+        return {str(key): value for key, value in found.items() if key not in ("defaults", "hydra")}
+
+    own = read("config.yaml")
+    known = {key: frozenset(map(str, value)) if isinstance(value, dict) else None for key, value in own.items()}
+    for group, choices in config_groups().items():
+        if group != "experiment":
+            known[group] = frozenset(key for choice in choices for key in read(f"{group}/{choice}.yaml"))
+    return known
