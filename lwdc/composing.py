@@ -117,7 +117,8 @@ def limit_resolvers(typed: Sequence[str]) -> None:
     """
 
     def variable(name: str, *default: Any) -> Any:
-        if not name.startswith("LWDC_") and not any(f"oc.env:{name}" in o.replace(" ", "") for o in typed):
+        named = re.compile(rf"oc\.env:['\"]?{re.escape(name)}['\"]?[,}}]")  # whole, not as the beginning of another
+        if not name.startswith("LWDC_") and not any(named.search(o.replace(" ", "")) for o in typed):
             raise ValueError(f"the environment variable {name} may be read only if the command line names it")
         return oc.env(name, *default)
 

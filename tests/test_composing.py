@@ -132,6 +132,15 @@ def test_variables_that_the_command_line_names_are_read(lwdc_in: Run, monkeypatc
     assert lwdc_in("inspect", *SMALL, "seed=${oc.env:MY_SEED}")[0] == 0
 
 
+def test_naming_a_variable_allows_no_other_that_its_name_begins_with(
+    stranger: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_SECRET", "42")
+    monkeypatch.setenv("A_SECRET_NAME", "7")
+    error = stranger("train: {batch_size: '${oc.env:A_SECRET}'}", "inspect", "seed=${oc.env:A_SECRET_NAME}")
+    assert "A_SECRET may be read only if the command line names it" in error
+
+
 def checkpoint(folder: Path, config: dict[str, Any]) -> None:
     state = {"config": json.dumps(config), "done": {}, "fit": None, "records": 0, "x": torch.zeros(1)}
     save_checkpoint(folder / "checkpoint.pt", state)
