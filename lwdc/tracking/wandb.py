@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,13 +33,12 @@ class WandbSink:
     """One W&B run under ``directory``; offline it needs no account and no network.
 
     A resumed run passes the ``run_id`` of the first and replays its records. Offline, where W&B writes a file
-    a process, the new file then holds the whole run.
+    a process, the new file then holds the whole run. W&B is started by what is first asked of it, ``replay`` at the
+    latest, so that a run that is refused before leaves nothing there.
 
     Raises:
-        LwdcError: ``wandb`` is not installed, ``mode`` is unknown, or W&B refuses to start.
+        LwdcError: ``wandb`` is not installed, or ``mode`` is unknown; later, if W&B refuses to start.
     """
-
-    _run: wandb.Run
 
     def __init__(
         self,
@@ -54,35 +54,40 @@ class WandbSink:
     ) -> None:
         if mode not in MODES:
             raise LwdcError(f"tracking.mode is {mode!r}; it can be {' or '.join(MODES)}.")
+        _import_wandb()
+        self._given: dict[str, Any] = {
+            "project": project,
+            "mode": mode,
+            "dir": directory,
+            "name": name,
+            "group": group,
+            "config": dict(config),
+            "tags": list(tags),
+            "id": run_id,
+            "resume": None if run_id is None or mode == "offline" else "allow",
+        }
+        self._axis = _StepAxis()
+        self._embedding: EmbeddingRecord | None = None
+        self._gates: list[tuple[int, tuple[GateRecord, ...]]] = []
+
+    @functools.cached_property
+    def _run(self) -> wandb.Run:
         wandb = _import_wandb()
-        directory.mkdir(parents=True, exist_ok=True)
+        self._given["dir"].mkdir(parents=True, exist_ok=True)
         try:
-            self._run = wandb.init(
-                project=project,
-                mode=mode,
-                dir=directory,
-                name=name,
-                group=group,
-                config=dict(config),
-                tags=list(tags),
-                id=run_id,
-                resume=None if run_id is None or mode == "offline" else "allow",
-                reinit="create_new",
-                # Its own lines on the terminal, and its hold on stdout, would tear the progress bar.
-                settings=wandb.Settings(silent=True, console="off"),
-            )
+            # Its own lines on the terminal, and its hold on stdout, would tear the progress bar.
+            settings = wandb.Settings(silent=True, console="off")
+            run: wandb.Run = wandb.init(**self._given, reinit="create_new", settings=settings)
         except (wandb.Error, OSError) as error:
             raise LwdcError(
                 f"W&B could not start ({error}): log in with `wandb login`, or use tracking.mode=offline."
             ) from error
-        self._run.define_metric(STEP, hidden=True)
-        self._run.define_metric("*", step_metric=STEP)
-        self._run.define_metric(EVALUATION, hidden=True)
+        run.define_metric(STEP, hidden=True)
+        run.define_metric("*", step_metric=STEP)
+        run.define_metric(EVALUATION, hidden=True)
         for name in _EVALUATED:  # each by its name: of two patterns that fit, W&B takes either
-            self._run.define_metric(f"evaluations/{name}", step_metric=EVALUATION)
-        self._axis = _StepAxis()
-        self._embedding: EmbeddingRecord | None = None
-        self._gates: list[tuple[int, tuple[GateRecord, ...]]] = []
+            run.define_metric(f"evaluations/{name}", step_metric=EVALUATION)
+        return run
 
     @property
     def run_id(self) -> str:
@@ -110,17 +115,19 @@ class WandbSink:
 
     def replay(self, records: Sequence[Record]) -> None:
         """Take up a run where these records left it; online W&B has their curves already."""
+        offline = self._run.offline
         for record in records:
             if isinstance(record, Result):
                 continue
-            if self._run.offline or isinstance(record, EmbeddingRecord):
+            if offline or isinstance(record, EmbeddingRecord):
                 self.write(record)
             elif isinstance(record, EpochRecord):
                 self._follow(record)
 
     def close(self) -> None:
-        self._finish_charts()
-        self._run.finish()
+        if "_run" in vars(self):  # it was started
+            self._finish_charts()
+            self._run.finish()
 
     def _follow(self, record: EpochRecord) -> int:
         """Where ``record`` lies on the axis; its gates are kept for the charts."""

@@ -330,6 +330,16 @@ def test_a_resumed_run_goes_on_where_its_records_ended(tmp_path, records, search
     assert any(_has(row, "probabilities/") for row in rows)
 
 
+def test_a_run_that_is_refused_leaves_nothing_in_wandb(lwdc_in, tmp_path):
+    given = ["backbone=cifar_resnet8", "compute=cpu", "tracking=wandb", "hydra.run.dir=r"]
+    code, _, error = lwdc_in("compress", *given, "cost.budget=0.001")
+    assert code == 2 and "cannot be reached" in error
+    assert not (tmp_path / "r" / "wandb").exists()
+    code, _, error = lwdc_in("compress", *given, "tracking.tags=demo")
+    assert code == 2 and "write tracking.tags=[demo]" in error
+    assert lwdc_in("compress", *given, "tracking.tags=[1]")[0] == 2
+
+
 def test_an_unknown_mode_is_refused(tmp_path):
     with pytest.raises(LwdcError, match=r"tracking.mode is 'of'; it can be offline or online"):
         WandbSink("lwdc-test", mode="of", directory=tmp_path, config={})
