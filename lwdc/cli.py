@@ -13,7 +13,7 @@ import lwdc
 from lwdc.composing import checked
 from lwdc.errors import LwdcError, Refused, unknown_name
 from lwdc.help import COMMANDS, help_of, overview
-from lwdc.overrides import check_extras, check_groups, in_folder, key_of, with_resumed, without_trust
+from lwdc.overrides import check_extras, check_groups, in_folder, key_of, with_paths, with_resumed, without_trust
 from lwdc.sweepers import register
 from lwdc.telling import tell
 
@@ -60,11 +60,11 @@ def _run(command: str, overrides: list[str]) -> int:
     check_extras(overrides)
     if {"-m", "--multirun"} & set(overrides):
         _check_alone()
-    trusted, typed = without_trust(overrides)
+    trusted, typed = without_trust(with_paths(overrides))
     overrides = in_folder(command, with_resumed(command, typed))
     register()
     # argparse takes positional arguments in one run only, so flags go last.
-    settings = [o for o in overrides if "=" in o and not o.startswith("-")]
+    settings = [o for o in overrides if o.startswith("~") or ("=" in o and not o.startswith("-"))]
     flags = [o for o in overrides if o not in settings]
     sys.argv = ["lwdc", *settings, f"hydra.job.name={command}", *flags]
     # A process of its own needs what the overrides that Hydra keeps do not say.

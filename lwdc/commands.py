@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lwdc.configuring import build, make_settings, plain
 from lwdc.errors import CheckpointError, Elsewhere, Interrupted, LwdcError, Told
-from lwdc.folders import CHECKPOINT, RECORDS
+from lwdc.folders import CHECKPOINT, RECORDS, typed
 from lwdc.kinds import check_kind
 from lwdc.overrides import UNTIL, key_of, quoted
 from lwdc.pipeline import Settings, compress
@@ -92,9 +92,9 @@ def _in_sweep(command: str, config: DictConfig) -> dict[str, Any]:
         row = filled_row(row, "done", _ACTIONS[command](command, config))
     except Interrupted as error:
         add(filled_row(row, "interrupted"))
+        sweep = typed("hydra.sweep.dir", hydra_config.sweep.dir)
         raise Interrupted(
-            f"{error}; or with the whole sweep, by the same command and hydra.sweep.dir={hydra_config.sweep.dir}",
-            error.signal_number,
+            f"{error}; or with the whole sweep, by the same command and {sweep}", error.signal_number
         ) from error
     except LwdcError as error:
         tell(error)
@@ -194,7 +194,7 @@ def _launched(command: str, config: DictConfig, settings: Settings, folder: Path
     own += [f"{key}={quoted(path)}" for key, path in given.items() if path is not None]
     code = launch(settings.compute.devices, "lwdc.cli", [command, *own, *_elsewhere, "hydra.output_subdir=null"])
     if code - 128 in SIGNALS:
-        raise Told(f"stopped; everything is saved. Go on with: resume={folder}", code - 128)
+        raise Told(f"stopped; everything is saved. Go on with: {typed('resume', folder)}", code - 128)
     if code:
         raise Elsewhere(f"the processes of this run ended with exit code {code}; what they said stands above.")
     found = reversed([parse_record(line) for line in read_records(folder / RECORDS)])

@@ -17,7 +17,7 @@ def write_page(arguments: list[str]) -> None:
     if not folders:
         raise LwdcError("name the folders of runs or sweeps: lwdc report outputs/compress/<run> ...")
     given = given_in("out", arguments)
-    out = Path(given) if given else (folders[0] if len(folders) == 1 else Path()) / "report.html"
+    out = Path(given).expanduser() if given else (folders[0] if len(folders) == 1 else Path()) / "report.html"
     out = out / "report.html" if out.is_dir() else out
     runs = read_runs(folders)
     with _told_where_to_write(out):
@@ -53,7 +53,7 @@ def push_run(arguments: list[str]) -> None:
     if out is not None:
         if private is not None:
             raise LwdcError("private= is for the hub: leave it out where out= names a folder.")
-        for file in gather(Path(run), Path(out), repo=repo):
+        for file in gather(Path(run).expanduser(), Path(out).expanduser(), repo=repo):
             print(file)
     elif repo is not None:
-        print(push(Path(run), repo, private=private != "false"))
+        print(push(Path(run).expanduser(), repo, private=private != "false"))

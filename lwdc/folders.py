@@ -1,5 +1,6 @@
 """Folders: where a run lies, by what names, and whether one can begin there."""
 
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -10,11 +11,16 @@ RECORDS = "records.jsonl"
 _LEAST = 1 << 16  # bytes without which nothing begins
 
 
+def typed(key: str, path: Path | str) -> str:
+    """``key=path`` as a shell takes it."""
+    return f"{key}={shlex.quote(str(path))}"
+
+
 def check_folder(folder: Path, *, resume: bool) -> None:
     """Raise an ``LwdcError`` if a run cannot be written to ``folder``, or, unless ``resume``, one lies there."""
     if not resume and (folder / CHECKPOINT).exists():
         raise CheckpointError(
-            f"{folder} holds a run already. Go on with it by resume={folder}, or choose another folder."
+            f"{folder} holds a run already. Go on with it by {typed('resume', folder)}, or choose another folder."
         )
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:

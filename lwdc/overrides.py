@@ -55,9 +55,42 @@ def with_resumed(command: str, overrides: list[str]) -> list[str]:
     return [*before, *overrides, f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
 
 
+_PATHS = ("resume", "run", "baseline", "searched", "data.root", "backbone.weights", "cost.file", "cost.cache")
+_PATHS += ("hydra.run.dir", "hydra.sweep.dir")
+_PLAIN = re.compile(r"([A-Za-z_./][\w./-]*)?", re.ASCII)  # what Hydra's grammar takes as the text that it is
+
+
+def with_paths(overrides: list[str]) -> list[str]:
+    """The overrides, those of folders and files as Hydra takes them: a leading ``~`` is home, signs are themselves.
+
+    Values with quotes or interpolations of their own stay, and in a sweep those with commas, which separate values.
+    """
+    sweep = bool({"-m", "--multirun"} & set(overrides))
+
+    def written(override: str) -> str:
+        start, equals, value = override.partition("=")
+        if key_of(override) not in _PATHS or not equals or value[:1] in ("'", '"') or "${" in value:
+            return override
+        value = str(Path(value).expanduser()) if value.startswith("~") else value
+        if _PLAIN.fullmatch(value) or (sweep and re.search(r",|^\w+\(", value)):
+            return f"{start}={value}"
+        return f"{start}={quoted(value)}"
+
+    return [written(override) for override in overrides]
+
+
 def quoted(path: Path | str) -> str:
-    escaped = str(path).replace("'", "\\'")
+    """As Hydra's grammar reads back the same: of backslashes only those before a quote are its own."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), str(path))
     return f"'{escaped}'"
+
+
+def _unquoted(value: str) -> str:
+    """What was ``quoted``, or as a person writes it."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        mark = value[0]
+        return re.sub(rf"(\\+)({mark}|$)", lambda found: "\\" * (len(found[1]) // 2) + found[2], value[1:-1])
+    return value
 
 
 _KEPT = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=.*)?", re.DOTALL)  # an override; not a flag
@@ -75,7 +108,7 @@ def in_folder(command: str, overrides: list[str]) -> list[str]:
 
 def given_in(key: str, overrides: list[str]) -> str | None:
     """The last value of ``key=value``, without quotes; None if it is not there."""
-    values = [o.partition("=")[2].strip("\"'") for o in overrides if key_of(o) == key]
+    values = [_unquoted(o.partition("=")[2]) for o in overrides if key_of(o) == key]
     return values[-1] if values and values[-1] not in ("", "null") else None
 
 

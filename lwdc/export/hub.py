@@ -13,6 +13,7 @@ from lwdc.export.int8 import INT8_FILE
 from lwdc.export.package import DESCRIPTION, WEIGHTS, load, read_description
 from lwdc.export.reason import reason_of
 from lwdc.files import read_text, replacing
+from lwdc.folders import typed
 
 _EXPORTS = (WEIGHTS, "model.pt2", "model.onnx", INT8_FILE)  # each goes along if the model card names it
 _FROM_HUB = """
@@ -73,7 +74,9 @@ def gather(folder: Path | str, out: Path | str, *, repo: str | None = None) -> l
         if (source / name).is_symlink():  # in a run that somebody sent it may lead to any file of this machine
             raise ExportError(f"{source / name} is a link: put the file itself there, and only if it is meant to go.")
         if not (source / name).is_file():
-            raise ExportError(f"{source / name} is missing: export the run again, by lwdc export run={source}.")
+            raise ExportError(
+                f"{source / name} is missing: export the run again, by lwdc export {typed('run', source)}."
+            )
         with replacing(out / name) as temporary:
             shutil.copyfile(source / name, temporary)
     with replacing(out / "README.md") as temporary:

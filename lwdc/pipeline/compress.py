@@ -17,7 +17,7 @@ from lwdc.costs import CostTable
 from lwdc.errors import CheckpointError, DataError, Interrupted, WriteError
 from lwdc.export import export_all, write_card
 from lwdc.files import read_json, replacing, write_json
-from lwdc.folders import check_folder
+from lwdc.folders import check_folder, typed
 from lwdc.pipeline.choice import choose_network
 from lwdc.pipeline.determinism import deterministic
 from lwdc.pipeline.measures import environment, measure_network, measure_sites
@@ -98,11 +98,11 @@ def _compress(
             return _go(prepared, run, until)
         except KeyboardInterrupt as stop:
             raise Interrupted(
-                f"stopped at once; what the last checkpoint holds is safe. Go on with: resume={folder}",
+                f"stopped at once; what the last checkpoint holds is safe. Go on with: {typed('resume', folder)}",
                 run.stopped_by or signal.SIGINT,
             ) from stop
         except (DataError, WriteError) as error:
-            raise type(error)(f"{error} Then go on with: resume={folder}") from error
+            raise type(error)(f"{error} Then go on with: {typed('resume', folder)}") from error
 
 
 def _done(folder: Path, config: dict[str, Any], ignore: Sequence[str]) -> dict[str, Any]:

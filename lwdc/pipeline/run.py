@@ -12,7 +12,7 @@ from typing import Any
 
 from lwdc.errors import CheckpointError, Interrupted, TrainingError
 from lwdc.files import clear_leftovers, locked, parse_json
-from lwdc.folders import CHECKPOINT, RECORDS, check_folder
+from lwdc.folders import CHECKPOINT, RECORDS, check_folder, typed
 from lwdc.pipeline.compute import Compute
 from lwdc.pipeline.ranks import Ranks
 from lwdc.records import EpochRecord, Note, Record, Result
@@ -235,7 +235,7 @@ class Run:
         assert self.stopped_by is not None
         return Interrupted(
             f"stopped in {fit.phase} after step {fit.step} of {fit.total}; everything is saved. "
-            f"Go on with: resume={self.folder}",
+            f"Go on with: {typed('resume', self.folder)}",
             self.stopped_by,
         )
 

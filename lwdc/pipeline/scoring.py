@@ -17,6 +17,7 @@ from lwdc.candidates import label
 from lwdc.costs import choose_within
 from lwdc.errors import CheckpointError, CostError, Interrupted, TrainingError
 from lwdc.evaluators import Evaluation, Subject
+from lwdc.folders import typed
 from lwdc.pipeline.correlating import correlate
 from lwdc.pipeline.known import EVALUATIONS, Judge, Known
 from lwdc.pipeline.prepare import PATHS, Prepared, load_search
@@ -256,7 +257,7 @@ class _Search:
         except KeyboardInterrupt as stop:
             raise Interrupted(
                 f"stopped in search after evaluation {self.done} of {self.scores.evaluations}; everything is saved. "
-                f"Go on with: resume={self.run.folder}",
+                f"Go on with: {typed('resume', self.run.folder)}",
                 self.run.stopped_by or signal.SIGINT,
             ) from stop
 

@@ -15,6 +15,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from lwdc.errors import Interrupted, LwdcError, Refused
+from lwdc.folders import typed
 
 ONE_BY_ONE = "basic"  # Hydra's launcher that needs no other process
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -59,7 +60,7 @@ class WatchedLauncher(Launcher):
 
     @property
     def _how(self) -> str:
-        return f"Go on by the same command and hydra.sweep.dir={self._sweep}"
+        return f"Go on by the same command and {typed('hydra.sweep.dir', self._sweep)}"
 
 
 def launcher_of(config: DictConfig) -> str:
