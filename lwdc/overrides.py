@@ -55,8 +55,10 @@ def with_resumed(command: str, overrides: list[str]) -> list[str]:
     return [*before, *overrides, f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
 
 
-_PATHS = ("resume", "run", "baseline", "searched", "data.root", "backbone.weights", "cost.file", "cost.cache")
-_PATHS += ("hydra.run.dir", "hydra.sweep.dir")
+_PATHS = (
+    "resume", "run", "baseline", "searched", "data.root", "backbone.weights", "cost.file", "cost.cache",
+    "hydra.run.dir", "hydra.sweep.dir",
+)  # fmt: skip
 _PLAIN = re.compile(r"([A-Za-z_./][\w./-]*)?", re.ASCII)  # what Hydra's grammar takes as the text that it is
 
 

@@ -28,7 +28,7 @@ class Compute:
     on their number by rounding only, and through batch norms unless ``sync_norms``.
     """
 
-    accelerator: str = "auto"
+    accelerator: str = "auto"  # a CUDA GPU, or the CPU where there is none
     devices: int = 1  # of each node; on the CPU processes
     nodes: int = 1
     strategy: str = "auto"  # or ddp, which is what auto takes for several processes
@@ -121,9 +121,9 @@ class Compute:
             timeout = datetime.timedelta(seconds=self.timeout_s)
             strategy = DDPStrategy(timeout=timeout, find_unused_parameters=True, **BUFFERS_LEFT)
         try:
-            self._check_device(Fabric(accelerator=self.accelerator, devices=1).device.type)
+            self._check_device(Fabric(accelerator=self._accelerator, devices=1).device.type)
             return Fabric(
-                accelerator=self.accelerator, strategy=strategy, devices=self.devices, num_nodes=self.nodes,
+                accelerator=self._accelerator, strategy=strategy, devices=self.devices, num_nodes=self.nodes,
                 precision=self.precision,  # type: ignore[arg-type]
             )  # fmt: skip
         except LwdcError:
@@ -134,8 +134,19 @@ class Compute:
                 f"{self.strategy!r} cannot be had here: {' '.join(str(error).split())}"
             ) from error
 
+    @property
+    def _accelerator(self) -> str:
+        if self.accelerator != "auto":
+            return self.accelerator
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
     def _check_device(self, kind: str) -> None:
-        found = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind, self.devices)
+        if kind == "mps":
+            raise LwdcError(
+                "compute.accelerator=mps: losses and costs are summed in float64, which MPS has none of. Leave it out "
+                "or take cpu."
+            )
+        found = {"cuda": torch.cuda.device_count()}.get(kind, self.devices)
         if self.devices > found:
             raise LwdcError(
                 f"compute.devices={self.devices}, and this machine has {found} device(s) of kind {kind}: ask for "

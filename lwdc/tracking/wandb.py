@@ -72,13 +72,13 @@ class WandbSink:
 
     @functools.cached_property
     def _run(self) -> wandb.Run:
-        wandb = _import_wandb()
+        module = _import_wandb()
         self._given["dir"].mkdir(parents=True, exist_ok=True)
         try:
             # Its own lines on the terminal, and its hold on stdout, would tear the progress bar.
-            settings = wandb.Settings(silent=True, console="off")
-            run: wandb.Run = wandb.init(**self._given, reinit="create_new", settings=settings)
-        except (wandb.Error, OSError) as error:
+            settings = module.Settings(silent=True, console="off")
+            run: wandb.Run = module.init(**self._given, reinit="create_new", settings=settings)
+        except (module.Error, OSError) as error:
             raise LwdcError(
                 f"W&B could not start ({error}): log in with `wandb login`, or use tracking.mode=offline."
             ) from error

@@ -55,6 +55,15 @@ def test_what_the_cpu_lacks_is_refused(settings: dict[str, Any], message: str, d
         compute.needs_launch()
 
 
+def test_a_mac_runs_on_its_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its GPU, MPS, has no float64; Fabric's own auto would take it."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Compute().fabric().device.type == "cpu"
+    with pytest.raises(LwdcError, match="float64, which MPS has none of"):
+        Compute("mps")._check_device("mps")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(LwdcError, match=r"accelerator='cuda' with precision '32-true' .* cannot be had here"):
