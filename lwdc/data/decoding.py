@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from lwdc.errors import DataError
@@ -13,17 +14,31 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
 
 def decode(name: str, opened: Callable[[], BinaryIO]) -> Image.Image:
-    """The image in RGB that ``opened()`` gives to read. Raises ``DataError``, with ``name``, if it cannot be had."""
+    """The image in RGB that ``opened()`` gives to read, of several the first; of 16 bits a channel the upper 8.
+
+    Raises ``DataError``, with ``name``, if it cannot be had.
+    """
     try:
         with (
             opened() as file,
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
             Image.open(file, formats=FORMATS) as image,
         ):
-            return image.convert("RGB")
+            return _in_8_bits(image).convert("RGB")
     except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
         raise DataError(
             f"{name} cannot be read as an image ({error}; {', '.join(FORMATS)} of up to 89 million "
             "pixels can); replace it, or let such images be "
             "left out by data.unreadable=skip."
         ) from error
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """``image``, unless its grey values have more bits: Pillow would not scale these to RGB, but clip them at 255."""
+    if image.mode.startswith("I;16"):
+        # The upper bits, as Pillow has it of 16-bit colours.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = "whole" if image.mode == "I" else "floating-point"
+        raise ValueError(f"its pixels are 32-bit {kind} numbers of no known range: save it with 8 or 16 bits a channel")
+    return image
