@@ -5,9 +5,9 @@ import fcntl
 import json
 import math
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,20 +35,23 @@ def refusals(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what is written there becomes ``path`` if nothing is raised.
 
+    Who may read it is as ``open`` has it: whom the umask leaves, and whoever might read the file that is replaced.
+
     Raises ``WriteError`` for an ``OSError``. PyTorch and safetensors have errors of their own for a full disk, or end
     the process: let them write to memory, and the bytes here.
     """
     path = Path(path)
     with refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
-        os.close(handle)
-        temporary = Path(name)
+        # Not by ``tempfile``, whose files are their owner's alone: what the umask leaves, a file shows once it is made.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
+        temporary.touch(exist_ok=False)
         try:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copymode(path, temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -59,7 +62,7 @@ _TEMPORARY = ".tmp"
 
 def clear_leftovers(folder: Path) -> None:
     """Remove what a killed process was writing in ``folder``, where no other is at work now."""
-    for path in Path(folder).glob(f".*.????????{_TEMPORARY}"):  # as ``tempfile`` names them
+    for path in Path(folder).glob(f".*.????????{_TEMPORARY}"):  # as ``replacing`` names them
         if path.is_file():
             path.unlink()
     for path in Path(folder).glob(f"{STAGE}????????"):
