@@ -129,9 +129,10 @@ def read_span(path: Path, start: int, count: int, most: int = MOST) -> bytes:
     return bytes(found)
 
 
-def read_text(path: Path, most: int = MOST, *, encoding: str = "utf-8", errors: str = "strict") -> str:
-    """The same as text; what is not in ``encoding`` is a ``ValueError``, unless ``errors`` says otherwise."""
-    return read_bytes(path, most).decode(encoding, errors)
+def read_text(path: Path, most: int = MOST, *, errors: str = "strict") -> str:
+    """The same as text, without the mark that editors and spreadsheets begin theirs with; what is not in utf-8 is a
+    ``ValueError``, unless ``errors`` says otherwise."""
+    return read_bytes(path, most).decode("utf-8-sig", errors)
 
 
 def read_json(path: Path, most: int = MOST_JSON, *, finite: bool = True) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lwdc.errors import WriteError
-from lwdc.files import clear_leftovers, read_span, replacing, write_json, write_text
+from lwdc.files import clear_leftovers, read_json, read_span, read_text, replacing, write_json, write_text
 
 FullDisk = Callable[[int], AbstractContextManager[None]]
 
@@ -101,3 +101,9 @@ def test_a_span_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
         read_span(path, 0, 5, most=4)
     with pytest.raises(OSError, match="is no file, but a folder"):
         read_span(tmp_path, 0, 0)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text('{"x": 1}', encoding="utf-8-sig")
+    assert read_text(path) == '{"x": 1}' and read_json(path) == {"x": 1}

@@ -75,7 +75,7 @@ def _checked(path: Path) -> Iterator[tuple[tuple[str, str], float]]:
 
 def _read(path: Path) -> Iterator[tuple[str, str, Any]]:
     try:
-        text = read_text(path, encoding="utf-8-sig")
+        text = read_text(path)
     except (OSError, ValueError) as error:
         raise CostError(f"cost.model.file: no table of costs can be read from {path}: {error}.") from error
     if path.suffix == ".json":

@@ -204,6 +204,12 @@ def test_an_info_file_that_is_none_is_refused(tmp_path: Path, split: Any, said: 
         WebDataset(tmp_path).source("val")
 
 
+def test_class_names_begin_without_a_byte_order_mark(tmp_path: Path, write_tar: WriteTar) -> None:
+    write_tar(tmp_path / "train-0.tar", samples(b"", "01"))
+    (tmp_path / "classnames.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert WebDataset(tmp_path).source("train").class_names == ["cat", "dog"]
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [
