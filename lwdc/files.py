@@ -106,6 +106,11 @@ def check_regular(path: Path) -> int:
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
 
 
+def printable(path: Path | str) -> str:
+    """``path`` as text that any file and terminal takes: of its name the bytes that are no utf-8 as ``\\xff``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def read_bytes(path: Path, most: int = MOST) -> bytes:
     """The content of a regular file. Raises ``OSError``, and ``ValueError`` for one of more than ``most`` bytes."""
     if (size := check_regular(path)) > most:

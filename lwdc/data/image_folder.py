@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lwdc.data.images import Images, ImageSource
 from lwdc.errors import DataError
-from lwdc.files import check_regular
+from lwdc.files import check_regular, printable
 
 
 class ImageFolder(Images):
@@ -36,7 +36,7 @@ class ImageFiles(ImageSource):
         return Path(self.files[place]).open("rb")
 
     def name(self, place: int) -> str:
-        return self.files[place]
+        return printable(self.files[place])
 
 
 def _scan(folder: Path) -> ImageFiles:

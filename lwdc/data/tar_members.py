@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lwdc.data.images import ImageSource
 from lwdc.errors import DataError
-from lwdc.files import check_regular, read_span
+from lwdc.files import check_regular, printable, read_span
 
 
 class Member(NamedTuple):
@@ -90,7 +90,7 @@ class TarImages(ImageSource):
         return io.BytesIO(read_span(self._file(place), int(self.starts[place]), int(self.sizes[place])))
 
     def name(self, place: int) -> str:
-        return f"{self._file(place)}: {self.names[place].decode('utf-8', 'replace')}"
+        return f"{printable(self._file(place))}: {self.names[place].decode('utf-8', 'backslashreplace')}"
 
     def _file(self, place: int) -> Path:
         return self.files[self.file_of[place]]

@@ -49,7 +49,7 @@ class JsonlSink:
 
     def write(self, record: Record) -> None:
         line = json.dumps(_finite(records.as_dict(record)), allow_nan=False, ensure_ascii=False)
-        rest = line.encode() + b"\n"
+        rest = line.encode(errors="backslashreplace") + b"\n"  # what utf-8 lacks, as json escapes it
         with refusals(self._path):
             while rest:  # a disk that is nearly full takes a part of it first
                 rest = rest[self._file.write(rest) :]

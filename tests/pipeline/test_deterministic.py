@@ -162,6 +162,18 @@ def test_unreadable_images_are_named_once_and_the_result_says_that_they_are_miss
     assert result.valid.baseline * 15 == pytest.approx(round(result.valid.baseline * 15))
 
 
+def test_a_run_goes_on_past_an_unreadable_image_whose_name_is_no_utf_8(
+    settings: MakeSettings, photos: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "photos"
+    shutil.copytree(photos, root)
+    broken = os.fsencode(root / "val" / "light") + b"/\xff.png"
+    Path(os.fsdecode(broken)).write_bytes(b"")
+    result = compress(settings(data=folder_of(root, unreadable="skip", workers=0)), tmp_path / "run", {})
+    assert isinstance(result, Result) and any(r"light/\xff.png" in text for text in result.warnings)
+    assert r"light/\xff.png" in (tmp_path / "run" / "model_card.md").read_text()
+
+
 def flags() -> tuple[Any, ...]:
     return (
         torch.are_deterministic_algorithms_enabled(),

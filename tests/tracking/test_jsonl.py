@@ -41,6 +41,13 @@ def test_records_come_back_as_they_were(path, records, search_records):
     assert [parse_record(data) for data in read_records(path)] == every
 
 
+def test_names_that_are_no_utf_8_come_back_as_they_were(path):
+    note = Note("images/\udcff\\é.png could not be read")
+    write(path, [note])
+    assert path.read_bytes().isascii() is False  # what can be is written as it is
+    assert [parse_record(data) for data in read_records(path)] == [note]
+
+
 def test_figures_that_are_not_finite_stay_valid_json(path, records):
     broken = dataclasses.replace(records[1], loss=math.nan, train_accuracy=math.inf)
     write(path, [broken])
