@@ -53,7 +53,7 @@ LOADERS = FUZZ.loaders()
 TEXT = (
     "architecture description costs table_json measurements evaluations records config shards_info".split()
 )  # of json
-AS_FAR_AS_NEEDED = ("image", "image_jpeg", "image_tar", "shard", "weights_old")
+AS_FAR_AS_NEEDED = ("image", "image_jpeg", "image_tiff", "image_ppm", "image_tar", "shard", "weights_old")
 LINES = ("records", "class_names")
 SKIPS = {"measurements", "evaluations"}  # leave out the lines that they do not know, which are made again
 

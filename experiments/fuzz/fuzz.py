@@ -19,7 +19,8 @@ RUNS = {  # inputs of each; the slow ones get fewer
     "architecture": 150_000, "description": 150_000, "config": 120_000, "costs": 100_000, "records": 100_000,
     "measurements": 100_000, "table_json": 80_000, "table_csv": 80_000, "sweep": 60_000, "clips": 40_000,
     "wav": 60_000, "checkpoint": 20_000, "weights": 20_000, "weights_old": 10_000, "safetensors": 20_000,
-    "idx": 10_000, "image": 20_000, "image_jpeg": 10_000, "image_tar": 20_000, "shard": 20_000, "shards_info": 20_000,
+    "idx": 10_000, "image": 20_000, "image_jpeg": 10_000, "image_tiff": 10_000, "image_ppm": 10_000,
+    "image_tar": 20_000, "shard": 20_000, "shards_info": 20_000,
     "class_names": 20_000, "evaluations": 100_000, "hf_dataset": 5_000,
 }  # fmt: skip
 

@@ -90,6 +90,8 @@ def loaders() -> dict[str, Loader]:
         "idx": Loader("MNIST/raw/train-images-idx3-ubyte", _idx(np.zeros((4, 28, 28))), lambda f: Mnist(f).read()),
         "image": Loader("a.png", _image("PNG"), lambda f: _decoded(f / "a.png")),
         "image_jpeg": Loader("a.jpg", _image("JPEG"), lambda f: _decoded(f / "a.jpg")),
+        "image_tiff": Loader("a.tif", _image("TIFF"), lambda f: _decoded(f / "a.tif")),
+        "image_ppm": Loader("a.ppm", _image("PPM"), lambda f: _decoded(f / "a.ppm")),
         "image_tar": Loader("train.tar", _tar(_CLASSES), lambda f: _all(ImageTar(f).source("train"))),
         "shard": Loader("train-0.tar", _tar(_SAMPLES), lambda f: _all(WebDataset(f).source("train"))),
         "shards_info": Loader("_info.json", _INFO, lambda f: WebDataset(f).source("train")),

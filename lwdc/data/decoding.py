@@ -10,7 +10,15 @@ from PIL import Image
 from lwdc.errors import DataError
 
 # By content, whatever a file is called: of Pillow's others some run programs, and some are seldom looked at.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+FORMATS = {  # and how such files are called in class folders and shards
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png",),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
 
 
 def decode(name: str, opened: Callable[[], BinaryIO]) -> Image.Image:
@@ -22,7 +30,7 @@ def decode(name: str, opened: Callable[[], BinaryIO]) -> Image.Image:
         with (
             opened() as file,
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
-            Image.open(file, formats=FORMATS) as image,
+            Image.open(file, formats=tuple(FORMATS)) as image,
         ):
             return _in_8_bits(image).convert("RGB")
     except Exception as error:  # PIL's readers raise whatever a damaged file makes them stumble over
@@ -35,7 +43,7 @@ def decode(name: str, opened: Callable[[], BinaryIO]) -> Image.Image:
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
     """``image``, unless its grey values have more bits: Pillow would not scale these to RGB, but clip them at 255."""
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
         # The upper bits, as Pillow has it of 16-bit colours.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from lwdc.data.decoding import decode
+from lwdc.errors import DataError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -22,6 +23,24 @@ def test_16_bits_of_grey_are_the_same_picture_as_8() -> None:
     assert (found == RAMP[..., None]).all() and found.shape == (16, 16, 3)
     found = decoded(Image.fromarray(RAMP.astype(np.uint16) * 256 + 255))
     assert (found == RAMP[..., None]).all()
+
+
+@pytest.mark.parametrize(("kind", "order"), [("TIFF", "<"), ("TIFF", ">"), ("PPM", "<")])
+def test_16_bits_of_grey_are_so_in_every_format(kind: str, order: str) -> None:
+    found = decoded(Image.fromarray((RAMP.astype(np.uint16) * 257).astype(f"{order}u2")), kind)
+    assert (found == RAMP[..., None]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_of_32_bits_are_refused(dtype: type) -> None:
+    with pytest.raises(DataError, match=r"32-bit .* numbers of no known range: save it with 8 or 16 bits a channel"):
+        decoded(Image.fromarray(RAMP.astype(dtype)), "TIFF")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
+def test_the_first_of_several_frames_is_taken(kind: str) -> None:
+    frames = [Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (0, 255)]
+    assert (decoded(frames[0], kind, save_all=True, append_images=frames[1:]) == 0).all()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA"])
