@@ -45,6 +45,10 @@ class DataModule(ABC):
     def prepare(self, device: torch.device) -> None:
         """Reads, splits and checks the data, in place. ``DataError`` for whatever would fail later."""
 
+    def notes(self) -> tuple[str, ...]:
+        """After ``prepare``: what a run should say of the data before it begins, such as files that are left out."""
+        return ()
+
     def unreadable_files(self) -> tuple[str, ...]:
         """Files met so far that could not be read and were left out, where data does not stop there."""
         return ()

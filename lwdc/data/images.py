@@ -32,6 +32,7 @@ class ImageSource(ABC):
     where: str  # for messages
     class_names: Sequence[str]
     labels: Tensor  # int64 (N,), of ``class_names``
+    note: str | None = None  # what a run should say of it
 
     @abstractmethod
     def open(self, place: int) -> BinaryIO:
@@ -108,6 +109,7 @@ class Images(DataModule):
         self._unreadable_files: dict[str, None] = {}  # an ordered set
         self.device = torch.device("cpu")
         self._splits: dict[str, _Listing] = {}
+        self._notes: tuple[str, ...] = ()
 
     @abstractmethod
     def source(self, name: str) -> ImageSource:
@@ -122,6 +124,9 @@ class Images(DataModule):
             return
         self._splits = self._list_splits()
         self._check_readable()
+
+    def notes(self) -> tuple[str, ...]:
+        return self._notes
 
     def unreadable_files(self) -> tuple[str, ...]:
         return tuple(self._unreadable_files)
@@ -186,6 +191,7 @@ class Images(DataModule):
         kept = keep_at_most(splits["train"].labels, self.limit_train, seed=self.split_seed)
         splits["train"] = splits["train"][kept]
         self.class_names = tuple(classes)
+        self._notes = tuple(source.note for source in sources.values() if source.note)
         return splits
 
     def _check_readable(self) -> None:

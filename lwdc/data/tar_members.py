@@ -68,9 +68,17 @@ class TarImages(ImageSource):
     starts: np.ndarray  # int64 (N,)
     sizes: np.ndarray  # int64 (N,)
     names: np.ndarray  # bytes (N,), utf-8
+    note: str | None = None
 
     @classmethod
-    def of(cls, images: Sequence[Member], labels: Sequence[int], class_names: Sequence[str], where: str) -> "TarImages":
+    def of(
+        cls,
+        images: Sequence[Member],
+        labels: Sequence[int],
+        class_names: Sequence[str],
+        where: str,
+        note: str | None = None,
+    ) -> "TarImages":
         files: dict[Path, int] = {}
         rows = [(files.setdefault(m.file, len(files)), m.start, m.size) for m in images]
         table = np.array(rows, np.int64).reshape(-1, 3)
@@ -84,6 +92,7 @@ class TarImages(ImageSource):
             table[:, 1].copy(),
             table[:, 2].copy(),
             names,
+            note,
         )
 
     def open(self, place: int) -> BinaryIO:

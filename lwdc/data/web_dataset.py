@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from timm.utils.misc import natural_key
 
+from lwdc.data.class_folders import EXTENSIONS, natural
 from lwdc.data.images import Images
 from lwdc.data.tar_members import Member, TarImages, members
 from lwdc.errors import DataError
@@ -65,7 +65,7 @@ class WebDataset(Images):
         found = [self.root / pattern]
         if "*" in pattern or "?" in pattern:
             found = [Path(path) for path in glob.glob(str(Path(glob.escape(str(self.root)), pattern)))]
-            found.sort(key=lambda path: natural_key(str(path)))
+            found.sort(key=lambda path: natural(str(path)))
         if not found or not found[0].exists():
             raise DataError(
                 f"no shard {self.root / pattern}; set data.root to the folder that holds them, and data.train, "
@@ -104,7 +104,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 _MOST_SHARDS = 100_000
 _MOST_LABEL = 64  # bytes of a .cls file
-_IMAGES = ("jpg", "jpeg", "png", "webp")  # timm's, and jpeg
+_IMAGES = tuple(extension[1:] for extension in EXTENSIONS)
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)  # key and extension: up to the first dot, and after
 
 

@@ -178,6 +178,7 @@ def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainabl
     trained = settings.searched or settings.baseline
     if trained is not None:
         notes += load_weights(model, baseline_file(trained))
+    notes += data.notes()
     notes += settings.compute.notes(ranks.fabric.device.type)
     return Trainable(settings, ranks, backbone, model, tuple(notes))
 

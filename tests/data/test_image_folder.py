@@ -140,13 +140,81 @@ def test_a_missing_folder_is_named(tree: Path, tmp_path: Path) -> None:
 
 def test_a_folder_without_images_or_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
-    assert f"{tmp_path / 'train'} cannot be used: Found 0 images" in refusal(tmp_path)
+    assert f"{tmp_path / 'train'} has no images (.jpg, .jpeg" in refusal(tmp_path)
 
 
 def test_images_outside_class_folders_are_refused(tmp_path: Path) -> None:
     write_tree(tmp_path, {"train": 4, "val": 1})
     (tmp_path / "train" / "cat" / "0.png").rename(tmp_path / "train" / "0.png")
     assert "images outside class folders" in refusal(tmp_path)
+
+
+def test_the_class_is_the_first_folder_however_deep_an_image_lies(tmp_path: Path) -> None:
+    write_tree(tmp_path / "train", {"animals": 4, "plants": 4}, classes=("misc", "wild"))
+    write_tree(tmp_path / "val", {"animals": 1}, classes=("misc",))
+    data = prepared(tmp_path)
+    assert data.class_names == ("animals", "plants")
+    assert torch.cat([y for _, y in data.batches("train", 9)]).bincount().tolist() == [7, 7]
+    assert torch.cat([y for _, y in data.batches("test", 9)]).tolist() == [0]
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4, "val": 1})
+    write_tree(tmp_path, {"train": 1}, classes=(".ipynb_checkpoints", "__MACOSX", "cat/.thumbnails"))
+    (tmp_path / "train" / "cat" / "._0.png").write_bytes(b"")
+    (tmp_path / "train" / ".hidden.png").write_bytes(b"")
+    data = prepared(tmp_path)
+    assert data.class_names == ("cat", "dog", "emu") and data.notes() == ()
+    assert len(data.source("train").labels) == 12
+
+
+def test_classes_have_an_order_even_where_numbers_are_alike(tmp_path: Path) -> None:
+    names = ("a10", "a9", "1", "01", "Cat", "cat", "1²2")
+    write_tree(tmp_path, {"train": 2}, classes=names)
+    assert ImageFolder(tmp_path).source("train").class_names == ["01", "1", "1²2", "a9", "a10", "Cat", "cat"]
+
+
+@pytest.mark.parametrize("kind", ["webp", "bmp", "gif", "tif", "tiff", "ppm", "JPG"])
+def test_images_of_every_kind_that_can_be_decoded_are_found(tmp_path: Path, kind: str) -> None:
+    write_tree(tmp_path, {"train": 4, "val": 1})
+    with Image.open(tmp_path / "val" / "dog" / "0.png") as image:
+        image.save(tmp_path / "val" / "dog" / f"1.{kind}")
+    data = prepared(tmp_path, check_all=True)
+    assert torch.cat([y for _, y in data.batches("test", 9)]).tolist() == [0, 1, 1, 2]
+
+
+def test_files_that_are_not_called_as_images_are_told_of(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4, "val": 1})
+    for index in range(4):
+        (tmp_path / "train" / "cat" / f"{index}.heic").write_bytes(b"")
+    (tmp_path / "train" / "readme.txt").write_text("outside of classes")
+    assert prepared(tmp_path).notes() == (
+        f"{tmp_path / 'train'}: 4 file(s) that are not called as images are left out: cat/0.heic, cat/1.heic, "
+        "cat/2.heic, ...",
+    )
+
+
+def test_a_class_without_images_but_with_files_is_refused(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 4, "val": 1})
+    (tmp_path / "train" / "fox").mkdir()
+    assert prepared(tmp_path).num_classes == 3
+    (tmp_path / "train" / "fox" / "0.heic").write_bytes(b"")
+    assert "has the class 'fox' without an image, but with such files as fox/0.heic; images are called" in refusal(
+        tmp_path
+    )
+
+
+def test_a_class_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path, {"train": 4, "val": 1})
+    scandir = os.scandir
+
+    def denied(path: Any) -> Any:
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    assert "train cannot be read: [Errno 13] Permission denied" in refusal(tmp_path)
 
 
 def test_a_single_class_is_refused(tmp_path: Path) -> None:

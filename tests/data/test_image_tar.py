@@ -2,7 +2,7 @@
 
 import itertools
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,47 @@ def test_a_tar_gives_the_batches_of_its_folder_bit_for_bit(image_tree: Path, tmp
         assert torch.equal(pixels, others) and torch.equal(labels, their_labels)
 
 
+def classes_and_labels(contents: Mapping[str, bytes], path: Path, write_tar: WriteTar) -> tuple[list[str], list[int]]:
+    write_tar(path, contents)
+    source = ImageTar(path.parent).source("train")
+    return list(source.class_names), source.labels.tolist()
+
+
+def test_the_class_is_the_first_folder_in_the_tar(tmp_path: Path, write_tar: WriteTar) -> None:
+    images = {"./animals/misc/1.png": b"", "./plants/misc/1.webp": b"", "plants/2.png": b""}
+    assert classes_and_labels(images, tmp_path / "train.tar", write_tar) == (["animals", "plants"], [0, 1, 1])
+    packed = {"train/readme.txt": b"", **{f"train/{name}": b"" for name in images}}
+    assert classes_and_labels(packed, tmp_path / "train.tar", write_tar) == (["animals", "plants"], [0, 1, 1])
+
+
+def test_shards_of_class_folders_are_merged(tmp_path: Path, write_tar: WriteTar) -> None:
+    for index in range(2):
+        write_tar(tmp_path / "train" / f"{index}.tar", {f"{name}/{index}.png": b"" for name in ("cat", "dog")})
+    source = ImageTar(tmp_path).source("train")
+    assert source.class_names == ["cat", "dog"] and source.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_hidden_files_are_passed_over(tmp_path: Path, write_tar: WriteTar) -> None:
+    images = {f"{name}/1.png": b"" for name in ("cat", "dog", ".ipynb_checkpoints", "__MACOSX/cat")}
+    images |= {"cat/._1.png": b"", "._2.tar": b"no tar"}
+    assert classes_and_labels(images, tmp_path / "train.tar", write_tar) == (["cat", "dog"], [0, 1])
+    (tmp_path / "train.tar").unlink()
+    for name in ("cat", "dog"):
+        write_tar(tmp_path / "train" / f"{name}.tar", {"1.png": b""})
+    (tmp_path / "train" / "._cat.tar").write_bytes(b"no tar")
+    assert ImageTar(tmp_path).source("train").class_names == ["cat", "dog"]
+
+
+def test_files_that_are_not_called_as_images_are_told_of_or_refused(tmp_path: Path, write_tar: WriteTar) -> None:
+    images = {"cat/1.png": b"", "dog/1.gif": b"", "dog/2.heic": b""}
+    write_tar(tmp_path / "train.tar", images)
+    assert (ImageTar(tmp_path).source("train").note or "").endswith(
+        "1 file(s) that are not called as images are left out: dog/2.heic"
+    )
+    write_tar(tmp_path / "train.tar", {**images, "fox/1.heic": b""})
+    assert "has the class 'fox' without an image, but with such files as fox/1.heic" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_images_and_classes_are_those_that_timm_finds(image_tree: Path, tmp_path: Path, layout: Any) -> None:
     layout(image_tree, tmp_path, "train")
@@ -103,14 +144,14 @@ def refusal(root: Path, **options: Any) -> str:
 def test_what_is_missing_is_named(tmp_path: Path, write_tar: WriteTar) -> None:
     assert f"neither {tmp_path / 'train.tar'} nor a folder {tmp_path / 'train'} of tar files" in refusal(tmp_path)
     write_tar(tmp_path / "train.tar", {"cat/readme.txt": b""})
-    assert "train.tar has no images (.jpeg, .jpg, .png) in tar files" in refusal(tmp_path)
+    assert "train.tar has no images (.jpg, .jpeg, .jpe, .jfif, .png, " in refusal(tmp_path)
     (tmp_path / "empty").mkdir()
     assert "empty has no images" in refusal(tmp_path, train="empty")
 
 
 def test_images_outside_of_classes_and_strange_classes_are_refused(tmp_path: Path, write_tar: WriteTar) -> None:
     write_tar(tmp_path / "train.tar", {"1.png": b""})
-    assert "images outside class folders; pack them" in refusal(tmp_path)
+    assert "images outside class folders; move them" in refusal(tmp_path)
     write_tar(tmp_path / "train.tar", {f"{name}/{i}.png": b"" for name in ("cat", "dog") for i in range(9)})
     write_tar(tmp_path / "val.tar", {"fox/1.png": b""})
     assert "val.tar has classes that are not among the 2 training ones: fox" in refusal(tmp_path)
