@@ -13,7 +13,7 @@ from torch import nn
 import lwdc
 from lwdc.backbones import Backbone
 from lwdc.data import Digits
-from lwdc.export import export_all
+from lwdc.export import Deployment, export_all, to_onnx
 
 PAGE = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -55,6 +55,24 @@ def test_the_onnx_snippet_names_the_class_that_the_network_does(
     monkeypatch.chdir(tmp_path)
     exec(block("onnxruntime"), {})
     assert capsys.readouterr().out.strip() == data.class_names[int(network(images).argmax())]
+
+
+def test_an_ordinary_picture_of_a_digit_is_classified_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "take `1 / 255` in place of `scale`" in PAGE
+    data = Digits()
+    data.prepare(torch.device("cpu"))
+    network = Backbone("cifar_resnet8", 10, 1).create().eval()
+    deployment = Deployment((1, 8, 8), data.preprocessing, data.class_names)
+    to_onnx(network, tmp_path / "model.onnx", (1, 8, 8), deployment=deployment)
+    images, _ = next(iter(data.batches("test", 1)))
+    pixels = images[0, 0] * data.preprocessing.std[0] + data.preprocessing.mean[0]
+    Image.fromarray(np.round(pixels.numpy() * 255).astype(np.uint8)).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, np.ndarray] = {}
+    exec(block("onnxruntime").replace("pixels * scale", "pixels * (1 / 255)"), scope)
+    torch.testing.assert_close(torch.from_numpy(scope["logits"]), network(images)[0], rtol=0, atol=0.05)
 
 
 def test_the_folders_that_the_page_names_exist() -> None:

@@ -18,7 +18,7 @@ class Preprocessing:
 
     input_size: tuple[int, ...]  # (channels, height, width) of one image, (channels, samples) of one clip
     channel_order: str  # "RGB", "L" for grey, "mono" for sound
-    scale: float  # brings stored values to [0, 1], or sound to [-1, 1]: 1/255 for 8-bit images
+    scale: float  # brings stored values to [0, 1], or sound to [-1, 1]: 1/255 for 8-bit images, 1/16 for digits
     mean: tuple[float, ...]  # one a channel, of scaled values
     std: tuple[float, ...]
     resize: int | None = None  # pixels of the shorter side, aspect kept; None: images have the right size
