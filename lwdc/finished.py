@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lwdc.errors import LwdcError, unknown_name
 from lwdc.export import gather, push
+from lwdc.folders import at_home
 from lwdc.overrides import given_in, key_of
 
 
@@ -13,11 +14,11 @@ def write_page(arguments: list[str]) -> None:
     """``lwdc report``: folders, and where the page goes; without that into the folder, if it is one."""
     from lwdc.report import read_runs, write_images, write_report  # plotly is slow to import
 
-    folders = [Path(a) for a in arguments if not a.startswith("out=") and a != "--figures"]
+    folders = [at_home(a) for a in arguments if not a.startswith("out=") and a != "--figures"]
     if not folders:
         raise LwdcError("name the folders of runs or sweeps: lwdc report outputs/compress/<run> ...")
     given = given_in("out", arguments)
-    out = Path(given).expanduser() if given else (folders[0] if len(folders) == 1 else Path()) / "report.html"
+    out = at_home(given) if given else (folders[0] if len(folders) == 1 else Path()) / "report.html"
     out = out / "report.html" if out.is_dir() else out
     runs = read_runs(folders)
     with _told_where_to_write(out):
@@ -53,7 +54,7 @@ def push_run(arguments: list[str]) -> None:
     if out is not None:
         if private is not None:
             raise LwdcError("private= is for the hub: leave it out where out= names a folder.")
-        for file in gather(Path(run).expanduser(), Path(out).expanduser(), repo=repo):
+        for file in gather(at_home(run), at_home(out), repo=repo):
             print(file)
     elif repo is not None:
-        print(push(Path(run).expanduser(), repo, private=private != "false"))
+        print(push(at_home(run), repo, private=private != "false"))

@@ -16,6 +16,14 @@ def typed(key: str, path: Path | str) -> str:
     return f"{key}={shlex.quote(str(path))}"
 
 
+def at_home(path: str) -> Path:
+    """The path, whose leading ``~`` is home; that of a user whom nobody knows stays."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def check_folder(folder: Path, *, resume: bool) -> None:
     """Raise an ``LwdcError`` if a run cannot be written to ``folder``, or, unless ``resume``, one lies there."""
     if not resume and (folder / CHECKPOINT).exists():

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from lwdc.errors import CheckpointError, LwdcError, unknown_name
-from lwdc.folders import CHECKPOINT, check_folder
+from lwdc.folders import CHECKPOINT, at_home, check_folder
 from lwdc.help import config_groups
 from lwdc.telling import rank_here
 
@@ -73,7 +73,7 @@ def with_paths(overrides: list[str]) -> list[str]:
         start, equals, value = override.partition("=")
         if key_of(override) not in _PATHS or not equals or value[:1] in ("'", '"') or "${" in value:
             return override
-        value = str(Path(value).expanduser()) if value.startswith("~") else value
+        value = str(at_home(value)) if value.startswith("~") else value
         if _PLAIN.fullmatch(value) or (sweep and re.search(r",|^\w+\(", value)):
             return f"{start}={value}"
         return f"{start}={quoted(value)}"

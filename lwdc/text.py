@@ -14,9 +14,10 @@ def si(number: float, *, digits: int = 3) -> str:
 
 def significant(number: float, *, digits: int = 3, decimals: int = 9) -> str:
     """``"0.0123"`` or ``"12.3"``: ``digits`` that count, at most ``decimals`` of them after the point."""
-    if number == 0 or not math.isfinite(number):
+    rounded = float(f"{number:.{digits - 1}e}")
+    if number == 0 or not math.isfinite(rounded):
         return "0" if number == 0 else str(number)
-    magnitude = math.floor(math.log10(abs(float(f"{number:.{digits - 1}e}"))))
+    magnitude = math.floor(math.log10(abs(rounded)))
     return f"{number:.{min(decimals, max(0, digits - 1 - magnitude))}f}"
 
 
@@ -32,6 +33,8 @@ def points(difference: float | None) -> str:
 
 def duration(seconds: float) -> str:
     """``"4.2s"``, ``"3m07s"`` or ``"2h05m"``."""
+    if not math.isfinite(seconds):
+        return str(seconds)
     if seconds < 59.95:
         return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,5 +1,7 @@
 """Figures as people read them."""
 
+import math
+
 import pytest
 
 from lwdc.text import duration, percent, points, si, significant
@@ -22,6 +24,7 @@ def test_large_numbers_get_three_digits_and_a_prefix(number, text):
         (12.345, "12.3"),
         (123456.0, "123456"),
         (float("nan"), "nan"),
+        (1.7976e308, "1.7976e+308"),
     ],
 )
 def test_small_numbers_keep_their_significant_digits(number, text):
@@ -32,7 +35,9 @@ def test_decimals_bound_the_width():
     assert significant(0.000123, decimals=3) == "0.000"
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(4.24, "4.2s"), (59.96, "1m00s"), (187, "3m07s"), (7500, "2h05m")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.24, "4.2s"), (59.96, "1m00s"), (187, "3m07s"), (7500, "2h05m"), (math.nan, "nan")]
+)
 def test_durations_read_as_clocks_do(seconds, text):
     assert duration(seconds) == text
 

@@ -69,7 +69,7 @@ def write_report(runs: Sequence[ReadRun], path: Path) -> None:
 
 def _title(runs: Sequence[ReadRun]) -> str:
     named = [run.result.name for run in runs if run.result is not None]
-    what = named[0] if named and len(set(named)) == 1 else runs[0].folder.name
+    what = named[0] if named and len(set(named)) == 1 else runs[0].folder.resolve().name
     return what if len(runs) == 1 else f"{what}, {len(runs)} runs"
 
 

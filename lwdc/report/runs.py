@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -119,8 +120,10 @@ def _read(folder: Path, name: str, status: str, differing: Sequence[str]) -> Rea
     records = [parse_record(line) for line in read_records(folder / RECORDS)]
     result = _last(Result, records)
     embedding, correlation = _last(EmbeddingRecord, records), _last(CorrelationRecord, records)
-    if (embedding is not None and not _whole(embedding)) or (correlation is not None and not _compared(correlation)):
-        raise CheckpointError(f"{folder / RECORDS} is damaged: the lists of one of its records do not fit together.")
+    if fault := _fault(records):
+        raise CheckpointError(
+            f"{folder / RECORDS} is damaged: {fault}. Copy it again from where the run wrote it, or leave the run out."
+        )
     strategy, evaluations = _strategy(folder), _all(EvaluationRecord, records)
     if status.startswith("failed"):
         result, evaluations = None, ()  # what lies there may be another run's, which this one was refused to go on with
@@ -146,6 +149,43 @@ def _standing(records: Sequence[Record], status: str) -> str:
         phase, over = "search", last.index == last.evaluations or records[-1] is not last
         stands = f"evaluation {last.index} of {last.evaluations}"
     return f"done, up to {phase}" if status == "done" and over else f"unfinished: {phase}, {stands}"
+
+
+def _fault(records: Sequence[Record]) -> str | None:
+    """What a page could not show; None if there is nothing."""
+    searches = [epoch.search for epoch in _all(EpochRecord, records) if epoch.search is not None]
+    fits = len({len(search.costs) for search in searches}) <= 1
+    fits &= all(len(gate.candidates) == len(gate.probabilities) for search in searches for gate in search.gates)
+    fits &= all(map(_whole, _all(EmbeddingRecord, records)))
+    fits &= all(map(_compared, _all(CorrelationRecord, records)))
+    if not fits:
+        return "the lists of one of its records do not fit together"
+    return next(filter(None, map(_fault_of, _all(Result, records))), None)
+
+
+def _fault_of(result: Result) -> str | None:
+    before, int8 = result.before, result.int8
+    if not result.costs:
+        return "its result names no cost"
+    sizes: dict[str, float] = {"macs": before.macs, "params": before.params, "bytes": before.bytes}
+    sizes |= {f"latency_ms at batch {batch}": ms for batch, ms in before.latency_ms.items()}
+    sizes |= {f"cost {cost.name}": cost.before for cost in result.costs}
+    if (small := next((name for name, size in sizes.items() if size <= 0), None)) is not None:
+        return f"before compression its {small} is {sizes[small]}, where it is more than 0"
+    measured = [before.latency_ms, result.after.latency_ms]
+    measured += [] if int8 is None else [int8.float32.latency_ms, int8.int8.latency_ms]
+    for batch in itertools.chain.from_iterable(measured):
+        if not re.fullmatch("[1-9][0-9]{0,8}", batch):
+            return f"its latency_ms has the batch size {batch!r:.40}, where it is a number from 1 on"
+    if int8 is not None and int8.float32.latency_ms.keys() != int8.int8.latency_ms.keys():
+        return "the latency_ms of its float32 and int8 files have different batch sizes"
+    for cost in result.costs:
+        if cost.agreement is not None and (missing := [name for name in _AGREEMENT if name not in cost.agreement]):
+            return f"the agreement of its cost {cost.name} lacks {', '.join(missing)}"
+    return None
+
+
+_AGREEMENT = ("rank", "error", "networks", "rank_repeated", "error_repeated")
 
 
 def _whole(record: EmbeddingRecord) -> bool:

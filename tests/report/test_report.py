@@ -2,11 +2,12 @@
 
 import csv
 import dataclasses
+import html
 import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,69 @@ def test_records_of_a_search_that_do_not_fit_together_are_refused(
             read_runs([tmp_path])
 
 
+Changed = dict[str, Any]
+
+
+def before(**values: Any) -> Callable[[Changed], object]:
+    return lambda result: result["before"].update(values)
+
+
+def of_cost(**values: Any) -> Callable[[Changed], object]:
+    return lambda result: result["costs"][0].update(values)
+
+
+def with_int8(result: Changed) -> None:
+    measured = {"file": "model.onnx", "bytes": 4, "valid": 0.9, "test": 0.9}
+    result["int8"] = {"float32": measured | {"latency_ms": {"1": 1.0}}, "int8": measured | {"latency_ms": {}}}
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (before(macs=0), "before compression its macs is 0, where it is more than 0"),
+        (before(latency_ms={"1": 0}), "its latency_ms at batch 1 is 0"),
+        (before(latency_ms={"one": 1.0}), "has the batch size 'one'"),
+        (lambda result: result["after"].update(latency_ms={"0": 1.0}), "has the batch size '0'"),
+        (with_int8, "float32 and int8 files have different batch sizes"),
+        (of_cost(before=0), "its cost macs is 0"),
+        (of_cost(agreement={"rank": 1.0, "error": 0.1}), "lacks networks, rank_repeated, error_repeated"),
+        (lambda result: result.update(costs=[]), "its result names no cost"),
+    ],
+)
+def test_a_result_that_no_page_can_show_is_refused_alone_and_named_in_a_sweep(
+    sweep: Path, tmp_path: Path, damage: Callable[[Changed], object], said: str
+) -> None:
+    folder = shutil.copytree(sweep, tmp_path / "sweep")
+    path = folder / "0" / "records.jsonl"
+    *lines, result = read_records(path)
+    damage(result)
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, result]))
+    with pytest.raises(CheckpointError, match=rf"records\.jsonl is damaged: .*{said}.*Copy it again"):
+        read_runs([folder / "0"])
+    assert said in html.unescape(written(folder, tmp_path / "page.html"))
+
+
+def test_searches_whose_lists_do_not_fit_together_are_refused(sweep: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(sweep / "0", tmp_path / "run")
+    lines = read_records(folder / "records.jsonl")
+    first = next(i for i, line in enumerate(lines) if line.get("search"))
+    for part, said in (("costs", []), ("gates", [{"site": "a", "candidates": ["original"], "probabilities": []}])):
+        search = lines[first] | {"search": lines[first]["search"] | {part: said}}
+        damaged = [*lines[:first], search, *lines[first + 1 :]]
+        (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in damaged))
+        with pytest.raises(CheckpointError, match="the lists of one of its records"):
+            read_runs([folder])
+
+
+def test_figures_that_were_lost_are_shown_as_such(searched: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(searched, tmp_path / "run")
+    lines = read_records(folder / "records.jsonl")
+    lines[-1]["seconds"] = {"search": None}
+    next(line for line in lines if line["record"] == "CorrelationRecord")["seconds"][0] = None
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "search nan" in written(folder, tmp_path / "page.html")
+
+
 def changed(sweep: Path, number: str, **cells: str) -> None:
     """Change cells in the row of a run."""
     with (sweep / "results.csv").open(newline="") as file:
@@ -268,6 +332,22 @@ def with_latency(result: Result) -> Result:
     (cost,) = result.costs
     cost = dataclasses.replace(cost, name="latency", unit="ms", before=4.0, after=1.9, measured=2.0)
     return dataclasses.replace(result, costs=(cost,))
+
+
+def test_the_command_takes_folders_as_they_are_typed(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(sweep / "0", tmp_path / "run")
+    (folder / "records.jsonl").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(folder)
+    for given, code in (("~/run", 0), (".", 0), ("~nobody-here/run", 2)):
+        monkeypatch.setattr(sys, "argv", ["lwdc", "report", given])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == code
+    assert "<title>run</title>" in (folder / "report.html").read_text()
+    assert "error: ~nobody-here/run is no folder of a run" in capsys.readouterr().err
 
 
 def test_the_command_writes_into_the_folder_or_where_it_is_told(
