@@ -15,7 +15,8 @@ from lwdc.export.reason import reason_of
 from lwdc.files import read_text, replacing
 from lwdc.folders import typed
 
-_EXPORTS = (WEIGHTS, "model.pt2", "model.onnx", INT8_FILE)  # each goes along if the model card names it
+_PACKAGE = (WEIGHTS, DESCRIPTION, "architecture.json")
+_EXPORTS = ("model.pt2", "model.onnx", INT8_FILE)  # each goes along if the model card names it
 _FROM_HUB = """
 ## From the hub
 
@@ -60,6 +61,11 @@ def gather(folder: Path | str, out: Path | str, *, repo: str | None = None) -> l
     source, out = Path(folder), Path(out)
     if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
         raise ExportError(f"{out} holds other things than a package: name a folder that is new, empty or such a one.")
+    if lacking := [name for name in (WEIGHTS, DESCRIPTION) if not (source / name).is_file()]:
+        raise ExportError(
+            f"{source} lacks {' and '.join(lacking)}; a package is a folder with {DESCRIPTION} and {WEIGHTS}. Of a "
+            f"finished run write it by lwdc export {typed('run', source)} {typed('export.formats', '[safetensors]')}."
+        )
     load(source)
     try:
         if (source / CARD).is_symlink():
@@ -69,7 +75,7 @@ def gather(folder: Path | str, out: Path | str, *, repo: str | None = None) -> l
         raise ExportError(
             f"{source} has no {CARD}: name the folder of a finished run, like outputs/compress/<run>."
         ) from error
-    names = [name for name in _EXPORTS if f"`{name}`" in text] + [DESCRIPTION, "architecture.json"]
+    names = [*_PACKAGE, *(name for name in _EXPORTS if f"`{name}`" in text)]
     for name in names:
         if (source / name).is_symlink():  # in a run that somebody sent it may lead to any file of this machine
             raise ExportError(f"{source / name} is a link: put the file itself there, and only if it is meant to go.")

@@ -103,6 +103,25 @@ def test_files_that_the_card_does_not_name_stay_at_home(finished: Finished, tmp_
     assert {path.name for path in hub.gather(run, tmp_path / "out")} == SENT - {"model.onnx"}
 
 
+def test_the_weights_go_along_where_the_card_names_other_files_alone(finished: Finished, tmp_path: Path) -> None:
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    card = run / "model_card.md"
+    lines = card.read_text().splitlines()
+    card.write_text("\n".join(line for line in lines if "model.safetensors" not in line and "model.pt2" not in line))
+    assert {path.name for path in hub.gather(run, tmp_path / "out")} == SENT - {"model.pt2"}
+    lwdc.load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_run_without_a_package_is_told_how_to_write_one(finished: Finished, tmp_path: Path, name: str) -> None:
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    (run / name).unlink()
+    with pytest.raises(ExportError) as refused:
+        hub.gather(run, tmp_path / "out")
+    assert f"lacks {name}; " in str(refused.value)
+    assert str(refused.value).endswith(f"by lwdc export run={run} export.formats='[safetensors]'.")
+
+
 @pytest.mark.parametrize(("given", "private"), [([], True), (["private=true"], True), (["private=false"], False)])
 def test_a_new_repository_is_private_unless_it_is_said(
     finished: Finished, local: LocalHub, monkeypatch: pytest.MonkeyPatch, given: list[str], private: bool
