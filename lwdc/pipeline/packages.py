@@ -1,6 +1,7 @@
 """Finished runs: evaluated and exported again from what they left behind."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,15 @@ from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
-from lwdc.export import export_all, load, write_card
+from lwdc.export import FORMATS, export_all, load, write_card
 from lwdc.files import write_json
 from lwdc.folders import RECORDS
 from lwdc.pipeline.quantising import LOST, quantise, warning_of
-from lwdc.pipeline.run import state_of
+from lwdc.pipeline.run import alone, state_of
 from lwdc.pipeline.settings import Settings
-from lwdc.records import ExportRecord, Int8Result, Result
+from lwdc.records import ExportRecord, FileMeasures, Int8Result, Result, as_dict
 from lwdc.surgery import rebuild
-from lwdc.tracking import parse_record, read_records
+from lwdc.tracking import parse_record, read_records, replace_last
 from lwdc.training import accuracy, put_tensors, read_tensors
 
 
@@ -49,7 +50,15 @@ def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
 
 
 def export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, ...], Int8Result | None]:
-    """Write and verify the files of a run's network again, and with them its model card."""
+    """Write and verify the files of a run's network again; its result, summary and model card then name them as well.
+
+    Returns what is written now. What an earlier export says of other files stays where these do.
+    """
+    with alone(folder, resume=True):
+        return _export_run(folder, settings)
+
+
+def _export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, ...], Int8Result | None]:
     data, formats = settings.data, settings.formats
     data.prepare(settings.compute.alone().fabric().device)
     exports = export_all(
@@ -64,11 +73,28 @@ def export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, ..
         (r for r in map(parse_record, reversed(read_records(folder / RECORDS))) if isinstance(r, Result)), None
     )
     if result is not None:
-        warnings = [text for text in result.warnings if not text.startswith(LOST)]
-        warnings += [text for text in [int8 and warning_of(int8)] if text]
-        result = dataclasses.replace(result, exports=tuple(exports), int8=int8, warnings=tuple(warnings))
+        result = _with_exports(result, folder, exports, int8)
+        replace_last(folder / RECORDS, result)
+        write_json(folder / "summary.json", as_dict(result))
         write_card(result, folder, licence=settings.licence)
     return exports, int8
+
+
+def _with_exports(result: Result, folder: Path, exports: Sequence[ExportRecord], int8: Int8Result | None) -> Result:
+    """The result with these exports, and those of its own whose files are still there."""
+
+    def stays(record: ExportRecord | FileMeasures) -> bool:
+        path = folder / record.file
+        return path.is_file() and path.stat().st_size == record.bytes
+
+    by_format = {record.format: record for record in result.exports if stays(record)}
+    by_format |= {record.format: record for record in exports}
+    if int8 is None and result.int8 is not None and stays(result.int8.float32) and stays(result.int8.int8):
+        int8 = result.int8
+    warnings = [text for text in result.warnings if not text.startswith(LOST)]
+    warnings += [text for text in [int8 and warning_of(int8)] if text]
+    kept = tuple(by_format[name] for name in FORMATS if name in by_format)
+    return dataclasses.replace(result, exports=kept, int8=int8, warnings=tuple(warnings))
 
 
 def _network(folder: Path, settings: Settings) -> nn.Module:

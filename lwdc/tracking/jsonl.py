@@ -48,8 +48,7 @@ class JsonlSink:
         return self._count
 
     def write(self, record: Record) -> None:
-        line = json.dumps(_finite(records.as_dict(record)), allow_nan=False, ensure_ascii=False)
-        rest = line.encode(errors="backslashreplace") + b"\n"  # what utf-8 lacks, as json escapes it
+        rest = _line(record)
         with refusals(self._path):
             while rest:  # a disk that is nearly full takes a part of it first
                 rest = rest[self._file.write(rest) :]
@@ -58,6 +57,22 @@ class JsonlSink:
 
     def close(self) -> None:
         self._file.close()
+
+
+def replace_last(path: Path, record: Record) -> None:
+    """Put ``record`` in the place of the last one of its kind, whole or not at all; the other lines stay as they are.
+
+    Raises:
+        CheckpointError: there is none, or a line is not json.
+        WriteError: the disk is full.
+    """
+    lines, kind = _whole_lines(path), type(record).__name__
+    kinds = [data.get("record") for data in read_records(path)]
+    if kind not in kinds:
+        raise CheckpointError(f"{path} holds no {kind}: the run is not finished.")
+    lines[len(kinds) - 1 - kinds[::-1].index(kind)] = _line(record)
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"".join(lines))
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -88,6 +103,11 @@ def parse_record(data: Mapping[str, Any]) -> Record:
     except (TypeError, AttributeError) as error:
         raise CheckpointError(f"a {kind.__name__} record is damaged: {error}.") from error
     return record
+
+
+def _line(record: Record) -> bytes:
+    line = json.dumps(_finite(records.as_dict(record)), allow_nan=False, ensure_ascii=False)
+    return line.encode(errors="backslashreplace") + b"\n"  # what utf-8 lacks, as json escapes it
 
 
 def _whole_lines(path: Path) -> list[bytes]:

@@ -10,9 +10,10 @@ import torch
 
 from lwdc.errors import CheckpointError, LwdcError
 from lwdc.export import load
-from lwdc.pipeline import Settings
+from lwdc.pipeline import Settings, compress
 from lwdc.pipeline.packages import evaluate_run, export_run, settings_of
 from lwdc.records import Result
+from lwdc.tracking import parse_record, read_records
 
 Finished = tuple[Path, Settings, Result]
 
@@ -56,6 +57,24 @@ def test_exporting_again_writes_the_same_network(copied: Finished) -> None:
     assert [record.format for record in records] == ["safetensors", "onnx"]
     assert (folder / "model.onnx").is_file()
     assert all(torch.equal(before[key], value) for key, value in load(folder).state_dict().items())
+
+
+def test_a_result_names_what_is_exported_later_and_what_is_still_there(copied: Finished) -> None:
+    folder, settings, result = copied
+    lines = read_records(folder / "records.jsonl")
+    (folder / "model.onnx").unlink()
+    export_run(folder, dataclasses.replace(settings, formats=("torch_export",)))
+    *others, last = read_records(folder / "records.jsonl")
+    assert others == lines[:-1]
+    found = parse_record(last)
+    assert isinstance(found, Result)
+    assert [record.format for record in found.exports] == ["safetensors", "torch_export"]
+    assert found.exports[0] == result.exports[0]
+    assert json.loads((folder / "summary.json").read_text()) == last
+    card = (folder / "model_card.md").read_text()
+    assert "`model.safetensors`" in card and "`model.pt2`" in card and "model.onnx" not in card
+    again = compress(settings, folder, {"seed": 0}, resume=True)
+    assert again == found
 
 
 def test_a_run_without_a_package_is_exported_from_its_weights(copied: Finished) -> None:

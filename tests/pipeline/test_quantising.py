@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,18 @@ def test_exporting_again_quantises_again(quantised: Run) -> None:
     assert found is not None and result.int8 is not None
     assert (found.int8.test, found.int8.bytes) == (result.int8.int8.test, result.int8.int8.bytes)
     assert (folder / "model.int8.onnx").is_file()
+
+
+def test_int8_stays_in_the_result_while_its_files_do(quantised: Run, tmp_path: Path) -> None:
+    given, folder = quantised[1], shutil.copytree(quantised[0], tmp_path / "run")
+    other = dataclasses.replace(given, formats=("safetensors",), int8=False)
+    assert export_run(folder, other)[1] is None
+    assert read_runs([folder])[0].result.int8 is not None
+    assert "`model.int8.onnx`" in (folder / "model_card.md").read_text()
+    (folder / "model.int8.onnx").unlink()
+    export_run(folder, other)
+    assert read_runs([folder])[0].result.int8 is None
+    assert "int8" not in (folder / "model_card.md").read_text()
 
 
 def test_without_an_onnx_file_there_is_nothing_to_quantise(settings: Callable[..., Settings]) -> None:
