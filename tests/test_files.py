@@ -107,3 +107,9 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text('{"x": 1}', encoding="utf-8-sig")
     assert read_text(path) == '{"x": 1}' and read_json(path) == {"x": 1}
+
+
+def test_halves_of_characters_are_written_escaped(tmp_path: Path) -> None:
+    """So that a page is made of whatever a record holds, such as the name of a file."""
+    write_text(tmp_path / "page.html", "a\udcffb")
+    assert (tmp_path / "page.html").read_bytes() == b"a\\udcffb"

@@ -115,14 +115,6 @@ def test_a_folder_without_records_is_named(path):
         read_records(path)
 
 
-def test_a_line_with_half_a_character_is_named(path):
-    path.write_text('{"record": "Note", "text": "\\ud83d\\ude00"}\n')
-    assert read_records(path)[0]["text"] == "\U0001f600"
-    path.write_text('{"record": "Note", "text": "\\ud83d"}\n')
-    with pytest.raises(CheckpointError, match=r"line 1 of .* is not json: .*surrogates not allowed"):
-        read_records(path)
-
-
 def test_a_line_that_is_not_json_is_named(path):
     path.write_text('{"record": "Note"}\nhello\n')
     with pytest.raises(CheckpointError, match=r"line 2 of .* is not json"):
