@@ -264,7 +264,8 @@ def _saved(folder: Path, config: DictConfig) -> DictConfig:
     """The configuration that the run was started with, under what is given now."""
     saved = OmegaConf.create(settings_of(folder))
     assert isinstance(saved, DictConfig)
-    saved.pop("overrides", None)
+    for key in set(saved) - set(config):  # helpers of an experiment, in the place of which their values stand by now
+        saved.pop(key)
     for key in config:  # settings that came after the run was made
         if key not in saved:
             saved[key] = config[key]

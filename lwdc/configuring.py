@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.resources
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
 from lwdc.errors import LwdcError, unknown_name
 from lwdc.help import config_groups
@@ -26,12 +27,23 @@ register_resolvers()  # for whoever composes the configs, too
 
 def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
     """The objects that a configuration describes. What it may have built is said by ``check_targets``."""
-    if missing := _missing(OmegaConf.to_container(config)):
+    given = OmegaConf.to_container(config)
+    assert isinstance(given, dict)
+    if missing := _missing(given):
         raise LwdcError(f"{missing[0]} has to be given, as {missing[0]}=...")
+    check_keys({str(key): value for key, value in given.items()})
     resolved = plain(config)
-    check_keys(resolved)
     check_targets(resolved, trusted)
     config = OmegaConf.create(resolved)  # once and for all: what is built is what was checked
+    try:
+        return _settings(config, resolved)
+    except (KeyError, ConfigAttributeError) as error:  # deleted, as by ~train.lr
+        raise LwdcError(
+            f"the configuration lacks a setting that has to be there: {str(error).splitlines()[0]}."
+        ) from error
+
+
+def _settings(config: DictConfig, resolved: dict[str, Any]) -> Settings:
     return _checked(
         Settings, _OWN,
         backbone=_checked(BackboneSettings, "backbone", **plain(config.backbone)),
@@ -70,7 +82,7 @@ _OWN = {
     "checkpoint_minutes": "checkpoint.every_minutes",
     **{name: name for name in ("latency_batches", "seed", "deterministic", "baseline", "searched")},
 }
-_EARLIER = {"beginning": False, "rest_from": 1.0}  # in runs of versions that had no such settings
+_EARLIER = {"beginning": False, "rest_from": 1.0, "weights": "better"}  # in runs of versions that had no such settings
 
 
 def _missing(config: Any, key: str = "") -> list[str]:
@@ -87,6 +99,8 @@ def _own(config: dict[str, Any]) -> dict[str, Any]:
         if last in (node := config[group] if group else config):
             value = node[last]
             found[name] = Path(value) if name in ("baseline", "searched") and isinstance(value, str) else value
+        elif name not in _EARLIER and not (key.startswith("strategy.") and "proposer" in node):
+            raise KeyError(key)
     return found
 
 
@@ -180,6 +194,9 @@ def _check_target(node: Any, key: str) -> None:
 def _checked(kind: type, key: str | Mapping[str, str], **arguments: Any) -> Any:
     """``kind(**arguments)``, which stand below ``key``, or each where ``key`` says."""
     keys = {name: f"{key}.{name}" for name in arguments} if isinstance(key, str) else key
+    takes = inspect.signature(kind).parameters
+    if unknown := [name for name in arguments if name not in takes]:
+        raise LwdcError(f"{keys[unknown[0]]}: " + unknown_name("setting", unknown[0], takes))
     arguments |= check_kinds(kind, {name: arguments[name] for name in keys if name in arguments}, keys.__getitem__)
     try:
         return kind(**arguments)

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.resources
+import re
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -15,11 +16,13 @@ _WRITTEN = {"overrides", "hydra"}  # by lwdc and Hydra
 def check_keys(config: dict[str, Any]) -> None:
     """Raise ``LwdcError`` for a setting that nothing reads, with the nearest ones that something does.
 
-    ``config`` is plain data, resolved or not. What the arguments of a ``_target_`` are is for that to say, and so it is
-    for what stands below a setting, like those of ``backbone.options``.
+    ``config`` is plain data, not yet resolved: what others name by ``${...}`` is read. What the arguments of a
+    ``_target_`` are is for that to say, and so it is for what stands below a setting, like those of
+    ``backbone.options``.
     """
-    known = known_keys()
-    if unknown := [key for key in config if key not in known and key not in _WRITTEN]:
+    known, text = known_keys(), str(config)
+    named = re.compile(r"\$\{(?:[\w.]+:)?(\w+)").findall(text)  # by other settings: a helper of one's own
+    if unknown := [key for key in config if key not in known and key not in {*_WRITTEN, *named}]:
         raise LwdcError(unknown_name("setting", str(unknown[0]), known))
     for name, below in known.items():
         given = config.get(name)
@@ -30,8 +33,9 @@ def check_keys(config: dict[str, Any]) -> None:
         if not isinstance(given, dict):
             raise LwdcError(f"{name} is a group of settings, like {name}.{sorted(below)[0]}=..., found {given!r:.200}.")
         if "_target_" not in given and "_target_" not in below:
+            model = given.get("model")  # of a cost, which may have its arguments beside it
             for key in given:
-                if key not in below:
+                if key not in below and not (isinstance(model, dict) and key in model):
                     raise LwdcError(f"{name}.{key}: " + unknown_name("setting", str(key), below))
 
 

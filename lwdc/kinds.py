@@ -6,7 +6,7 @@ import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 from lwdc.errors import LwdcError
 
@@ -42,6 +42,8 @@ def check_kind(value: Any, hint: Any, key: str) -> Any:
     """
     if _fits(value, hint):
         return value
+    if isinstance(value, float) and value.is_integer() and _fits(int(value), hint):  # such as 1e3
+        return int(value)
     if isinstance(value, str):
         for number in (int, float):
             with contextlib.suppress(ValueError):
@@ -79,10 +81,14 @@ def _annotated(function: Any) -> tuple[dict[str, Any], bool]:
         return {}, False
     further = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     found = {
-        name: hints[name] | None if given.default is None and isinstance(hints[name], type) else hints[name]
+        name: Optional[hints[name]] if given.default is None else hints[name]  # noqa: UP045  of any kind of hint
         for name, given in parameters.items()
         if name in hints and given.kind not in further
     }
+    for name, default in [(name, parameters[name].default) for name in found]:
+        # An annotation that says less than the class takes.
+        if isinstance(default, int | float | str | list | tuple | Mapping) and not _fits(default, found[name]):
+            del found[name]
     return found, any(given.kind == inspect.Parameter.VAR_KEYWORD for given in parameters.values())
 
 
@@ -100,7 +106,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
     if kind is Path:
         return isinstance(value, str | Path)
     if kind is Callable or kind is _CALLABLE:
@@ -111,6 +117,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Mapping) and all(_fits(each, inner[1]) for each in value.values() if len(inner) == 2)
     if issubclass(kind, Sequence):
         if not isinstance(value, list | tuple):
+            return False
+        if kind is tuple and inner and Ellipsis not in inner and len(value) != len(inner):
             return False
         each_of = inner if kind is tuple and Ellipsis not in inner else inner[:1] * len(value)
         return all(_fits(each, its) for each, its in zip(value, each_of, strict=False))

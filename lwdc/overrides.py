@@ -74,11 +74,20 @@ def with_paths(overrides: list[str]) -> list[str]:
         if key_of(override) not in _PATHS or not equals or value[:1] in ("'", '"') or "${" in value:
             return override
         value = str(at_home(value)) if value.startswith("~") else value
-        if _PLAIN.fullmatch(value) or (sweep and re.search(r",|^\w+\(", value)):
+        if (_PLAIN.fullmatch(value) and not _means_else(value)) or (sweep and re.search(r",|^\w+\(", value)):
             return f"{start}={value}"
         return f"{start}={quoted(value)}"
 
     return [written(override) for override in overrides]
+
+
+def _means_else(value: str) -> bool:
+    """Whether Hydra reads it as a number or a flag."""
+    try:
+        float(value)
+    except ValueError:
+        return value.lower() in ("true", "false")
+    return True
 
 
 def quoted(path: Path | str) -> str:

@@ -117,12 +117,19 @@ def _watched(layer: nn.Module, name: str, found: Trace) -> nn.Module:
     if "weight" in layer._parameters:
         own["weight"] = property(weight)
 
+    past = "the network uses it by a reference outside of its modules, where no stand-in would be"
+
     def missed(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        found.odd[name] = "the network calls it by a reference outside of its modules, where no stand-in would be"
+        found.odd[name] = past
         return kind.forward(layer, *args, **kwargs)
 
+    def missed_weight(layer: nn.Module) -> Tensor | None:
+        found.odd[name] = past
+        return layer._parameters["weight"]
+
     twin.__class__ = type(kind.__name__, (kind,), own)
-    layer.__class__ = type(kind.__name__, (kind,), {"forward": missed})
+    own = {"forward": missed, **({"weight": property(missed_weight)} if "weight" in own else {})}
+    layer.__class__ = type(kind.__name__, (kind,), own)
     return twin
 
 

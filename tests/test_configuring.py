@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from lwdc.configuring import make_settings
 from lwdc.errors import LwdcError
 from lwdc.help import config_groups
+from lwdc.kinds import check_kind, check_kinds
 from lwdc.pipeline import Settings
 
 
@@ -162,6 +163,35 @@ def test_a_misspelt_key_of_an_experiment_gets_the_nearest(tmp_path: Path, text: 
     (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
     with pytest.raises(LwdcError, match=f"Did you mean .*{nearest}"):
         make_settings(composed("experiment=mine", config_dir=tmp_path))
+
+
+def test_a_helper_that_settings_name_is_read(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\npeak: 0.3\ntrain: {lr: '${peak}'}\nfinetune: {lr: '${peak}'}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    assert make_settings(composed("experiment=mine", config_dir=tmp_path)).train.optim.keywords["lr"] == 0.3
+
+
+def test_what_is_deleted_is_missed_by_its_key() -> None:
+    for deleted in ("train.lr", "latency_batches", "strategy.prior", "finetune.from_scratch", "space"):
+        with pytest.raises(LwdcError, match=f"lacks a setting that has to be there: .*{deleted.rpartition('.')[2]}"):
+            settings(f"~{deleted}")
+
+
+def test_what_a_costs_model_takes_may_stand_beside_it() -> None:
+    assert settings("cost=latency", "cost.runtime=torch").cost.model.runtime == "torch"
+    with pytest.raises(LwdcError, match=r"cost\.runtime: unknown setting 'runtime'"):
+        settings("+cost.runtime=onnx")
+
+
+def test_kinds_are_those_that_a_class_takes() -> None:
+    def taking(a: list[int] = None, b: int = 0.5, c: tuple[float, float] = (0, 0)) -> None:  # type: ignore[assignment]  # noqa: RUF013
+        """Annotated as others do it."""
+
+    assert check_kinds(taking, {"a": None, "b": 0.7}, str) == {"a": None, "b": 0.7}
+    with pytest.raises(LwdcError, match="c is a list"):
+        check_kinds(taking, {"c": [1, 2, 3]}, str)
+    assert check_kind(1e3, int, "epochs") == 1000 and check_kind(float("inf"), float, "clip_norm") > 0
 
 
 def test_what_users_extend_stays_open() -> None:

@@ -9,7 +9,25 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from lwdc.overrides import given_in, quoted, with_paths
 
 Run = Callable[..., tuple[int, str, str]]  # of the fixture lwdc_in: (*arguments) -> exit code, stdout, stderr
-AWKWARD = ["läufe/größe", "a=b", "run (1)", "it's", "a b", "2024", "tail\\", "a\\'b", "x,y", "[z]", "50%", "a:b"]
+AWKWARD = [
+    "läufe/größe",
+    "a=b",
+    "run (1)",
+    "it's",
+    "a b",
+    "2024",
+    "tail\\",
+    "a\\'b",
+    "x,y",
+    "[z]",
+    "50%",
+    "a:b",
+    ".5",
+    "True",
+    "inf",
+    "1e3",
+    "~nosuch/x",
+]
 
 
 @pytest.mark.parametrize("path", AWKWARD)

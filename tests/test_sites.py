@@ -292,7 +292,12 @@ def test_layers_that_are_called_past_the_networks_modules_are_no_sites() -> None
         def forward(self, x: Tensor) -> Tensor:
             return self.kept[0](self.first(x))
 
-    assert "by a reference outside of its modules" in reasons_for(Listing(), (3, 8, 8))["second"]
+    class Reading(Listing):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.conv2d(self.second(self.first(x)), self.kept[0].weight)
+
+    for network in (Listing(), Reading()):
+        assert "by a reference outside of its modules" in reasons_for(network, (3, 8, 8))["second"]
 
 
 def _graph() -> nn.Module:

@@ -130,7 +130,7 @@ class Latent(Proposer):
         super().load_state_dict(state)
         self._queue = [tuple(code) for code in state["queue"]]
         self._path = state["path"]
-        self._pool_seed = state["pool_seed"]
+        self._pool_seed = state.get("pool_seed", self._pool_seed)  # earlier versions have none
         self.__dict__.pop("_pool", None)
         self.model = None
         if state["model"] is not None:

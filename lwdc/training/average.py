@@ -20,15 +20,14 @@ class Average:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take in the weights of ``model`` as they are now."""
-        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        averages, now = _tensors(self.module), _tensors(model)
+        kept = self.module.state_dict().keys()  # what else there is, such as masks with infinities, is computed
+        floats = [name for name, tensor in averages.items() if tensor.is_floating_point() and name in kept]
         if floats:
-            averages, now = (list(side) for side in zip(*floats, strict=True))
-            torch._foreach_lerp_(averages, now, weight=1 - self.decay)
-        for average, value in pairs:
-            if not average.is_floating_point():
-                average.copy_(value)
+            torch._foreach_lerp_([averages[n] for n in floats], [now[n] for n in floats], weight=1 - self.decay)
+        for name in averages.keys() - set(floats):
+            averages[name].copy_(now[name])
 
 
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return list(itertools.chain(model.parameters(), model.buffers()))
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict(itertools.chain(model.named_parameters(), model.named_buffers()))

@@ -24,6 +24,7 @@ from lwdc.objectives import CrossEntropy, Distillation
 from lwdc.records import EpochRecord
 from lwdc.surgery import rebuild
 from lwdc.training import Fit, Plain, StepRecord, accuracy
+from lwdc.training.average import Average
 from lwdc.training.fit import derive_seed
 
 MakeFit = Callable[..., Fit]
@@ -410,6 +411,7 @@ def test_the_average_of_a_layer_held_twice_is_that_of_one(fit: MakeFit, network:
         def __init__(self, layers: nn.Sequential) -> None:
             super().__init__()
             self.layers, self.head = layers, layers[-1]
+            self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1), persistent=False)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.layers(x)
@@ -418,6 +420,9 @@ def test_the_average_of_a_layer_held_twice_is_that_of_one(fit: MakeFit, network:
     for model in (network, alike):
         list(fit(model, recipe={"ema": 0.9}).run())
     assert same(weights(alike.layers), weights(network))
+    average = Average(alike, 0.9)
+    average.update(alike)
+    assert torch.equal(average.module.mask, alike.mask)
 
 
 @pytest.mark.parametrize("stop", [2, 4, 8])
