@@ -18,7 +18,7 @@ from omegaconf.resolvers import oc
 
 from lwdc.errors import LwdcError, Refused
 from lwdc.help import config_groups
-from lwdc.keys import check_keys
+from lwdc.keys import check_keys, helpers_of
 from lwdc.resolvers import register_resolvers
 from lwdc.targets import ALLOWED, check_targets
 
@@ -76,7 +76,8 @@ class _CheckedLoader(ConfigLoaderImpl):
             if not self._in_sweep:  # of which a run fails by itself, with a row that says so
                 own = OmegaConf.to_container(config, resolve=False)
                 assert isinstance(own, dict)
-                check_keys({str(key): value for key, value in own.items()})
+                plain = {str(key): value for key, value in own.items()}
+                check_keys(plain, helpers_of(plain))
         except LwdcError as error:
             raise Refused(error) from error
         except OmegaConfBaseException as error:

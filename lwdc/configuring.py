@@ -15,7 +15,7 @@ from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
 from lwdc.errors import LwdcError, unknown_name
 from lwdc.help import config_groups
-from lwdc.keys import check_keys
+from lwdc.keys import check_keys, helpers_of
 from lwdc.kinds import check_kind, check_kinds
 from lwdc.pipeline import BackboneSettings, Compute, CostSettings, FrontSettings, ScoreSettings, Settings
 from lwdc.resolvers import register_resolvers
@@ -31,8 +31,8 @@ def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
     assert isinstance(given, dict)
     if missing := _missing(given):
         raise LwdcError(f"{missing[0]} has to be given, as {missing[0]}=...")
-    check_keys({str(key): value for key, value in given.items()})
     resolved = plain(config)
+    check_keys(resolved, helpers_of({str(key): value for key, value in given.items()}))
     check_targets(resolved, trusted)
     config = OmegaConf.create(resolved)  # once and for all: what is built is what was checked
     try:
@@ -83,6 +83,7 @@ _OWN = {
     **{name: name for name in ("latency_batches", "seed", "deterministic", "baseline", "searched")},
 }
 _EARLIER = {"beginning": False, "rest_from": 1.0, "weights": "better"}  # in runs of versions that had no such settings
+_YOUNG = {*_EARLIER, "refit_images", "prior", "decide", "decide_from"}  # which runs of earlier versions may lack
 
 
 def _missing(config: Any, key: str = "") -> list[str]:
@@ -99,7 +100,7 @@ def _own(config: dict[str, Any]) -> dict[str, Any]:
         if last in (node := config[group] if group else config):
             value = node[last]
             found[name] = Path(value) if name in ("baseline", "searched") and isinstance(value, str) else value
-        elif name not in _EARLIER and not (key.startswith("strategy.") and "proposer" in node):
+        elif name not in _YOUNG and not (key.startswith("strategy.") and "proposer" in node):
             raise KeyError(key)
     return found
 
@@ -166,6 +167,8 @@ def _recipe(config: DictConfig, group: str) -> Recipe:
         given["schedule"] = build(config[group].lr_scheduler, f"{group}.lr_scheduler")
     for name in {"objective", "starts_optim"} & set(given):
         given[name] = build(config[group][name], f"{group}.{name}")
+    if "lr" not in node:
+        raise KeyError(f"{group}.lr")
     rate = check_kind(node["lr"], float, f"{group}.lr")
     return _checked(Recipe, group, **given, optim=functools.partial(build(config.optim, "optim"), lr=rate))
 

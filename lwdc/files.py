@@ -47,6 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
         temporary.touch(exist_ok=False)
         try:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.chmod(path.stat().st_mode & 0o777 | 0o600)  # what is private is so while it is written, too
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())

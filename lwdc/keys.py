@@ -3,6 +3,7 @@
 import functools
 import importlib.resources
 import re
+from collections.abc import Collection
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -13,16 +14,19 @@ from lwdc.help import config_groups
 _WRITTEN = {"overrides", "hydra"}  # by lwdc and Hydra
 
 
-def check_keys(config: dict[str, Any]) -> None:
+def helpers_of(config: dict[str, Any]) -> set[str]:
+    """What settings name by ``${...}``, with others that one may have beside lwdc's own, in plain data not resolved."""
+    return set(re.findall(r"\$\{(?:[\w.]+:)?\.*(\w+)", str(config)))
+
+
+def check_keys(config: dict[str, Any], helpers: Collection[str] = ()) -> None:
     """Raise ``LwdcError`` for a setting that nothing reads, with the nearest ones that something does.
 
-    ``config`` is plain data, not yet resolved: what others name by ``${...}`` is read. What the arguments of a
-    ``_target_`` are is for that to say, and so it is for what stands below a setting, like those of
-    ``backbone.options``.
+    ``config`` is plain data, resolved or not; ``helpers`` are read by others. What the arguments of a ``_target_`` are
+    is for that to say, and so it is for what stands below a setting, like those of ``backbone.options``.
     """
-    known, text = known_keys(), str(config)
-    named = re.compile(r"\$\{(?:[\w.]+:)?(\w+)").findall(text)  # by other settings: a helper of one's own
-    if unknown := [key for key in config if key not in known and key not in {*_WRITTEN, *named}]:
+    known = known_keys()
+    if unknown := [key for key in config if key not in known and key not in {*_WRITTEN, *helpers}]:
         raise LwdcError(unknown_name("setting", str(unknown[0]), known))
     for name, below in known.items():
         given = config.get(name)

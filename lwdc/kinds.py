@@ -81,7 +81,7 @@ def _annotated(function: Any) -> tuple[dict[str, Any], bool]:
         return {}, False
     further = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     found = {
-        name: Optional[hints[name]] if given.default is None else hints[name]  # noqa: UP045  of any kind of hint
+        name: _or_none(hints[name]) if given.default is None else hints[name]
         for name, given in parameters.items()
         if name in hints and given.kind not in further
     }
@@ -90,6 +90,13 @@ def _annotated(function: Any) -> tuple[dict[str, Any], bool]:
         if isinstance(default, int | float | str | list | tuple | Mapping) and not _fits(default, found[name]):
             del found[name]
     return found, any(given.kind == inspect.Parameter.VAR_KEYWORD for given in parameters.values())
+
+
+def _or_none(hint: Any) -> Any:
+    try:
+        return Optional[hint]  # noqa: UP045  a hint of any kind
+    except TypeError:  # none that is a type: others annotate by whatever they like
+        return Any
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -143,4 +150,5 @@ def _names(hint: Any) -> Iterator[str]:
         yield _NAMED[dict]
     elif inspect.isclass(kind) and issubclass(kind, Sequence):
         within = [*_names(inner[0])] if inner and inner[0] is not Ellipsis else []
-        yield f"a list of which each is {' or '.join(within)}" if within else "a list"
+        several = f"a list of {len(inner)}" if kind is tuple and inner and Ellipsis not in inner else "a list"
+        yield f"{several} of which each is {' or '.join(within)}" if within else several

@@ -173,7 +173,7 @@ def test_a_helper_that_settings_name_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_deleted_is_missed_by_its_key() -> None:
-    for deleted in ("train.lr", "latency_batches", "strategy.prior", "finetune.from_scratch", "space"):
+    for deleted in ("train.lr", "latency_batches", "strategy.inherit", "finetune.from_scratch", "space"):
         with pytest.raises(LwdcError, match=f"lacks a setting that has to be there: .*{deleted.rpartition('.')[2]}"):
             settings(f"~{deleted}")
 

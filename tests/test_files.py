@@ -113,3 +113,12 @@ def test_halves_of_characters_are_written_escaped(tmp_path: Path) -> None:
     """So that a page is made of whatever a record holds, such as the name of a file."""
     write_text(tmp_path / "page.html", "a\udcffb")
     assert (tmp_path / "page.html").read_bytes() == b"a\\udcffb"
+
+
+def test_what_is_private_is_so_while_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.touch(mode=0o600)
+    with replacing(path) as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+        temporary.write_text("new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -47,8 +47,9 @@ def by_class(files: Iterable[File], where: str) -> Classed:
     for file in others:
         if file.class_name not in number:
             raise DataError(
-                f"{where} has the class {file.class_name!r} without an image, but with such files as {file.path}; "
-                f"images are called {', '.join(EXTENSIONS)}: convert them, or move them out of there."
+                f"{where} has the class {file.class_name!r} without an image, but with such files as "
+                f"{printable(file.path)}; images are called {', '.join(EXTENSIONS)}: convert them, or move them out of "
+                "there."
             )
     note = None
     if others:

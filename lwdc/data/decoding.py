@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from lwdc.errors import DataError
 
@@ -44,9 +45,12 @@ def decode(name: str, opened: Callable[[], BinaryIO]) -> Image.Image:
 def _in_8_bits(image: Image.Image) -> Image.Image:
     """``image``, unless its grey values have more bits: Pillow would not scale these to RGB, but clip them at 255."""
     if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
-        # The upper bits, as Pillow has it of 16-bit colours.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        # The upper bits, as Pillow has it of 16-bit colours. Tag 258 of a TIFF says how many it has, 12 in some.
+        bits = image.tag_v2.get(258, (16,))[0] if isinstance(image, TiffImageFile) else 16
+        return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
     if image.mode in ("I", "F"):
         kind = "whole" if image.mode == "I" else "floating-point"
-        raise ValueError(f"its pixels are 32-bit {kind} numbers of no known range: save it with 8 or 16 bits a channel")
+        raise ValueError(
+            f"its pixels are signed or 32-bit {kind} numbers of no known range: save it with 8 or 16 bits a channel"
+        )
     return image

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -100,6 +101,8 @@ def _export(folder: Path, name: str, job: _Job) -> ExportRecord:
         )
         size = files[0].stat().st_size
         for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copymode(folder / file.name, file)
             file.replace(folder / file.name)
     return ExportRecord(name, files[0].name, size, *found)
 

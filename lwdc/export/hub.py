@@ -64,7 +64,8 @@ def gather(folder: Path | str, out: Path | str, *, repo: str | None = None) -> l
     if lacking := [name for name in (WEIGHTS, DESCRIPTION) if not (source / name).is_file()]:
         raise ExportError(
             f"{source} lacks {' and '.join(lacking)}; a package is a folder with {DESCRIPTION} and {WEIGHTS}. Of a "
-            f"finished run write it by lwdc export {typed('run', source)} {typed('export.formats', '[safetensors]')}."
+            f"finished run write it by lwdc export {typed('run', source)} {typed('export.formats', '[safetensors]')} "
+            "export.int8=false."
         )
     load(source)
     try:

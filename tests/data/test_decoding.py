@@ -1,6 +1,7 @@
 """Decoding: pixels of every depth as 8-bit RGB."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -53,3 +54,14 @@ def test_other_pixels_are_as_pillow_has_them_in_rgb(mode: str) -> None:
 def test_a_transparent_palette_is_read() -> None:
     image = Image.fromarray(RAMP).convert("P")
     assert (decoded(image, transparency=3) == RAMP[..., None]).all()
+
+
+def test_12_bits_of_a_tiff_are_scaled_from_12() -> None:
+    """As packed pixels, which Pillow reads and does not write."""
+    values = np.array([[0, 2048], [4080, 1024]])
+    packed = b"".join(bytes((a >> 4, (a & 15) << 4 | b >> 8, b & 255)) for a, b in values.tolist())
+    tags = [(256, 2), (257, 2), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 2), (279, len(packed))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    content = struct.pack("<2sHI", b"II", 42, 8 + len(packed)) + packed + struct.pack("<H", len(tags)) + entries
+    image = decode("a.tif", lambda: io.BytesIO(content + bytes(4)))
+    assert np.asarray(image)[..., 0].tolist() == (values >> 4).tolist()

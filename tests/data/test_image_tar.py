@@ -83,6 +83,16 @@ def test_the_class_is_the_first_folder_in_the_tar(tmp_path: Path, write_tar: Wri
     assert classes_and_labels(packed, tmp_path / "train.tar", write_tar) == (["animals", "plants"], [0, 1, 1])
 
 
+@pytest.mark.parametrize("name", ["train.tar", "train/part0.tar"])
+@pytest.mark.parametrize("folders", ["val", "imagenet/train"])
+def test_folders_that_hold_all_images_are_seen_through(
+    name: str, folders: str, tmp_path: Path, write_tar: WriteTar
+) -> None:
+    write_tar(tmp_path / name, {f"{folders}/{inside}": b"" for inside in ("cat/1.png", "dog/1.png", "README")})
+    source = ImageTar(tmp_path).source("train")
+    assert (source.class_names, source.labels.tolist(), source.note) == (["cat", "dog"], [0, 1], None)
+
+
 def test_shards_of_class_folders_are_merged(tmp_path: Path, write_tar: WriteTar) -> None:
     for index in range(2):
         write_tar(tmp_path / "train" / f"{index}.tar", {f"{name}/{index}.png": b"" for name in ("cat", "dog")})

@@ -119,7 +119,7 @@ def test_a_run_without_a_package_is_told_how_to_write_one(finished: Finished, tm
     with pytest.raises(ExportError) as refused:
         hub.gather(run, tmp_path / "out")
     assert f"lacks {name}; " in str(refused.value)
-    assert str(refused.value).endswith(f"by lwdc export run={run} export.formats='[safetensors]'.")
+    assert str(refused.value).endswith(f"by lwdc export run={run} export.formats='[safetensors]' export.int8=false.")
 
 
 @pytest.mark.parametrize(("given", "private"), [([], True), (["private=true"], True), (["private=false"], False)])

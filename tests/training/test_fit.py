@@ -411,7 +411,7 @@ def test_the_average_of_a_layer_held_twice_is_that_of_one(fit: MakeFit, network:
         def __init__(self, layers: nn.Sequential) -> None:
             super().__init__()
             self.layers, self.head = layers, layers[-1]
-            self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1), persistent=False)
+            self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
 
         def forward(self, x: Tensor) -> Tensor:
             return self.layers(x)
