@@ -351,7 +351,7 @@ def test_costs_of_a_users_own(lwdc_in: Run, tmp_path: Path) -> None:
         (["+cost.also.params.budget=5ms"], "has the unit 'ms', the cost is counted in params"),
         (["+cost.also.params=50%"], "takes the settings of one cost, like +cost.also.params.budget=50%; found 50%"),
         (["+cost.also.params.also.size.budget=0.5"], "cost.also.params takes the settings of one cost"),
-        (["+cost.also.params.bugdet=0.5"], "cost.also.params: "),
+        (["+cost.also.params.bugdet=0.5"], "cost.also.params.bugdet: unknown setting"),
         (["cost=latency", "cost.runtime=onyx"], "unknown cost.runtime 'onyx'"),
         (["cost=memory", "cost.budget=1kB"], "cannot be reached: the smallest memory of this space"),
     ],
