@@ -1,5 +1,6 @@
 """The registry of operators: from a candidate, which is plain data, to the operator at a site."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -56,7 +57,7 @@ def check(candidate: Candidate) -> None:
     try:
         signature.bind(None, **options)
     except TypeError as error:
-        accepted = list(signature.parameters)[1:]
+        accepted = _taken(_BUILDERS[name])
         takes = f"it takes {', '.join(accepted)}" if accepted else "it takes no options"
         raise SpaceError(f"operator {name!r} cannot be built from {options}: {error}; {takes}.") from error
     if not isinstance(parts(candidate), list):
@@ -94,8 +95,7 @@ def label(candidate: Candidate) -> str:
     brackets, like ``sum(grouped_4+pointwise)``: without a comma, as tables of costs are csv files.
     """
     options = {option: value for option, value in _options(candidate).items() if option != "of"}
-    builder = _BUILDERS.get(candidate["op"])
-    taken = [] if builder is None else list(inspect.signature(builder).parameters)[1:]
+    taken = _taken(_BUILDERS.get(candidate["op"]))
     given = sorted(options, key=lambda option: taken.index(option) if option in taken else len(taken))
     values = [
         str(options[option]) if taken[place : place + 1] in ([option], []) else f"{option}={options[option]}"
@@ -103,6 +103,12 @@ def label(candidate: Candidate) -> str:
     ]
     made_of = "+".join(label(part) for part in parts(candidate))
     return "_".join([str(candidate["op"]), *values]) + (f"({made_of})" if made_of else "")
+
+
+@functools.cache  # labels are asked for by the thousand
+def _taken(builder: Builder | None) -> list[str]:
+    """The options that an operator takes, in order; of one that is not registered none are known."""
+    return [] if builder is None else list(inspect.signature(builder).parameters)[1:]
 
 
 def _options(candidate: Candidate) -> dict[str, Any]:
