@@ -18,6 +18,8 @@ from lwdc.sites import Site, check_network, find_sites
 from lwdc.space import Choice, Plan, SearchSpace, make_plan
 from lwdc.tracing import Shape, reference, replace
 
+Copied = Callable[[Any], Any]  # of a part of a network, that copy which a copy of the network holds
+
 
 def wrap(
     model: nn.Module,
@@ -74,26 +76,25 @@ def discretise(supernet: nn.Module, architecture: Architecture | None = None) ->
     """
     architecture = architecture or chosen_architecture(supernet)
     _check_names(architecture, selection_ops(supernet))
-    network = copy.deepcopy(supernet)
-    replacements: dict[nn.Module, nn.Module] = {}
-    for op in selection_ops(network).values():
-        operator = op.operators[candidate_index(op, architecture)]
+
+    def released(op: SelectionOp, copied: Copied) -> nn.Module:
+        operator = copied(op.operators[candidate_index(op, architecture)])
         assert isinstance(operator, Operator)
-        released = operator.release(op.bias).train(op.training)
-        replacements[op] = with_settings(released, op.conv)
-    _unwrap(network, replacements)
-    return network, architecture
+        return with_settings(operator.release(copied(op.bias)).train(op.training), op.conv)
+
+    return _unwrapped(supernet, released), architecture
 
 
 def original_network(supernet: nn.Module) -> nn.Module:
     """A copy with every site's own convolution back in place; ``supernet`` is not changed."""
-    network = copy.deepcopy(supernet)
-    ops = selection_ops(network).values()
-    for op in ops:
+
+    def original(op: SelectionOp, copied: Copied) -> nn.Module:
+        conv: nn.Module = copied(op.conv)
         if op.froze:
-            op.original_weight().requires_grad_(True)
-    _unwrap(network, {op: op.conv for op in ops})
-    return network
+            conv.get_parameter("weight").requires_grad_(True)
+        return conv
+
+    return _unwrapped(supernet, original)
 
 
 def input_size_of(supernet: nn.Module) -> Shape:
@@ -225,12 +226,19 @@ def _forget_gates(supernet: nn.Module, args: Any, output: Any) -> None:
     forget(supernet)
 
 
-def _unwrap(network: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
-    """Put modules in place of the selection operators and remove what ``wrap`` added, in place."""
-    replace(network, replacements)
+def _unwrapped(supernet: nn.Module, instead: Callable[[SelectionOp, Copied], nn.Module]) -> nn.Module:
+    """A copy without what ``wrap`` added, with ``instead(op, copied)`` where a selection operator stands.
+
+    Of what an operator holds only that is copied which ``copied`` is asked for: a copy costs what the network does.
+    """
+    ops = list(selection_ops(supernet).values())
+    memo: dict[int, Any] = {id(op): op for op in ops}
+    network = copy.deepcopy(supernet, memo)
+    replace(network, {op: instead(op, lambda part: copy.deepcopy(part, memo)) for op in ops})
     del network.lwdc_input_size
     for hooks in (network._forward_pre_hooks, network._forward_hooks):
         for key in [key for key, hook in hooks.items() if hook in (_sample_gates, _forget_gates)]:
             del hooks[key]
     for key in [k for k in network._forward_hooks_always_called if k not in network._forward_hooks]:
         del network._forward_hooks_always_called[key]
+    return network

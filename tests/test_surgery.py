@@ -183,6 +183,26 @@ def test_discretising_leaves_plain_pytorch_and_the_supernet_alone(model: nn.Modu
     assert torch.equal(supernet(images), wanted)
 
 
+def test_nothing_is_shared_with_the_supernet_and_nothing_more_copied(model: nn.Module, plan: Plan) -> None:
+    class Left:
+        def __deepcopy__(self, memo: Any) -> None:
+            raise AssertionError("an operator that was not chosen is copied")
+
+    supernet = wrap(model, plan=plan)
+    architecture = drawn(supernet, 0)
+    for name, op in selection_ops(supernet).items():
+        chosen = op.candidates.index(architecture.choices[name])
+        for index, operator in enumerate(op.operators):
+            if index != chosen and op.candidates[index]["op"] != "original":
+                operator.left = Left()
+
+    def parts(network: nn.Module) -> set[int]:
+        return {*map(id, network.modules())} | {t.data_ptr() for t in network.state_dict().values()}
+
+    for network in (discretise(supernet, architecture)[0], original_network(supernet)):
+        assert not parts(network) & parts(supernet)
+
+
 def test_the_default_choice_is_every_gates_best(model: nn.Module, plan: Plan) -> None:
     supernet = wrap(model, plan=plan)
     for gate in gates(supernet):
