@@ -1,18 +1,17 @@
 """Shared weights: an architecture as the supernet holds it, without any training of its own."""
 
-import copy
 import dataclasses
 
 from lwdc.architecture import Architecture
 from lwdc.errors import LwdcError
 from lwdc.evaluators.base import Subject
-from lwdc.surgery import point_at
+from lwdc.surgery import discretise
 from lwdc.training import accuracy, recalibrate
 
 
 @dataclasses.dataclass(frozen=True)
 class SharedWeights:
-    """The supernet, its gates pointed at the architecture and batch norms re-estimated on ``batches`` of training.
+    """The architecture's network with the supernet's weights, batch norms re-estimated on ``batches`` of training.
 
     Accuracy is that on the first ``images`` of the validation split; None: on all.
     """
@@ -24,10 +23,9 @@ class SharedWeights:
         check_options(self.images, batches=self.batches)
 
     def __call__(self, subject: Subject, architecture: Architecture, seed: int) -> float:
-        supernet = copy.deepcopy(subject.supernet)
-        point_at(supernet, architecture)
-        recalibrate(supernet, subject.train_batches(self.batches, seed), self.batches, subject.fabric)
-        return accuracy(supernet, subject.held_out(self.images), subject.fabric)
+        network, _ = discretise(subject.supernet, architecture)
+        recalibrate(network, subject.train_batches(self.batches, seed), self.batches, subject.fabric)
+        return accuracy(network, subject.held_out(self.images), subject.fabric)
 
 
 def check_options(images: int | None, **counts: int) -> None:
