@@ -157,6 +157,11 @@ def scaled_like(kernel: Tensor, norm: float) -> float:
         return norm / max(float(kernel.norm()), 1e-30)
 
 
+def own_bias(bias: Tensor) -> nn.Parameter:
+    """The site's ``bias`` for what stands in, frozen if it is."""
+    return nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+
+
 _SETTINGS = (
     "in_channels", "out_channels", "in_features", "out_features",
     "kernel_size", "stride", "padding", "dilation", "groups",

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lwdc.candidates.base import DoesNotFit, Operator, check_padding, restrict, scaled_like
+from lwdc.candidates.base import DoesNotFit, Operator, check_padding, own_bias, restrict, scaled_like
 from lwdc.geometry import Pad, Support, block_linear, own_support, pads_for
 from lwdc.sites import Site
 
@@ -113,7 +113,7 @@ class Chain(Operator):
 
     def release(self, bias: Tensor | None) -> nn.Module:
         if bias is not None:
-            self.convolutions[-1].bias = nn.Parameter(bias.detach().clone())
+            self.convolutions[-1].bias = own_bias(bias)
         return self.layers[0] if len(self.layers) == 1 else self.layers
 
 

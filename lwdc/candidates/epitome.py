@@ -14,7 +14,7 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor, nn
 
-from lwdc.candidates.base import DoesNotFit, Operator, check_padding, restrict, scaled_like
+from lwdc.candidates.base import DoesNotFit, Operator, check_padding, own_bias, restrict, scaled_like
 from lwdc.candidates.chain import Layer, convolution
 from lwdc.candidates.registry import register_candidate
 from lwdc.candidates.sampling import Fold, Sampling, Starts, TiedConv, Unfold, form, sample
@@ -162,7 +162,7 @@ class AxisEpitome(Sampled):
 
     def release(self, bias: Tensor | None) -> nn.Module:
         if bias is not None:
-            self.layers[-1].bias = nn.Parameter(bias.detach().clone())
+            self.layers[-1].bias = own_bias(bias)
         return self.layers
 
 
@@ -225,7 +225,7 @@ class BlockEpitome(Sampled):
 
     def release(self, bias: Tensor | None) -> nn.Module:
         if bias is not None:
-            self.conv.bias = nn.Parameter(bias.detach().clone())
+            self.conv.bias = own_bias(bias)
         return self.conv
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lwdc.candidates.base import DoesNotFit, Operator, check_padding, needs_space
+from lwdc.candidates.base import DoesNotFit, Operator, check_padding, needs_space, own_bias
 from lwdc.candidates.registry import register_candidate
 from lwdc.geometry import Pad, Support, centred_support, own_support, pad, pads_for
 from lwdc.sites import Site
@@ -60,7 +60,7 @@ class Bias(nn.Module):
     def __init__(self, bias: Tensor, dims: int) -> None:
         super().__init__()
         self.dims = dims
-        self.bias = nn.Parameter(bias.detach().clone())
+        self.bias = own_bias(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.bias.to(x.dtype).view(-1, *(1,) * self.dims)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lwdc.candidates.base import DoesNotFit, Operator, check_padding, needs_space, scaled_like
+from lwdc.candidates.base import DoesNotFit, Operator, check_padding, needs_space, own_bias, scaled_like
 from lwdc.candidates.fixed import output_sizes
 from lwdc.candidates.registry import register_candidate
 from lwdc.geometry import own_support, pad, pads_for
@@ -65,7 +65,7 @@ class Shifted(Operator):
 
     def release(self, bias: Tensor | None) -> nn.Module:
         if bias is not None:
-            self.conv.bias = nn.Parameter(bias.detach().clone())
+            self.conv.bias = own_bias(bias)
         return self.layers
 
 

@@ -47,7 +47,9 @@ class Shuffled(Chain):
 
     def release(self, bias: Tensor | None) -> nn.Module:
         """The bias is added before the shuffle, so it is put into the order that holds there."""
-        return super().release(None if bias is None else deal(bias, 0, self.groups, self.filters))
+        if bias is not None:
+            bias = deal(bias.detach(), 0, self.groups, self.filters).requires_grad_(bias.requires_grad)
+        return super().release(bias)
 
 
 def held_by(weight: Tensor, site_groups: int, groups: int) -> list[Tensor]:

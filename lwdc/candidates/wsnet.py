@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lwdc.candidates.base import DoesNotFit, Operator, check_padding, needs_space
+from lwdc.candidates.base import DoesNotFit, Operator, check_padding, needs_space, own_bias
 from lwdc.candidates.epitome import Sampled
 from lwdc.candidates.registry import register_candidate
 from lwdc.candidates.sampling import Fold, Starts, TiedConv, sample
@@ -50,7 +50,7 @@ class Windows(Sampled):
 
     def release(self, bias: Tensor | None) -> nn.Module:
         if bias is not None:
-            self.conv.bias = nn.Parameter(bias.detach().clone())
+            self.conv.bias = own_bias(bias)
         return self.layers
 
 

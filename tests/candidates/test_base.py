@@ -44,6 +44,24 @@ def test_what_inherits_a_layer_of_zeros_computes_zeros_and_learns(layer: Any, op
         assert any(p.grad is not None and p.grad.any() for p in _weights(operator)), operator
 
 
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "sizes"),
+    [(nn.Conv2d(8, 8, 3, padding=1), (5, 5)), (nn.Conv1d(8, 8, 3, padding=1), (9,)), (nn.Linear(8, 8), (5,))],
+)
+def test_the_bias_of_a_layer_trains_in_its_stand_in_if_it_did_in_the_layer(
+    layer: Any, sizes: tuple[int, ...], trains: bool, place: Any, operators_at: Any, released: Any
+) -> None:
+    at = place(layer, *sizes)
+    bias = nn.Parameter(at.bias.detach().clone(), requires_grad=trains)
+    for operator in operators_at(at):
+        if operator.support is not None and not isinstance(operator, Original):
+            with torch.no_grad():  # asks nothing of who calls
+                module = released(operator, bias)
+            flags = {name.rpartition(".")[2]: p.requires_grad for name, p in module.named_parameters()}
+            assert flags.pop("bias") == trains and all(flags.values()), operator
+
+
 def _weights(operator: Operator) -> list[nn.Parameter]:
     module = operator._conv[0] if isinstance(operator, Original) else operator
     return [p for name, p in module.named_parameters() if name != "bias"]
