@@ -105,6 +105,18 @@ class Measures:
     params: int
     bytes: int  # of the safetensors file
     latency_ms: dict[str, float]  # batch size (as text, for json) -> median milliseconds
+    onnx_ms: dict[str, float] | None = None  # the same in ONNX Runtime on the CPU; None where there is no such file
+
+
+def latencies(before: Measures, after: Measures) -> list[tuple[str, float, float]]:
+    """Milliseconds before and after wherever both were timed, with a name: ``batch 1``, ``batch 1, ONNX Runtime``."""
+    found = []
+    for where, old, new in (
+        ("", before.latency_ms, after.latency_ms),
+        (", ONNX Runtime", before.onnx_ms or {}, after.onnx_ms or {}),
+    ):
+        found += [(f"batch {size}{where}", old[size], new[size]) for size in sorted(old.keys() & new.keys(), key=int)]
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

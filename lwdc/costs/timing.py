@@ -1,5 +1,6 @@
 """Timing: networks and layers run side by side, so that a drift of the machine meets all of them alike."""
 
+import math
 import platform
 import statistics
 import time
@@ -16,15 +17,23 @@ from lwdc.tracing import evaluating
 Run = Callable[[int], float]  # executes so many times; the seconds that it took
 
 _SLICE = 0.004  # seconds of one round of one run, at least
+_FEWEST = 3  # rounds, for a median that one slow round doesn't spoil
 
 
-def side_by_side(runs: Sequence[Run], *, rounds: int = 9) -> np.ndarray:
-    """Seconds of one execution, by round and run: ``(rounds, len(runs))``; in every round each gets its turn."""
+def side_by_side(runs: Sequence[Run], *, rounds: int = 9, budget_s: float = math.inf) -> np.ndarray:
+    """Seconds of one execution, by round and run: ``(rounds, len(runs))``; in every round each gets its turn.
+
+    Once ``budget_s`` seconds are over no round is begun, but for the first three.
+    """
     counts = []
     for run in runs:
         run(1)
         counts.append(max(1, round(_SLICE / max(run(1), 1e-9))))
-    return np.array([[run(count) / count for run, count in zip(runs, counts, strict=True)] for _ in range(rounds)])
+    found: list[list[float]] = []
+    deadline = time.perf_counter() + budget_s
+    while len(found) < rounds and (len(found) < _FEWEST or time.perf_counter() < deadline):
+        found.append([run(count) / count for run, count in zip(runs, counts, strict=True)])
+    return np.array(found)
 
 
 def without_drift(rounds: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from lwdc.files import write_text
-from lwdc.records import CostResult, Int8Result, Measures, Result
+from lwdc.records import CostResult, Int8Result, Measures, Result, latencies
 from lwdc.text import percent, points, si, significant
 
 FILE = "model_card.md"
@@ -105,9 +105,7 @@ def _sizes(before: Measures, after: Measures) -> list[tuple[str, float, float]]:
         ("parameters", before.params, after.params),
         ("bytes", before.bytes, after.bytes),
     ]
-    for batch in sorted(before.latency_ms.keys() & after.latency_ms.keys(), key=int):
-        found.append((f"milliseconds, batch {batch}", before.latency_ms[batch], after.latency_ms[batch]))
-    return found
+    return found + [(f"milliseconds, {name}", old, new) for name, old, new in latencies(before, after)]
 
 
 def _shown(value: float) -> str:

@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from lwdc.errors import ExportError
 from lwdc.export.deployment import OPSET, Deployment, input_name
 from lwdc.export.reason import reason_of
-from lwdc.export.torch_export import trace
+from lwdc.export.torch_export import forgetting, trace
 from lwdc.export.verify import Run
 from lwdc.files import replacing
 from lwdc.tracing import Shape
@@ -32,7 +32,8 @@ def to_onnx(network: nn.Module, path: Path | str, input_size: Shape, *, deployme
     Its metadata holds ``deployment`` (``Deployment.to_text``). ``network`` is not changed. Raises
     ``ExportError`` if it cannot be traced or translated.
     """
-    write_onnx(trace(network, input_size), path, deployment or Deployment(input_size))
+    with forgetting():
+        write_onnx(trace(network, input_size), path, deployment or Deployment(input_size))
 
 
 def write_onnx(program: ExportedProgram, path: Path | str, deployment: Deployment) -> None:

@@ -33,7 +33,8 @@ def to_torch_export(
 
     ``network`` is not changed. Raises ``ExportError`` if it cannot be traced, as when it looks at values.
     """
-    write_program(trace(network, input_size), path, deployment or Deployment(input_size))
+    with forgetting():
+        write_program(trace(network, input_size), path, deployment or Deployment(input_size))
 
 
 def write_program(program: ExportedProgram, path: Path | str, deployment: Deployment) -> None:

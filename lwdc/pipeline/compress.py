@@ -20,7 +20,7 @@ from lwdc.files import read_json, replacing, write_json
 from lwdc.folders import check_folder, typed
 from lwdc.pipeline.choice import choose_network
 from lwdc.pipeline.determinism import deterministic
-from lwdc.pipeline.measures import environment, measure_network, measure_sites
+from lwdc.pipeline.measures import environment, measure_both, measure_sites
 from lwdc.pipeline.opening import opening
 from lwdc.pipeline.prepare import SUPERNET, Prepared, Trainable, load_search, prepare, prepare_training
 from lwdc.pipeline.quantising import quantise, warning_of
@@ -294,12 +294,15 @@ def _export(
     test = Accuracies(*(prepared.accuracy(model, "test") for model in four))
     warnings = [*search["warnings"], architecture.verdict(), None if int8 is None else warning_of(int8)]
     warnings.append(run.name_unreadable(data.unreadable_files()))
+    file = next((run.folder / export.file for export in exports if export.format == "onnx"), None)
+    before, after, untimed = measure_both(baseline, network, file, data.input_size, settings.latency_batches)
+    warnings.append(untimed)
     result = Result(
         name=f"{prepared.backbone.name} on {data.name}",
         seed=settings.seed,
         costs=_costs(prepared, architecture, search["measured"]),
-        before=measure_network(baseline, data.input_size, settings.latency_batches),
-        after=measure_network(network, data.input_size, settings.latency_batches),
+        before=before,
+        after=after,
         valid=Accuracies(
             run.done["baseline"]["valid"],
             search["supernet_valid"],

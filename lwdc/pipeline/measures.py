@@ -1,23 +1,27 @@
 """What a finished network is worth: size, speed, and what became of every site."""
 
+import dataclasses
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors.torch import save as to_bytes
-from torch import nn
+from torch import Tensor, nn
 
 import lwdc
 from lwdc.architecture import Architecture
 from lwdc.candidates import label
 from lwdc.costs import measure_ms
-from lwdc.costs.timing import device_name
+from lwdc.costs.timing import Run, device_name, seconds_of, side_by_side, without_drift
 from lwdc.counting import count_macs, count_params
+from lwdc.errors import ExportError
+from lwdc.export import run_onnx, to_onnx
 from lwdc.records import Measures, SiteResult
 from lwdc.space import Plan
 from lwdc.tensors import untied
@@ -32,6 +36,43 @@ def measure_network(network: nn.Module, input_size: Shape, batches: Sequence[int
         bytes=len(to_bytes(untied(network.state_dict())[0])),
         latency_ms={str(batch): measure_ms(network, [input_size], batch=batch) for batch in batches},
     )
+
+
+def measure_both(
+    original: nn.Module, network: nn.Module, file: Path | None, input_size: Shape, batches: Sequence[int]
+) -> tuple[Measures, Measures, str | None]:
+    """Both networks, in ONNX Runtime too where ``network`` has a ``file`` for it; and a warning, if that cannot be."""
+    before, after = (measure_network(model, input_size, batches) for model in (original, network))
+    if file is None or not batches:
+        return before, after, None
+    with tempfile.TemporaryDirectory() as folder:
+        originals = Path(folder) / file.name
+        try:
+            to_onnx(original, originals, input_size)
+            old, new = measure_files([run_onnx(originals), run_onnx(file)], input_size, batches)
+        except ExportError as error:
+            return before, after, f"the network was not timed beside the baseline in ONNX Runtime: {error}"
+    return dataclasses.replace(before, onnx_ms=old), dataclasses.replace(after, onnx_ms=new), None
+
+
+def measure_files(
+    runs: Sequence[Callable[[Tensor], Tensor]], input_size: Shape, batches: Sequence[int]
+) -> list[dict[str, float]]:
+    """Milliseconds of each of ``runs`` on the CPU by batch size, taken in turns."""
+
+    def on(run: Callable[[Tensor], Tensor], inputs: Tensor) -> Run:
+        return lambda times: seconds_of(lambda: run(inputs), times, inputs.device)
+
+    found: list[dict[str, float]] = [{} for _ in runs]
+    for batch in batches:
+        inputs = torch.randn(batch, *input_size)
+        seconds = without_drift(side_by_side([on(run, inputs) for run in runs], budget_s=_LONGEST))
+        for of_run, taken in zip(found, seconds, strict=True):
+            of_run[str(batch)] = float(taken) * 1000
+    return found
+
+
+_LONGEST = 5.0  # seconds that are given to a batch size
 
 
 def measure_sites(

@@ -4,12 +4,11 @@ import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from lwdc.costs.timing import Run, seconds_of, side_by_side, without_drift
 from lwdc.data import DataModule
 from lwdc.export import INT8_FILE, run_onnx, to_int8
+from lwdc.pipeline.measures import measure_files
 from lwdc.records import FileMeasures, Int8Result
 
 FLOAT_FILE = "model.onnx"
@@ -28,11 +27,7 @@ def quantise(
     to_int8(folder / FLOAT_FILE, folder / INT8_FILE, itertools.islice(inputs, max(1, _EXAMPLES // size)))
     paths = [folder / FLOAT_FILE, folder / INT8_FILE]
     runs = [run_onnx(path) for path in paths]
-    times: list[dict[str, float]] = [{}, {}]
-    for batch in latency_batches:
-        found = without_drift(side_by_side([_on(run, torch.randn(batch, *data.input_size)) for run in runs]))
-        for of_file, seconds in zip(times, found, strict=True):
-            of_file[str(batch)] = float(seconds) * 1000
+    times = measure_files(runs, data.input_size, latency_batches)
     measured = [
         FileMeasures(
             file=path.name,
@@ -56,10 +51,6 @@ def warning_of(result: Int8Result) -> str | None:
 
 LOST = "int8 loses"
 _MUCH = 0.01
-
-
-def _on(run: Callable[[Tensor], Tensor], inputs: Tensor) -> Run:
-    return lambda times: seconds_of(lambda: run(inputs), times, inputs.device)
 
 
 def _accuracy(run: Callable[[Tensor], Tensor], data: DataModule, split: str, batch_size: int) -> float:

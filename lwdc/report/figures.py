@@ -6,7 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lwdc.records import EpochRecord, Result, SiteResult
+from lwdc.records import EpochRecord, Result, SiteResult, latencies
 from lwdc.report.runs import ReadRun
 
 # Okabe and Ito's colours, told apart by colour-blind people too; then lighter ones where there are more operators.
@@ -216,10 +216,10 @@ def axes(results: Sequence[Result]) -> dict[str, list[float]]:
         "parameters": [r.after.params / r.before.params for r in results],
         "bytes": [r.after.bytes / r.before.bytes for r in results],
     }
-    for batch in results[0].before.latency_ms:
-        if all(batch in r.before.latency_ms and batch in r.after.latency_ms for r in results):
-            title = f"milliseconds, batch {batch}"
-            found[title] = [r.after.latency_ms[batch] / r.before.latency_ms[batch] for r in results]
+    timed = [{name: new / old for name, old, new in latencies(r.before, r.after)} for r in results]
+    for name in timed[0]:
+        if all(name in of_run for of_run in timed):
+            found[f"milliseconds, {name}"] = [of_run[name] for of_run in timed]
     name = results[0].costs[0].name
     if all(r.costs[0].name == name for r in results) and name not in ("macs", "params"):
         shares = [(c.after if c.measured is None else c.measured) / c.before for c in (r.costs[0] for r in results)]

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from lwdc.files import write_text
-from lwdc.records import CorrelationRecord, CostResult, EmbeddingRecord, EvaluationRecord, Result
+from lwdc.records import CorrelationRecord, CostResult, EmbeddingRecord, EvaluationRecord, Result, latencies
 from lwdc.report import figures, search_figures, searches
 from lwdc.report.runs import ReadRun
 from lwdc.text import duration, percent, points, si, significant
@@ -199,10 +199,9 @@ def _tiles(result: Result) -> str:
         ("bytes", before.bytes, after.bytes),
     ):
         tiles.append((name, percent(new / old), f"{si(old)} to {si(new)}"))
-    for batch in sorted(before.latency_ms.keys() & after.latency_ms.keys(), key=int):
-        old_ms, new_ms = before.latency_ms[batch], after.latency_ms[batch]
+    for timed, old_ms, new_ms in latencies(before, after):
         shown = f"{significant(old_ms)} to {significant(new_ms)}"
-        tiles.append((f"milliseconds, batch {batch}", percent(new_ms / old_ms), shown))
+        tiles.append((f"milliseconds, {timed}", percent(new_ms / old_ms), shown))
     cells = "".join(f'<div class="tile"><small>{n}</small><b>{v}</b><small>{d}</small></div>' for n, v, d in tiles)
     return f'<div class="tiles">{cells}</div>'
 

@@ -169,14 +169,15 @@ def _fault_of(result: Result) -> str | None:
         return "its result names no cost"
     sizes: dict[str, float] = {"macs": before.macs, "params": before.params, "bytes": before.bytes}
     sizes |= {f"latency_ms at batch {batch}": ms for batch, ms in before.latency_ms.items()}
+    sizes |= {f"onnx_ms at batch {batch}": ms for batch, ms in (before.onnx_ms or {}).items()}
     sizes |= {f"cost {cost.name}": cost.before for cost in result.costs}
     if (small := next((name for name, size in sizes.items() if size <= 0), None)) is not None:
         return f"before compression its {small} is {sizes[small]}, where it is more than 0"
-    measured = [before.latency_ms, result.after.latency_ms]
+    measured = [before.latency_ms, result.after.latency_ms, before.onnx_ms or {}, result.after.onnx_ms or {}]
     measured += [] if int8 is None else [int8.float32.latency_ms, int8.int8.latency_ms]
     for batch in itertools.chain.from_iterable(measured):
         if not re.fullmatch("[1-9][0-9]{0,8}", batch):
-            return f"its latency_ms has the batch size {batch!r:.40}, where it is a number from 1 on"
+            return f"one of its latencies has the batch size {batch!r:.40}, where it is a number from 1 on"
     if int8 is not None and int8.float32.latency_ms.keys() != int8.int8.latency_ms.keys():
         return "the latency_ms of its float32 and int8 files have different batch sizes"
     for cost in result.costs:

@@ -15,6 +15,7 @@ from lwdc.records import (
     Measures,
     Result,
     SiteResult,
+    latencies,
 )
 from lwdc.text import duration, percent, points, si, significant
 
@@ -82,9 +83,8 @@ def totals_table(before: Measures, after: Measures) -> Table:
         ("bytes", before.bytes, after.bytes),
     ):
         table.add_row(name, si(old), si(new), _ratio(old, new))
-    for batch in sorted(before.latency_ms.keys() & after.latency_ms.keys(), key=int):
-        slow, fast = before.latency_ms[batch], after.latency_ms[batch]
-        table.add_row(f"ms, batch {batch}", _milliseconds(slow), _milliseconds(fast), _ratio(slow, fast))
+    for name, slow, fast in latencies(before, after):
+        table.add_row(f"ms, {name}", _milliseconds(slow), _milliseconds(fast), _ratio(slow, fast))
     return table
 
 

@@ -351,6 +351,7 @@ def _summary(result: Result) -> dict[str, Any]:
 
 def _measures(when: str, measures: Measures) -> dict[str, float]:
     latency = {f"{when}/ms_batch_{batch}": value for batch, value in measures.latency_ms.items()}
+    latency |= {f"{when}/onnx_ms_batch_{batch}": value for batch, value in (measures.onnx_ms or {}).items()}
     return {
         f"{when}/macs": measures.macs,
         f"{when}/params": measures.params,

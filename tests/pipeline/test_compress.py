@@ -84,6 +84,7 @@ def test_the_summarys_numbers_are_those_counted_again(finished: Finished) -> Non
         assert measured.macs == count_macs(network, [size])
         assert measured.params == count_params(network)
         assert set(measured.latency_ms) == {"1", "3"} and min(measured.latency_ms.values()) > 0
+        assert measured.onnx_ms is not None and set(measured.onnx_ms) == {"1", "3"}
     assert result.after.bytes == (folder / "finetuned.safetensors").stat().st_size
     assert result.after.macs <= 0.5 * result.before.macs
     assert result.before.macs - result.after.macs == sum(s.macs_before - s.macs_after for s in result.sites)

@@ -1,12 +1,16 @@
 """Measures: counts, bytes and times of a network and of its sites."""
 
+from pathlib import Path
+
 import torch
 from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 from torch import nn
 
 from lwdc.architecture import Architecture
-from lwdc.pipeline.measures import environment, measure_network, measure_sites
+from lwdc.export import to_onnx
+from lwdc.pipeline.measures import environment, measure_both, measure_network, measure_sites
+from lwdc.records import latencies
 from lwdc.space import SearchSpace, make_plan
 from lwdc.surgery import rebuild
 
@@ -33,6 +37,35 @@ def test_a_layer_held_twice_is_stored_once() -> None:
     twice.again = model[1]
     twice.forward = lambda x: model(x)
     assert once <= measure_network(twice, (3, 6, 6), []).bytes < once + 4 * 4 * 9 * 4
+
+
+def test_both_networks_are_timed_in_onnx_runtime_where_there_is_a_file(tmp_path: Path) -> None:
+    model = nn.Sequential(network(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    smaller = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    to_onnx(smaller, tmp_path / "model.onnx", (3, 6, 6))
+    before, after, warning = measure_both(model, smaller, tmp_path / "model.onnx", (3, 6, 6), [2, 1])
+    assert warning is None and smaller.training and [*tmp_path.iterdir()] == [tmp_path / "model.onnx"]
+    for measured in (before, after):
+        assert measured.onnx_ms is not None and list(measured.onnx_ms) == ["2", "1"]
+        assert min(measured.onnx_ms.values()) > 0
+    assert [name for name, _, _ in latencies(before, after)] == [
+        "batch 1", "batch 2", "batch 1, ONNX Runtime", "batch 2, ONNX Runtime",
+    ]  # fmt: skip
+    for file, batches in ((None, [1]), (tmp_path / "model.onnx", [])):
+        before, after, warning = measure_both(model, smaller, file, (3, 6, 6), batches)
+        assert before.onnx_ms is None and after.onnx_ms is None and warning is None
+
+
+def test_a_network_that_cannot_be_exported_is_timed_without_onnx_runtime(tmp_path: Path) -> None:
+    class Looks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+
+    smaller = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    to_onnx(smaller, tmp_path / "model.onnx", (3, 6, 6))
+    before, after, warning = measure_both(Looks(), smaller, tmp_path / "model.onnx", (3, 6, 6), [1])
+    assert before.onnx_ms is None and after.onnx_ms is None and before.latency_ms["1"] > 0
+    assert warning is not None and "not timed beside the baseline in ONNX Runtime: torch.export cannot trace" in warning
 
 
 def test_sites_are_compared_with_what_stood_there() -> None:

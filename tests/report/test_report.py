@@ -196,6 +196,8 @@ def with_int8(result: Changed) -> None:
         (before(latency_ms={"1": 0}), "its latency_ms at batch 1 is 0"),
         (before(latency_ms={"one": 1.0}), "has the batch size 'one'"),
         (lambda result: result["after"].update(latency_ms={"0": 1.0}), "has the batch size '0'"),
+        (before(onnx_ms={"1": 0}), "its onnx_ms at batch 1 is 0"),
+        (before(onnx_ms={"one": 1.0}), "has the batch size 'one'"),
         (with_int8, "float32 and int8 files have different batch sizes"),
         (of_cost(before=0), "its cost macs is 0"),
         (of_cost(agreement={"rank": 1.0, "error": 0.1}), "lacks networks, rank_repeated, error_repeated"),

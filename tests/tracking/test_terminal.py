@@ -133,7 +133,8 @@ def test_the_totals_are_shown_with_their_ratios(result):
     assert line_with(lines, "params", "272k").split() == ["params", "272k", "98.8k", "36.2%"]
     assert line_with(lines, "bytes", "1.10M").split() == ["bytes", "1.10M", "412k", "37.4%"]
     assert line_with(lines, "ms, batch 1 ").split()[-3:] == ["1.23", "1.30", "105.4%"]
-    assert line_with(lines, "ms, batch 64").split()[-3:] == ["23.4", "14.2", "60.6%"]
+    assert line_with(lines, "ms, batch 64 ").split()[-3:] == ["23.4", "14.2", "60.6%"]
+    assert line_with(lines, "ms, batch 64, ONNX Runtime").split()[-3:] == ["19.5", "11.7", "60.0%"]
 
 
 def test_exports_the_folder_and_at_last_the_warnings_are_shown(result):
