@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lwdc.tracing import evaluating
+from lwdc.translating import translate
 
 Run = Callable[[int], float]  # executes so many times; the seconds that it took
 
@@ -112,8 +113,7 @@ def onnx_run(module: nn.Module, inputs: Sequence[Tensor]) -> Run:
     with evaluating(module), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for x in inputs:
-            program = torch.onnx.export(torch.export.export(module, (x,)), dynamo=True, verbose=False)
-            assert program is not None
+            program = translate(torch.export.export(module, (x,)))
             session = onnxruntime.InferenceSession(
                 program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )

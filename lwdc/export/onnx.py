@@ -17,6 +17,7 @@ from lwdc.export.torch_export import forgetting, trace
 from lwdc.export.verify import Run
 from lwdc.files import replacing
 from lwdc.tracing import Shape
+from lwdc.translating import translate
 
 # onnx and onnxruntime are imported where they are used: `import lwdc` need not wait for them.
 if TYPE_CHECKING:
@@ -43,15 +44,12 @@ def write_onnx(program: ExportedProgram, path: Path | str, deployment: Deploymen
         raise ExportError(f"the weights take {size} bytes, an ONNX file holds {MOST_BYTES}; leave out format 'onnx'.")
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # onnxscript 0.6.0 says which rules it applied
-            translated = torch.onnx.export(
+            translated = translate(
                 _with_plain_attention(program),
-                dynamo=True,
                 input_names=[input_name(deployment.input_size)],
                 output_names=["logits"],
                 opset_version=OPSET,
-                verbose=False,
             )
-        assert translated is not None
         _keep_constants(translated.model.graph)
     # The exporter raises errors of many kinds.
     except Exception as error:
