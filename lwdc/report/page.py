@@ -98,7 +98,7 @@ def _one(run: ReadRun) -> str:
     if run.result is not None:
         parts += ["<h2>What every layer costs</h2>", _figure(figures.site_costs(run.result.sites), "costs")]
         if slower := [site.site for site in run.result.sites if site.cheaper_but_slower]:
-            text = f"Fewer MACs than the original, yet slower on this machine: {', '.join(slower)}."
+            text = f"Fewer MACs than the original, yet slower in PyTorch on this machine: {', '.join(slower)}."
             parts.append(f'<p class="warning">{html.escape(text)}</p>')
     if run.correlation is not None and len(run.correlation.evaluators) > 1:
         parts.append(_correlation(run.correlation))
