@@ -51,7 +51,7 @@ def slower_legend(sites: Iterable[SiteResult]) -> str | None:
     marked = sum(site.cheaper_but_slower for site in sites)
     if not marked:
         return None
-    return f"{SLOWER_MARK} {marked} operators: fewer MACs, yet slower in PyTorch on this machine"
+    return f"{SLOWER_MARK} {marked} of the operators: fewer MACs, yet slower in PyTorch on this machine"
 
 
 def accuracy_table(result: Result) -> Table:

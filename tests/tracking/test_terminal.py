@@ -115,7 +115,7 @@ def test_a_long_site_name_is_never_cut_in_plain_output(result):
 def test_an_operator_that_is_cheaper_but_slower_is_marked_and_explained(result):
     lines = plain([result])
     assert [line.split()[0] for line in lines if line.endswith(" *")] == ["layer3.0.conv1"]
-    assert line_with(lines, "yet slower in PyTorch on this machine").startswith("* 1 of")
+    assert line_with(lines, "yet slower in PyTorch on this machine").startswith("* 1 of the operators:")
     fine = dataclasses.replace(result, sites=result.sites[:4])
     assert "slower" not in shown([fine], width=80)
 
