@@ -243,6 +243,7 @@ def as_dict(record: Record) -> dict[str, Any]:
 COLUMNS = (
     "overrides", "seed", "status", "cost", "factor", "budget", "cost_before", "cost_after", "macs_before",
     "macs_after", "params_before", "params_after", "bytes_before", "bytes_after", "latency_ms_before",
-    "latency_ms_after", "test_baseline", "test_supernet", "test_discretised", "test_finetuned", "valid_baseline",
-    "valid_supernet", "valid_discretised", "valid_finetuned", "evaluations", "search_seconds", "folder",
+    "latency_ms_after", "onnx_ms_before", "onnx_ms_after", "test_baseline", "test_supernet", "test_discretised",
+    "test_finetuned", "valid_baseline", "valid_supernet", "valid_discretised", "valid_finetuned", "evaluations",
+    "search_seconds", "folder",
 )  # fmt: skip

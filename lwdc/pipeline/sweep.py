@@ -26,12 +26,12 @@ def filled_row(
         asked = result.costs[0]
         figures |= {"cost": asked.name, "factor": asked.factor, "budget": asked.budget}
         for when, measures in (("before", result.before), ("after", result.after)):
-            latency = next(iter(measures.latency_ms.values()), None)
             figures |= {
                 f"macs_{when}": measures.macs,
                 f"params_{when}": measures.params,
                 f"bytes_{when}": measures.bytes,
-                f"latency_ms_{when}": latency,
+                f"latency_ms_{when}": next(iter(measures.latency_ms.values()), None),
+                f"onnx_ms_{when}": next(iter((measures.onnx_ms or {}).values()), None),
             }
         figures |= {
             "test_baseline": result.test.baseline,

@@ -26,6 +26,7 @@ def test_a_row_holds_the_figures_of_the_result(finished: tuple[Path, Settings, R
     assert (row["cost"], row["factor"], row["budget"]) == ("macs", "", "0.5")
     assert int(row["macs_before"]) == result.before.macs and int(row["macs_after"]) == result.after.macs
     assert float(row["latency_ms_after"]) == result.after.latency_ms["1"]
+    assert result.before.onnx_ms is not None and float(row["onnx_ms_before"]) == result.before.onnx_ms["1"]
     assert float(row["test_finetuned"]) == result.test.finetuned
     assert float(row["valid_baseline"]) == result.valid.baseline
 
