@@ -18,21 +18,20 @@ from lwdc.translating import translate
 Run = Callable[[int], float]  # executes so many times; the seconds that it took
 
 _SLICE = 0.004  # seconds of one round of one run, at least
-_FEWEST = 3  # rounds, for a median that one slow round doesn't spoil
 
 
 def side_by_side(runs: Sequence[Run], *, rounds: int = 9, budget_s: float = math.inf) -> np.ndarray:
     """Seconds of one execution, by round and run: ``(rounds, len(runs))``; in every round each gets its turn.
 
-    Once ``budget_s`` seconds are over no round is begun, but for the first three.
+    Once ``budget_s`` seconds are over no round is begun but the first, which two executions of every run precede.
     """
+    deadline = time.perf_counter() + budget_s
     counts = []
     for run in runs:
         run(1)
         counts.append(max(1, round(_SLICE / max(run(1), 1e-9))))
     found: list[list[float]] = []
-    deadline = time.perf_counter() + budget_s
-    while len(found) < rounds and (len(found) < _FEWEST or time.perf_counter() < deadline):
+    while len(found) < rounds and (not found or time.perf_counter() < deadline):
         found.append([run(count) / count for run, count in zip(runs, counts, strict=True)])
     return np.array(found)
 

@@ -50,8 +50,9 @@ def card(result: Result, *, licence: str | None = None) -> str:
     if result.warnings:
         lines += ["", "## Warnings", "", *(f"- {warning}" for warning in result.warnings)]
     if result.before.latency_ms:
-        measured_on = f"{result.environment.get('device')}, {result.environment.get('threads')} threads"
-        lines += ["", f"Milliseconds were measured on: {measured_on}."]
+        device, cpu, threads = (result.environment.get(name) for name in ("device", "cpu", "threads"))
+        elsewhere = f"; in ONNX Runtime on: {cpu}" if cpu not in (None, device) else ""
+        lines += ["", f"Milliseconds were measured on: {device}, {threads} threads{elsewhere}."]
     return "\n".join([*lines, ""])
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 import os
 import platform
+import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from lwdc.candidates import label
 from lwdc.costs import measure_ms
 from lwdc.costs.timing import Run, device_name, seconds_of, side_by_side, without_drift
 from lwdc.counting import count_macs, count_params
-from lwdc.errors import ExportError
+from lwdc.errors import ExportError, LwdcError
 from lwdc.export import run_onnx, to_onnx
+from lwdc.export.staging import staging
 from lwdc.records import Measures, SiteResult
 from lwdc.space import Plan
 from lwdc.tensors import untied
@@ -41,18 +42,26 @@ def measure_network(network: nn.Module, input_size: Shape, batches: Sequence[int
 def measure_both(
     original: nn.Module, network: nn.Module, file: Path | None, input_size: Shape, batches: Sequence[int]
 ) -> tuple[Measures, Measures, str | None]:
-    """Both networks, in ONNX Runtime too where ``network`` has a ``file`` for it; and a warning, if that cannot be."""
+    """Both networks, in ONNX Runtime too where ``network`` has a ``file`` for it; and a warning if that cannot be.
+
+    For that ``original`` is exported as well, beside the file for as long as it takes.
+    """
     before, after = (measure_network(model, input_size, batches) for model in (original, network))
     if file is None or not batches:
         return before, after, None
-    with tempfile.TemporaryDirectory() as folder:
-        originals = Path(folder) / file.name
-        try:
-            to_onnx(original, originals, input_size)
-            old, new = measure_files([run_onnx(originals), run_onnx(file)], input_size, batches)
-        except ExportError as error:
-            return before, after, f"the network was not timed beside the baseline in ONNX Runtime: {error}"
+    try:
+        with staging(file.parent) as stage:
+            to_onnx(original, stage / file.name, input_size)
+            old, new = measure_files([run_onnx(stage / file.name), run_onnx(file)], input_size, batches)
+    except Exception as error:  # whatever ONNX Runtime raises: a run that is done but for this shall not fail
+        if isinstance(error, LwdcError) and not isinstance(error, ExportError):
+            raise  # a full disk, a signal
+        reason = re.split("[.;] [Ll]eave ", str(error))[0]  # whose advice is on the network's own file
+        return before, after, f"{_UNTIMED} {reason}"
     return dataclasses.replace(before, onnx_ms=old), dataclasses.replace(after, onnx_ms=new), None
+
+
+_UNTIMED = "nothing was timed in ONNX Runtime, for which the baseline is exported too:"
 
 
 def measure_files(
@@ -72,7 +81,7 @@ def measure_files(
     return found
 
 
-_LONGEST = 5.0  # seconds that are given to a batch size
+_LONGEST = 5.0  # seconds, after which nothing more is timed at a batch size
 
 
 def measure_sites(
@@ -123,6 +132,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device_name(device),
+        "cpu": device_name(torch.device("cpu")),  # ONNX Runtime's
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }

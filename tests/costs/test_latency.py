@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
-from lwdc.costs import Latency, Macs, latency, parse_budget, tabulate
+from lwdc.costs import Latency, Macs, latency, parse_budget, tabulate, timing
 from lwdc.costs.timing import Run, onnx_run, side_by_side, torch_run, without_drift
 from lwdc.counting import count_macs
 from lwdc.errors import CostError
@@ -246,6 +247,18 @@ def test_side_by_side_takes_turns_and_gives_seconds_of_one_execution() -> None:
     rounds = side_by_side([run("a", 0.001), run("b", 0.1)], rounds=4)
     assert rounds == pytest.approx(np.array([[0.001, 0.1]] * 4))
     assert order[-8:] == ["a", "b"] * 4
+
+
+def test_slow_runs_get_one_round_at_least_and_no_more_than_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def run(times: int) -> float:
+        clock[0] += times
+        return float(times)
+
+    # Two executions of each come before the first round.
+    assert [len(side_by_side([run, run], budget_s=seconds)) for seconds in (1, 4, 5, 9, 1000)] == [1, 1, 1, 3, 9]
 
 
 @pytest.mark.parametrize("make", [torch_run, onnx_run])

@@ -32,7 +32,7 @@ from lwdc.objectives import Distillation
 from lwdc.refitting import refit
 from lwdc.selection import selection_ops
 from lwdc.space import SearchSpace
-from lwdc.surgery import discretise, wrap
+from lwdc.surgery import discretise, point_at, wrap
 from lwdc.training import Recipe, accuracy, recalibrate
 
 SPACE = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 4}, {"op": "pointwise"}])
@@ -99,6 +99,10 @@ def test_shared_weights_score_the_discretised_network_with_its_norms_re_estimate
     network, _ = discretise(subject.supernet, chosen)
     recalibrate(network, subject.train_batches(2, 5), 2)
     assert SharedWeights(60, 2)(subject, chosen, 5) == accuracy(network, subject.held_out(60))
+    pointed = copy.deepcopy(subject.supernet)
+    point_at(pointed, chosen)
+    recalibrate(pointed, subject.train_batches(2, 5), 2)
+    assert accuracy(pointed, subject.held_out(60)) == pytest.approx(accuracy(network, subject.held_out(60)), abs=0.02)
     assert sum(len(labels) for _, labels in subject.held_out(60)) == 60
     assert sum(len(labels) for _, labels in subject.held_out(None)) == 100
 

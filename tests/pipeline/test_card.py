@@ -1,5 +1,6 @@
 """Model cards: written beside the exports of a run."""
 
+import dataclasses
 import json
 import re
 import warnings
@@ -35,3 +36,13 @@ def test_the_model_card_says_what_a_user_must_know_and_how_to_load(
 @pytest.mark.parametrize("licence", ["apache-2.0", "other"])
 def test_a_licence_that_is_given_stands_in_the_head(finished: tuple[Path, Settings, Result], licence: str) -> None:
     assert f'license: "{licence}"\n' in card(finished[2], licence=licence).split("\n---\n")[0]
+
+
+def test_figures_of_onnx_runtime_are_of_the_cpu_whatever_the_network_ran_on(
+    finished: tuple[Path, Settings, Result],
+) -> None:
+    result = finished[2]
+    own, threads = result.environment["cpu"], result.environment["threads"]
+    assert f"Milliseconds were measured on: {own}, {threads} threads.\n" in card(result)
+    elsewhere = dataclasses.replace(result, environment={**result.environment, "device": "a GPU"})
+    assert f"measured on: a GPU, {threads} threads; in ONNX Runtime on: {own}.\n" in card(elsewhere)

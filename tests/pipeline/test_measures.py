@@ -1,14 +1,19 @@
 """Measures: counts, bytes and times of a network and of its sites."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 from torch import nn
 
 from lwdc.architecture import Architecture
-from lwdc.export import to_onnx
+from lwdc.errors import WriteError
+from lwdc.export import onnx, to_onnx
+from lwdc.pipeline import measures
 from lwdc.pipeline.measures import environment, measure_both, measure_network, measure_sites
 from lwdc.records import latencies
 from lwdc.space import SearchSpace, make_plan
@@ -56,16 +61,54 @@ def test_both_networks_are_timed_in_onnx_runtime_where_there_is_a_file(tmp_path:
         assert before.onnx_ms is None and after.onnx_ms is None and warning is None
 
 
-def test_a_network_that_cannot_be_exported_is_timed_without_onnx_runtime(tmp_path: Path) -> None:
-    class Looks(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+class Looks(nn.Module):
+    """Cannot be traced: what it computes hangs on values."""
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> tuple[nn.Module, Path]:
     smaller = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     to_onnx(smaller, tmp_path / "model.onnx", (3, 6, 6))
-    before, after, warning = measure_both(Looks(), smaller, tmp_path / "model.onnx", (3, 6, 6), [1])
-    assert before.onnx_ms is None and after.onnx_ms is None and before.latency_ms["1"] > 0
-    assert warning is not None and "not timed beside the baseline in ONNX Runtime: torch.export cannot trace" in warning
+    return smaller, tmp_path / "model.onnx"
+
+
+def test_where_the_baseline_cannot_be_had_in_onnx_runtime_nothing_is_timed_there(
+    exported: tuple[nn.Module, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smaller, file = exported
+
+    def warning_for(model: nn.Module) -> str:
+        before, after, warning = measure_both(model, smaller, file, (3, 6, 6), [1])
+        assert before.onnx_ms is None and after.onnx_ms is None and before.latency_ms["1"] > 0
+        assert [*file.parent.iterdir()] == [file]
+        assert warning is not None and warning.startswith("nothing was timed in ONNX Runtime, for which the baseline")
+        return warning
+
+    assert "torch.export cannot trace this Looks" in warning_for(Looks()) and "Leave" not in warning_for(Looks())
+    monkeypatch.setattr(onnx, "MOST_BYTES", 100)
+    assert warning_for(network()).endswith("the weights take 1616 bytes, an ONNX file holds 100")
+    monkeypatch.undo()
+
+    def run(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+        def fails(x: torch.Tensor) -> torch.Tensor:
+            raise MemoryError(f"{len(x)} are too many")
+
+        return fails
+
+    monkeypatch.setattr(measures, "run_onnx", run)
+    assert warning_for(network()).endswith("1 are too many")
+
+
+def test_a_full_disk_ends_the_measuring_too(
+    exported: tuple[nn.Module, Path], full_disk: Callable[[int], contextlib.AbstractContextManager[None]]
+) -> None:
+    smaller, file = exported
+    with full_disk(100), pytest.raises(WriteError, match=r"model\.onnx"):
+        measure_both(network(), smaller, file, (3, 6, 6), [1])
+    assert [*file.parent.iterdir()] == [file]
 
 
 def test_sites_are_compared_with_what_stood_there() -> None:
@@ -88,7 +131,7 @@ def test_sites_are_compared_with_what_stood_there() -> None:
 def test_the_environment_names_versions_and_hardware() -> None:
     found = environment(torch.device("cpu"))
     assert found["torch"] == torch.__version__ and found["threads"] == torch.get_num_threads()
-    assert found["device"] and found["cores"] and found["python"].count(".") == 2
+    assert found["device"] == found["cpu"] and found["device"] and found["cores"] and found["python"].count(".") == 2
 
 
 def test_bytes_are_those_of_the_file() -> None:
