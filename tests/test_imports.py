@@ -21,11 +21,30 @@ def test_imports_run_downwards_and_only_cli_and_tracking_know_hydra_and_wandb() 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_importing_lwdc_needs_neither_hydra_nor_wandb() -> None:
-    # None makes an import fail. They are not merely looked for afterwards, since timm loads wandb if it can.
-    hide = "import sys; sys.modules.update(dict.fromkeys(['hydra', 'omegaconf', 'wandb']))"
-    done = python("-c", f"{hide}; from lwdc import *; import lwdc.tracking")
-    assert done.returncode == 0, done.stderr
+# None makes an import fail. They are not merely looked for afterwards, since timm loads wandb if it can.
+FRESH = """
+import sys
+sys.modules.update(dict.fromkeys(["hydra", "omegaconf", "wandb"]))
+import lwdc
+assert "torch" not in sys.modules
+assert callable(lwdc.gates.OneHot)
+assert set(lwdc.__all__) <= set(dir(lwdc))
+lwdc.wrap, lwdc.strategies.Holding
+print("when they are asked for")
+from lwdc import *
+import lwdc.tracking
+print("without hydra and wandb")
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh() -> subprocess.CompletedProcess[str]:
+    """One interpreter for several claims: it takes seconds to import PyTorch."""
+    return python("-c", FRESH)
+
+
+def test_importing_lwdc_needs_neither_hydra_nor_wandb(fresh: subprocess.CompletedProcess[str]) -> None:
+    assert fresh.returncode == 0 and "without hydra and wandb" in fresh.stdout, fresh.stderr
 
 
 @pytest.mark.parametrize(
@@ -47,10 +66,8 @@ def test_what_needs_no_network_is_answered_without_pytorch(arguments: list[str],
     assert "Traceback" not in done.stderr
 
 
-def test_public_names_and_modules_are_loaded_when_they_are_asked_for() -> None:
-    first = "import sys, lwdc; assert 'torch' not in sys.modules; assert callable(lwdc.gates.OneHot)"
-    done = python("-c", f"{first}; assert set(lwdc.__all__) <= set(dir(lwdc)); lwdc.wrap, lwdc.strategies.Holding")
-    assert done.returncode == 0, done.stderr
+def test_public_names_and_modules_are_loaded_when_they_are_asked_for(fresh: subprocess.CompletedProcess[str]) -> None:
+    assert "when they are asked for" in fresh.stdout, fresh.stderr
     for name in lwdc.__all__:
         found = getattr(lwdc, name)
         assert found.__name__ == name and found is getattr(sys.modules[found.__module__], name)
