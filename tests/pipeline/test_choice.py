@@ -107,28 +107,35 @@ def test_operators_trained_one_at_a_time_stay_what_they_are(settings: MakeSettin
     assert all(torch.equal(p, weights[name]) for name, p in network.named_parameters())
 
 
+@pytest.fixture(scope="module")
+def still(settings: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Path]:
+    """Settings, and the folder of a search of no epochs by them after a baseline of 15."""
+    folder = tmp_path_factory.mktemp("still") / "run"
+    data = Digits(limit_train=640, valid=200)
+    base = settings(gate=Softmax, data=data, cost=CostSettings(Macs(), budget=0.85))
+    base = dataclasses.replace(base, train=dataclasses.replace(base.train, epochs=15))
+    compress(dataclasses.replace(base, search=dataclasses.replace(base.search, epochs=0)), folder, {}, until="search")
+    return base, folder
+
+
 @pytest.mark.parametrize("beginning", [True, False])
 def test_a_search_that_goes_astray_does_not_end_worse_than_what_it_began_with(
-    settings: MakeSettings, tmp_path: Path, beginning: bool
+    still: tuple[Settings, Path], tmp_path: Path, beginning: bool
 ) -> None:
     """Its gates climb where they should descend."""
-    data = Digits(limit_train=640, valid=200)
-    astray = functools.partial(torch.optim.Adam, lr=1.0, maximize=True)
-    base = settings(gate=Softmax, data=data, cost=CostSettings(Macs(), budget=0.85))
+    base, unmoved = still
     given = dataclasses.replace(
-        base, train=dataclasses.replace(base.train, epochs=15), search=dataclasses.replace(base.search, epochs=2),
-        logits_optim=astray, beginning=beginning,
+        base, search=dataclasses.replace(base.search, epochs=2), baseline=unmoved, beginning=beginning,
+        logits_optim=functools.partial(torch.optim.Adam, lr=1.0, maximize=True),
     )  # fmt: skip
     compress(given, tmp_path / "astray", {}, until="search")
-    still = dataclasses.replace(base, search=dataclasses.replace(base.search, epochs=0), baseline=tmp_path / "astray")
-    compress(still, tmp_path / "still", {}, until="search")
-    found, begun = (Architecture.load(tmp_path / name / "architecture.json") for name in ("astray", "still"))
+    found, begun = (Architecture.load(folder / "architecture.json") for folder in (tmp_path / "astray", unmoved))
     assert (found == begun) == beginning
     records = [parse_record(line) for line in read_records(tmp_path / "astray" / "records.jsonl")]
     said = [record.text for record in records if isinstance(record, Note)]
     assert ("what gates begin with is better than what they have learned, and goes on" in said) == beginning
     if beginning:  # what is said of it is of the gates that chose it
-        ends = [load_checkpoint(tmp_path / name / CHECKPOINT)["done"]["search"] for name in ("astray", "still")]
+        ends = [load_checkpoint(f / CHECKPOINT)["done"]["search"] for f in (tmp_path / "astray", unmoved)]
         assert ends[0]["probabilities"] == ends[1]["probabilities"]
 
 

@@ -1,6 +1,7 @@
 """Runs with strategy=joint_front: what may be asked of them, and one search for many."""
 
 import dataclasses
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -23,15 +24,24 @@ Make = Callable[..., Settings]
 FRONT = FrontSettings(("80%", 0.4), 3)
 
 
-def test_reading_off_an_earlier_search_gives_what_a_run_of_its_own_would(settings: Make, tmp_path: Path) -> None:
-    compress(settings(front=FRONT), tmp_path / "half", {}, until="search")
+@pytest.fixture(scope="module")
+def searched(settings: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search, which tests leave unchanged."""
+    folder = tmp_path_factory.mktemp("searched") / "run"
+    compress(settings(front=FRONT), folder, {}, until="search")
+    return folder
+
+
+def test_reading_off_an_earlier_search_gives_what_a_run_of_its_own_would(
+    settings: Make, searched: Path, tmp_path: Path
+) -> None:
     asked = CostSettings(Macs(), budget=0.7)
     compress(settings(front=FRONT, cost=asked), tmp_path / "alone", {}, until="search")
-    reading = settings(front=FRONT, cost=asked, searched=tmp_path / "half")
+    reading = settings(front=FRONT, cost=asked, searched=searched)
     compress(reading, tmp_path / "read", {}, until="search")
     alone, read = tmp_path / "alone", tmp_path / "read"
     assert Architecture.load(alone / "architecture.json") == Architecture.load(read / "architecture.json")
-    assert Architecture.load(read / "architecture.json") != Architecture.load(tmp_path / "half" / "architecture.json")
+    assert Architecture.load(read / "architecture.json") != Architecture.load(searched / "architecture.json")
     weights = [load_file(folder / "discretised.safetensors") for folder in (alone, read)]
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
@@ -56,10 +66,9 @@ def test_budgets_outside_of_the_range_are_refused(settings: Make, budget: float)
 
 @pytest.mark.parametrize("phase", ["baseline", "search"])
 def test_a_run_interrupted_in_its_own_search_may_go_on_with_anothers(
-    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+    settings: Make, searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
     """As in a sweep side by side, where another run has searched meanwhile."""
-    compress(settings(front=FRONT), tmp_path / "other", {}, until="search")
     train = Run.train
 
     def stopping(run: Run, fit: Fit) -> float:
@@ -70,26 +79,29 @@ def test_a_run_interrupted_in_its_own_search_may_go_on_with_anothers(
         patch.setattr(Run, "train", stopping)
         with pytest.raises(Interrupted):
             compress(settings(front=FRONT), tmp_path / "run", {})
-    result = compress(settings(front=FRONT, searched=tmp_path / "other"), tmp_path / "run", {}, resume=True)
+    result = compress(settings(front=FRONT, searched=searched), tmp_path / "run", {}, resume=True)
     assert result is not None
-    wanted, found = (load_file(tmp_path / name / "discretised.safetensors") for name in ("other", "run"))
+    wanted, found = (load_file(folder / "discretised.safetensors") for folder in (searched, tmp_path / "run"))
     assert all(torch.equal(value, found[key]) for key, value in wanted.items())
 
 
-def test_once_it_is_read_off_a_run_needs_the_earlier_search_no_more(settings: Make, tmp_path: Path) -> None:
-    compress(settings(front=FRONT), tmp_path / "first", {}, until="search")
+def test_once_it_is_read_off_a_run_needs_the_earlier_search_no_more(
+    settings: Make, searched: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(searched, tmp_path / "first")
     reading = settings(front=FRONT, searched=tmp_path / "first")
     compress(reading, tmp_path / "read", {}, until="search")
     (tmp_path / "first").rename(tmp_path / "gone")
     assert compress(reading, tmp_path / "read", {}, resume=True) is not None
 
 
-def test_the_baseline_is_that_of_the_search_whatever_else_is_given(settings: Make, tmp_path: Path) -> None:
-    for name, seed in (("searched", 0), ("other", 1)):
-        compress(settings(front=FRONT, seed=seed), tmp_path / name, {}, until="search")
-    both = settings(front=FRONT, searched=tmp_path / "searched", baseline=tmp_path / "other")
+def test_the_baseline_is_that_of_the_search_whatever_else_is_given(
+    settings: Make, searched: Path, tmp_path: Path
+) -> None:
+    compress(settings(front=FRONT, seed=1), tmp_path / "other", {}, until="baseline")
+    both = settings(front=FRONT, searched=searched, baseline=tmp_path / "other")
     compress(both, tmp_path / "read", {}, until="search")
-    wanted, found = (load_file(tmp_path / name / "baseline.safetensors") for name in ("searched", "read"))
+    wanted, found = (load_file(folder / "baseline.safetensors") for folder in (searched, tmp_path / "read"))
     assert all(torch.equal(value, found[key]) for key, value in wanted.items())
 
 
@@ -124,13 +136,12 @@ def test_the_ends_of_a_range_must_differ(settings: Make) -> None:
         prepare(settings(front=FrontSettings((0.5, "50%"))))
 
 
-def test_an_earlier_search_must_be_there_and_fit(settings: Make, tmp_path: Path) -> None:
+def test_an_earlier_search_must_be_there_and_fit(settings: Make, searched: Path, tmp_path: Path) -> None:
     with pytest.raises(LwdcError, match="strategy=joint_front"):
         settings(searched=tmp_path)
     compress(settings(front=FRONT), tmp_path / "run", {}, until="baseline")
     with pytest.raises(CheckpointError, match=r"has no supernet\.pt"):
         prepare(settings(front=FRONT, searched=tmp_path / "run"))
-    compress(settings(front=FRONT), tmp_path / "other", {}, until="search")
     other = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 4}])
     with pytest.raises(CheckpointError, match="not one of this network, space and strategy"):
-        prepare(dataclasses.replace(settings(front=FRONT, searched=tmp_path / "other"), space=other))
+        prepare(dataclasses.replace(settings(front=FRONT, searched=searched), space=other))
