@@ -34,6 +34,11 @@ SPACE = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 4}, {"op": 
 
 
 def supernet_of(gate: str = "softmax") -> nn.Module:
+    return copy.deepcopy(_wrapped(gate))
+
+
+@functools.cache  # examples are many
+def _wrapped(gate: str) -> nn.Module:
     model = Backbone("cifar_resnet8", 10, 1, {"channels": (4, 8, 8)}).create()
     return wrap(model, SPACE, GATES[gate], (1, 8, 8))
 
