@@ -66,7 +66,6 @@ yaml.load = _parsing_once(yaml.load)
 
 def pytest_collection_finish() -> None:
     """What is imported by now stays: garbage need not be looked for in it, again and again, nor in forked processes."""
-    gc.collect()
     gc.freeze()
 
 
