@@ -54,9 +54,9 @@ def candidates() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def operators_at(candidates: list[dict[str, Any]]) -> Callable[..., Iterator[Operator]]:
-    """``operators_at(place)``: every candidate that fits there, inherited; ``names`` asks for a few."""
+    """``operators_at(place)``: every candidate that fits there, inherited unless told; ``names`` asks for a few."""
 
-    def make(place: Any, *names: str) -> Iterator[Operator]:
+    def make(place: Any, *names: str, inherit: bool = True) -> Iterator[Operator]:
         for candidate in candidates:
             if names and candidate["op"] not in names:
                 continue
@@ -66,7 +66,8 @@ def operators_at(candidates: list[dict[str, Any]]) -> Callable[..., Iterator[Ope
                 continue
             if isinstance(operator, Original):
                 operator.own(place.conv)
-            operator.inherit(place.weight)
+            if inherit:
+                operator.inherit(place.weight)
             yield operator.train(True)
 
     return make
