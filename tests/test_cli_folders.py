@@ -18,6 +18,7 @@ TINY = [
     "+backbone.options.channels=[4,8,8]",
     "data.limit_train=128",
     "compute=cpu",
+    "space.candidates=[{op: original}, {op: grouped, groups: 4}, {op: pointwise}]",
     "train.epochs=1",
     "strategy.epochs=1",
     "finetune.epochs=1",

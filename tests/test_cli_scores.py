@@ -11,6 +11,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 TINY = [
     "backbone=cifar_resnet8", "+backbone.options.channels=[4,8,8]", "data.limit_train=128", "compute=cpu",
+    "space.candidates=[{op: original}, {op: grouped, groups: 4}, {op: pointwise}]",
     "train.epochs=1", "strategy.epochs=1", "strategy.evaluations=3", "strategy.batch=2",
     "strategy.evaluators.shared.images=60", "strategy.evaluators.shared.batches=1",
     "strategy.refit_images=0", "strategy.recalibrate_batches=1", "cost.budget=0.5",
