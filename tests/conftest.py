@@ -10,6 +10,7 @@ import os
 import random
 import resource
 import socket
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -64,9 +65,16 @@ def _parsing_once(load: Callable[..., Any]) -> Callable[..., Any]:
 yaml.load = _parsing_once(yaml.load)
 
 
-def pytest_collection_finish() -> None:
-    """What is imported by now stays: garbage need not be looked for in it, again and again, nor in forked processes."""
-    gc.freeze()
+_frozen = 0  # modules
+
+
+def pytest_runtest_setup() -> None:
+    """What is imported stays: garbage need not be looked for in it, again and again, nor in forked processes."""
+    global _frozen
+    if len(sys.modules) > _frozen + 200:
+        _frozen = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
