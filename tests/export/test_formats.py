@@ -93,9 +93,9 @@ class SideBySide(nn.Module):
 
 def every_operator(kinds: Kinds, size: tuple[int, ...]) -> tuple[SideBySide, Architecture]:
     """A network with each operator at each kind of site where it fits."""
-    model = SideBySide({f"{kind}_{op}": make() for kind, make in kinds.items() for op in CANDIDATES})
+    convolutions = {f"{kind}_{op}": make() for kind, make in kinds.items() for op in CANDIDATES}
     choices = {}
-    for site in find_sites(model, size).sites:
+    for site in find_sites(SideBySide(convolutions), size).sites:
         name = next(op for op in sorted(CANDIDATES, key=len, reverse=True) if site.name.endswith(f"_{op}"))
         candidate = {"op": name, **CANDIDATES[name]}
         try:
@@ -103,7 +103,8 @@ def every_operator(kinds: Kinds, size: tuple[int, ...]) -> tuple[SideBySide, Arc
         except DoesNotFit:
             continue
         choices[site.name] = candidate
-    return model, Architecture(choices)
+    fitting = {name: conv for name, conv in convolutions.items() if f"convolutions.{name}" in choices}
+    return SideBySide(fitting), Architecture(choices)
 
 
 @pytest.mark.parametrize(

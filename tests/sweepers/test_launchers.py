@@ -21,6 +21,7 @@ TINY = [
     "backbone=cifar_resnet8",
     "+backbone.options.channels=[4,8,8]",
     "data.limit_train=128",
+    "space.candidates=[{op: original}, {op: grouped, groups: 4}, {op: pointwise}]",
     "compute=cpu",
     "compute.threads=1",
     "train.epochs=1",
