@@ -93,10 +93,12 @@ def chosen_network(
     ``fresh`` supernet only the other's come into question. Nothing is changed in place.
     """
 
+    images = _examples(prepared) if mixes or fresh is not None else None
+
     def begin(supernet: nn.Module, reference: nn.Module | None) -> nn.Module:
         network, _ = discretise(supernet, architecture)
-        if reference is not None:
-            refit_to(reference, network, architecture, prepared)
+        if reference is not None and images is not None:
+            refit(network, reference, architecture, images)
         prepared.seed("recalibrate")
         recalibrate(network, _batches(prepared), prepared.settings.recalibrate_batches, prepared.fabric)
         return network

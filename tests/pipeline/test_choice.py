@@ -16,7 +16,7 @@ from lwdc.costs import Macs
 from lwdc.data import Digits
 from lwdc.folders import CHECKPOINT
 from lwdc.gates import OneHot, Softmax
-from lwdc.pipeline import CostSettings, Prepared, Settings, compress, prepare
+from lwdc.pipeline import CostSettings, Prepared, Settings, choice, compress, prepare
 from lwdc.pipeline.choice import _examples, chosen_network
 from lwdc.records import Note
 from lwdc.selection import gates
@@ -94,6 +94,18 @@ def test_the_refit_pays_and_can_be_left_out(trained: tuple[Prepared, nn.Module])
     starts = chosen_network(only, supernet, None, baseline, architecture, mixes=True)
     assert list(starts) == ["supernet"]
     assert all(torch.equal(p, weights[name]) for name, p in starts["supernet"][0].named_parameters())
+
+
+def test_both_refits_take_the_same_images_which_are_read_once(
+    trained: tuple[Prepared, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, baseline = trained
+    supernet = prepared.supernet(baseline)
+    taken: list[torch.Tensor] = []
+    monkeypatch.setattr(choice, "refit", lambda network, reference, architecture, images: taken.append(images))
+    architecture = choice_of(supernet, prepared)
+    chosen_network(prepared, supernet, prepared.supernet(baseline), baseline, architecture, mixes=True)
+    assert len(taken) == 2 and taken[0] is taken[1]
 
 
 def test_operators_trained_one_at_a_time_stay_what_they_are(settings: MakeSettings) -> None:
