@@ -11,6 +11,7 @@ from unittest import mock
 
 from hydra._internal import hydra as hydra_main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
@@ -53,6 +54,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         super().__init__(**given)
         self._given, self._trusted = tuple(typed), tuple(trusted)
         self._in_sweep = False
+        self._looked_at: tuple[str | None, list[str], RunMode, DictConfig] | None = None
 
     def load_configuration(
         self,
@@ -62,11 +64,36 @@ class _CheckedLoader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
+        """As Hydra's own, but what it composes to look at its mode (without validation) is what it gets next."""
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        if not validate_sweep_overrides:
+            if not any(override.is_sweep_override() for override in parsed):
+                run_mode = RunMode.RUN  # as it will be, unless the mode says otherwise
+            config = self._composed(config_name, overrides, run_mode, from_shell, validate=False)
+            self._looked_at = config_name, [*overrides], run_mode, config
+            return config
+        looked_at, self._looked_at = self._looked_at, None
+        if looked_at is not None:
+            name, known, mode, config = looked_at
+            added = overrides[len(known) :]  # by Hydra, once it knows the mode
+            if (name, known, mode) == (config_name, overrides[: len(known)], run_mode) and (
+                added in ([], [f"hydra.mode={mode.name}"])
+            ):
+                self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
+                if added:
+                    config.hydra.mode = mode
+                    config.hydra.overrides.hydra.append(*added)
+                return config
+        return self._composed(config_name, overrides, run_mode, from_shell, validate=True)
+
+    def _composed(
+        self, config_name: str | None, overrides: list[str], run_mode: RunMode, from_shell: bool, validate: bool
+    ) -> DictConfig:
         limit_resolvers(self._given)
         # What a sweep begins with is composed as its first run is: else settings that only the choices swept over have
         # would be unknown.
         first = [_first_choice(o) for o in overrides] if run_mode == RunMode.MULTIRUN else overrides
-        config = super().load_configuration(config_name, first, run_mode, from_shell, validate_sweep_overrides)
+        config = super().load_configuration(config_name, first, run_mode, from_shell, validate)
         if first != overrides:
             swept = dict(zip(first, overrides, strict=True))
             with flag_override(config, ["struct", "readonly"], False):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from lwdc.training import save_checkpoint
 
@@ -80,6 +81,46 @@ def test_a_strangers_file_runs_nothing(
 def test_nor_does_it_in_a_sweep(stranger: Callable[..., str]) -> None:
     callback = "hydra: {callbacks: {x: {_target_: trap.spring}}}"
     assert "hydra.callbacks" in stranger(callback, "train", "-m", "seed=0,1", "hydra.sweep.dir=s")
+
+
+@pytest.fixture
+def composed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The mode of everything that Hydra composes."""
+    modes: list[str] = []
+    own = ConfigLoaderImpl.load_configuration
+
+    def counted(self: Any, name: Any, overrides: Any, mode: Any, *rest: Any) -> Any:
+        modes.append(mode.name)
+        return own(self, name, overrides, mode, *rest)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    return modes
+
+
+def test_what_a_command_runs_is_composed_once(lwdc_in: Run, composed: list[str]) -> None:
+    assert lwdc_in("inspect", *SMALL)[0] == 0
+    assert composed == ["RUN"]
+    code, _, error = lwdc_in("inspect", *SMALL, "seed=1,2")
+    assert code != 0 and "Ambiguous value for argument 'seed=1,2'" in error
+
+
+@pytest.mark.parametrize("asks", ["-m", "hydra.mode=MULTIRUN"])
+def test_what_a_sweep_begins_with_is_composed_once(asks: str, lwdc_in: Run, composed: list[str]) -> None:
+    code, out, error = lwdc_in("inspect", asks, *SMALL, "cost.budget=0.4,0.6", "hydra.sweep.dir=s")
+    assert code == 0, error
+    assert composed.count("MULTIRUN") == 1
+    assert ("40.0%" in out and "60.0%" in out) or out.count("left alone") == 4
+    code, _, error = lwdc_in("inspect", asks, *SMALL, "hydra.verbose=true,false")
+    assert code != 0 and "Sweeping over Hydra's configuration is not supported" in error
+
+
+def test_a_choice_of_mode_in_a_file_counts(lwdc_in: Run, composed: list[str], tmp_path: Path) -> None:
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "many.yaml").write_text("# @package _global_\nhydra: {mode: MULTIRUN}\n")
+    arguments = ["inspect", *SMALL, "experiment=many", f"--config-dir={tmp_path / 'own'}", "hydra.sweep.dir=s"]
+    code, out, error = lwdc_in(*arguments, "seed=1,2")
+    assert code == 0, error
+    assert out.count("left alone") == 2 * 2
 
 
 def test_no_package_is_searched_for_configurations_that_the_command_line_did_not_name(
