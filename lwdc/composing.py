@@ -83,7 +83,7 @@ class _CheckedLoader(ConfigLoaderImpl):
                 if added:
                     config.hydra.mode = mode
                     config.hydra.overrides.hydra.append(*added)
-                return config
+                return self._checked(config)  # again: what is interpolated may hang on the mode
         return self._composed(config_name, overrides, run_mode, from_shell, validate=True)
 
     def _composed(
@@ -98,6 +98,9 @@ class _CheckedLoader(ConfigLoaderImpl):
             swept = dict(zip(first, overrides, strict=True))
             with flag_override(config, ["struct", "readonly"], False):
                 config.hydra.overrides.task = [swept.get(o, o) for o in config.hydra.overrides.task]
+        return self._checked(config)
+
+    def _checked(self, config: DictConfig) -> DictConfig:
         try:
             _check(config, self._given, self._trusted)
             if not self._in_sweep:  # of which a run fails by itself, with a row that says so

@@ -59,6 +59,14 @@ def stranger(lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
         ("evil: {x: {_target_: trap.spring}}\nhydra: {sweeper: {params: '${evil}'}}", "hydra.sweeper.params"),
         ("hydra: {job_logging: '${sel[${oc.select:hydra.runtime.output_dir,quiet}]}'}", "hydra.job_logging"),
         (
+            "resume: {None: {}, RUN: {x: {_target_: trap.spring}}}\nhydra: {callbacks: '${resume[${hydra.mode}]}'}",
+            "hydra.callbacks",
+        ),
+        (
+            "resume: {None: lwdc.gates.OneHot, RUN: trap.spring}\ngate: {_target_: '${resume[${hydra.mode}]}'}",
+            "_target_",
+        ),
+        (
             "resume: lwdc.costs.\nrun: Macs\ncost: {also: {latency: {resume: trap., run: spring, budget: 50%, "
             "model: {_target_: '${resume}${run}'}}}}",
             "cost.also.latency.model",
