@@ -117,12 +117,12 @@ def test_what_a_sweep_begins_with_is_composed_once(asks: str, lwdc_in: Run, comp
     code, out, error = lwdc_in("inspect", asks, *SMALL, "cost.budget=0.4,0.6", "hydra.sweep.dir=s")
     assert code == 0, error
     assert composed.count("MULTIRUN") == 1
-    assert ("40.0%" in out and "60.0%" in out) or out.count("left alone") == 4
+    assert out.count("left alone") == 2 * 2  # stem and classifier, in each of two
     code, _, error = lwdc_in("inspect", asks, *SMALL, "hydra.verbose=true,false")
     assert code != 0 and "Sweeping over Hydra's configuration is not supported" in error
 
 
-def test_a_choice_of_mode_in_a_file_counts(lwdc_in: Run, composed: list[str], tmp_path: Path) -> None:
+def test_a_choice_of_mode_in_a_file_counts(lwdc_in: Run, tmp_path: Path) -> None:
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     (tmp_path / "own" / "experiment" / "many.yaml").write_text("# @package _global_\nhydra: {mode: MULTIRUN}\n")
     arguments = ["inspect", *SMALL, "experiment=many", f"--config-dir={tmp_path / 'own'}", "hydra.sweep.dir=s"]

@@ -22,8 +22,9 @@ from lwdc.errors import LwdcError
 from lwdc.files import replacing
 from lwdc.folders import CHECKPOINT
 from lwdc.pipeline import Run, Settings, compress, prepare
-from lwdc.pipeline.choice import refit_to
+from lwdc.pipeline.choice import images_to_refit
 from lwdc.pipeline.prepare import Trainable, prepare_training
+from lwdc.refitting import refit
 from lwdc.selection import selection_ops
 from lwdc.surgery import begin_with_prior, discretise, rebuild
 from lwdc.tracking import Sink
@@ -116,8 +117,8 @@ def _unsearched(job: Job, pick: Callable[[nn.Module, CostTable, int, int], Archi
         architecture = pick(supernet, prepared.table, prepared.bound, job.entry.seed)
         network, _ = discretise(supernet, architecture)
         architecture.save(job.folder / "architecture.json")
-        if "choose" not in run.done:
-            refit_to(prepared.placed(prepared.model), network, architecture, prepared)
+        if "choose" not in run.done and (images := images_to_refit(prepared)) is not None:
+            refit(network, prepared.placed(prepared.model), architecture, images)
         _start_from(network, "choose", run, job, prepared, clock)
         _finetune(network, run, job, prepared, job.recipe(job.entry.setting.epochs))
         return Outcome(network, _parts(run))

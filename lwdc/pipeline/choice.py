@@ -93,7 +93,7 @@ def chosen_network(
     ``fresh`` supernet only the other's come into question. Nothing is changed in place.
     """
 
-    images = _examples(prepared) if mixes or fresh is not None else None
+    images = images_to_refit(prepared) if mixes or fresh is not None else None
 
     def begin(supernet: nn.Module, reference: nn.Module | None) -> nn.Module:
         network, _ = discretise(supernet, architecture)
@@ -122,15 +122,8 @@ def _reestimate_norms(prepared: Prepared, supernet: nn.Module) -> None:
     recalibrate(supernet, _batches(prepared), prepared.settings.recalibrate_batches, prepared.fabric)
 
 
-def refit_to(reference: nn.Module, network: nn.Module, architecture: Architecture, prepared: Prepared) -> None:
-    """``refit`` on the training images that the settings ask for, if any; in place on ``network``."""
-    images = _examples(prepared)
-    if images is not None:
-        refit(network, reference, architecture, images)
-
-
-def _examples(prepared: Prepared) -> Tensor | None:
-    """The first training images, as many as the settings say or memory bears."""
+def images_to_refit(prepared: Prepared) -> Tensor | None:
+    """The first training images, as many as the settings say or memory bears; None where none are asked for."""
     settings = prepared.settings
     if settings.refit_images == 0:
         return None

@@ -17,7 +17,7 @@ from lwdc.data import Digits
 from lwdc.folders import CHECKPOINT
 from lwdc.gates import OneHot, Softmax
 from lwdc.pipeline import CostSettings, Prepared, Settings, choice, compress, prepare
-from lwdc.pipeline.choice import _examples, chosen_network
+from lwdc.pipeline.choice import chosen_network, images_to_refit
 from lwdc.records import Note
 from lwdc.selection import gates
 from lwdc.surgery import discretise, inherit_mixture
@@ -154,10 +154,10 @@ def test_a_search_that_goes_astray_does_not_end_worse_than_what_it_began_with(
 def test_large_images_are_fewer(trained: tuple[Prepared, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, _ = trained
     asked = with_settings(prepared, refit_images=100)
-    assert len(_examples(asked)) == 100  # type: ignore[arg-type]
+    assert len(images_to_refit(asked)) == 100  # type: ignore[arg-type]
     monkeypatch.setattr("lwdc.refitting._MOST_VALUES", 30 * 8 * 8)
-    assert len(_examples(asked)) == 30  # type: ignore[arg-type]
-    assert _examples(with_settings(prepared, refit_images=0)) is None
+    assert len(images_to_refit(asked)) == 30  # type: ignore[arg-type]
+    assert images_to_refit(with_settings(prepared, refit_images=0)) is None
 
 
 def test_what_was_random_before_has_no_say(settings: MakeSettings) -> None:
