@@ -1,5 +1,6 @@
 """A process that reads images and dies is told from one that hands on what it met."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from lwdc.data.workers import loaded
+from lwdc.data.workers import context, loaded
 from lwdc.errors import DataError
 
 
@@ -62,3 +63,18 @@ def test_a_worker_that_dies_while_it_hands_over_a_batch_is_named() -> None:
 def test_what_reading_raises_is_handed_on_as_it_is(read: Callable[[], None], workers: int) -> None:
     with pytest.raises(OSError, match=r"photo.jpg is gone|of a data set's own"):
         list(loaded(loader(read, workers)))
+
+
+def test_where_workers_would_import_everything_anew_one_process_that_has_starts_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert context(1) is None
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
+    assert context(0) is None
+
+    def parents() -> list[int]:
+        data = Calling(os.getppid)
+        return list(loaded(DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context=context(1))))
+
+    first = parents()
+    assert first == parents() != [os.getpid()]
