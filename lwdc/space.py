@@ -228,7 +228,7 @@ def _refuse_idle_patterns(space: SearchSpace, sites: Sequence[Site], wanted: Seq
 def _reserved(model: nn.Module, space: SearchSpace, sites: Sequence[Site], input_size: Shape) -> dict[str, str]:
     config = getattr(model, "pretrained_cfg", None) or {}
     config = config if isinstance(config, Mapping) else getattr(config, "to_dict", dict)()
-    stem, classifier = _names(config.get("first_conv")), _names(config.get("classifier"))
+    stem, classifier = _layers(model, config.get("first_conv")), _layers(model, config.get("classifier"))
     if not any(site.name in stem for site in sites) and sites and sites[0].input_shape == tuple(input_size):
         stem = (sites[0].name,)
     if not classifier and sites and sites[-1].kind == "linear":
@@ -245,8 +245,15 @@ def _reserved(model: nn.Module, space: SearchSpace, sites: Sequence[Site], input
     return found
 
 
-def _names(entry: Any) -> tuple[str, ...]:
-    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+def _layers(model: nn.Module, entry: Any) -> tuple[str, ...]:
+    """The names that a configuration of timm's gives; where merging put one layer for a module, that module's."""
+    there = {name for name, _ in model.named_modules()}
+    found = []
+    for name in (entry,) if isinstance(entry, str) else tuple(entry or ()):
+        while name not in there:
+            name = name.rpartition(".")[0]
+        found.append(name)
+    return tuple(found)
 
 
 def _is_shortcut(site: Site, sites: Sequence[Site]) -> bool:

@@ -342,6 +342,8 @@ def changed(package: Path, folder: Path, **changes: Any) -> Path:
         {"backbone": {"name": "hf-hub:somebody/something"}},
         {"backbone": {"name": "local-dir:/etc"}},
         {"backbone": {"name": ["resnet18"]}},
+        {"backbone": {"reparameterise": True}},
+        {"backbone": {"reparameterise": [1]}},
         {"input_shape": [1, -8, 8]},
         {"input_shape": []},
         {"weights": {"tied": {"a": "b"}}},

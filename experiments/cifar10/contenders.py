@@ -45,8 +45,7 @@ class Job:
 
     @property
     def backbone(self) -> Backbone:
-        named, data = self.settings.backbone, self.settings.data
-        return Backbone(named.name, data.num_classes, data.input_size[0], dict(named.options))
+        return self.settings.backbone.of(self.settings.data.num_classes, self.settings.data.input_size[0])
 
     @property
     def goes_on(self) -> bool:

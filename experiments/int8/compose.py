@@ -19,7 +19,6 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from lwdc.backbones import Backbone
 from lwdc.configuring import make_settings
 from lwdc.export import Deployment, load, to_onnx
 from lwdc.pipeline.measures import environment
@@ -42,8 +41,7 @@ def measured(network: torch.nn.Module, settings: Settings) -> Int8Result:
 
 
 def original(run: Path, settings: Settings) -> torch.nn.Module:
-    named, data = settings.backbone, settings.data
-    network = Backbone(named.name, data.num_classes, data.input_size[0], dict(named.options)).create()
+    network = settings.backbone.of(settings.data.num_classes, settings.data.input_size[0]).create()
     network.load_state_dict(load_file(run / "baseline.safetensors"))
     return network
 

@@ -1,5 +1,6 @@
 """Building a backbone with the weights that a run starts from: fresh, timm's, or those of a file."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import timm
 from torch import nn
 
 from lwdc.backbones.backbone import Backbone
+from lwdc.backbones.merging import merge
 from lwdc.backbones.weights import load_weights
 from lwdc.errors import BackboneError
 
@@ -17,15 +19,33 @@ def create(
 ) -> tuple[nn.Module, list[str]]:
     """The network, and notes on what of it does not come from the weights asked for.
 
-    ``pretrained`` takes timm's own weights, which may need a download; ``weights`` those of a local file.
+    ``pretrained`` takes timm's own weights, which may need a download; ``weights`` those of a local file, which of a
+    network that is to be reparameterised may be from before or after it.
     Raises ``BackboneError`` if they cannot be had or do not fit.
     """
     if pretrained and weights is not None:
         raise BackboneError(f"both pretrained=true and weights={str(weights)!r} are set; keep one of the two.")
     if pretrained:
         return _create_pretrained(backbone)
-    network = backbone.create()
-    return network, [] if weights is None else load_weights(network, Path(weights))
+    if weights is None:
+        return backbone.create(), []
+    if not backbone.reparameterise:
+        network = backbone.create()
+        return network, load_weights(network, Path(weights))
+    return _create_merged(backbone, Path(weights))
+
+
+def _create_merged(backbone: Backbone, weights: Path) -> tuple[nn.Module, list[str]]:
+    network = dataclasses.replace(backbone, reparameterise=False).create()
+    try:
+        notes = load_weights(network, weights)
+    except BackboneError:
+        merged = backbone.create()
+        with contextlib.suppress(BackboneError):
+            return merged, load_weights(merged, weights)
+        raise
+    merge(network)
+    return network, notes
 
 
 def _create_pretrained(backbone: Backbone) -> tuple[nn.Module, list[str]]:

@@ -112,6 +112,8 @@ def _backbone_data(backbone: Backbone) -> dict[str, Any]:
 
 def _backbone(data: dict[str, Any]) -> Backbone:
     backbone = Backbone(**data)
+    if not isinstance(backbone.reparameterise, bool):
+        raise TypeError(f"reparameterise is {backbone.reparameterise!r}")
     if sources := sorted(set(backbone.options) & set(_WEIGHT_SOURCES)):
         raise ExportError(
             f"its backbone has the options {sources}, which lwdc never writes, because they load other weights; "

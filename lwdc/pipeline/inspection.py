@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from lwdc.backbones import Backbone, check_fits, create
+from lwdc.backbones import check_fits, create, note_on_branches
 from lwdc.candidates import label
 from lwdc.costs import CostTable, tabulate
 from lwdc.costs.budget import amount
@@ -24,12 +24,14 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
         given = settings.data.input_size, settings.data.num_classes
     size, classes = given
     named = settings.backbone
-    model, _ = create(Backbone(named.name, classes, size[0], dict(named.options)))
+    model, _ = create(named.of(classes, size[0]))
     check_fits(model, size, classes)
     plan = make_plan(model, settings.space, size)
     table = tabulate(wrap(model, gate=settings.gate, inherit=False, plan=plan).to(device), settings.cost.model)
 
     console.print(f"{named.name} on inputs of {tuple(size)}: {amount(table.total, table)}\n", highlight=False)
+    for note in note_on_branches(model, size):
+        console.print(f"{note}\n", highlight=False)
     rows = Table("site", "input", "output", "candidates (share of the original)", box=None, pad_edge=False)
     for choice in plan.choices:
         site = choice.site

@@ -109,5 +109,4 @@ def _network(folder: Path, settings: Settings) -> nn.Module:
 
 
 def _backbone(settings: Settings) -> Backbone:
-    named, data = settings.backbone, settings.data
-    return Backbone(named.name, data.num_classes, data.input_size[0], dict(named.options))
+    return settings.backbone.of(settings.data.num_classes, settings.data.input_size[0])

@@ -8,7 +8,7 @@ from typing import Self
 from lightning_fabric import Fabric
 from torch import nn
 
-from lwdc.backbones import Backbone, check_fits, create, load_weights
+from lwdc.backbones import Backbone, check_fits, create, load_weights, note_on_branches
 from lwdc.candidates.sampling import starts_of
 from lwdc.costs import CostTable, choose_within, parse_budget, tabulate
 from lwdc.data.seeding import seed_all
@@ -171,10 +171,11 @@ def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainabl
     if settings.search.ema is not None:
         raise TrainingError("strategy.ema: a search cannot average weights; fine-tuning can, by finetune.ema.")
     named = settings.backbone
-    backbone = Backbone(named.name, data.num_classes, data.input_size[0], dict(named.options))
+    backbone = named.of(data.num_classes, data.input_size[0])
     seed_all(derive_seed(settings.seed, "init", 0))
     model, notes = create(backbone, pretrained=named.pretrained, weights=named.weights)
     check_fits(model, data.input_size, data.num_classes)
+    notes += note_on_branches(model, data.input_size)
     trained = settings.searched or settings.baseline
     if trained is not None:
         notes += load_weights(model, baseline_file(trained))

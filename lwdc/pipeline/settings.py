@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from lwdc.backbones import Backbone
 from lwdc.costs import CostModel, WholeCostModel, linear
 from lwdc.data import DataModule
 from lwdc.errors import CostError, LwdcError, unknown_name
@@ -33,6 +34,11 @@ class BackboneSettings:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     pretrained: bool = False
     weights: str | None = None
+    reparameterise: bool = False
+
+    def of(self, num_classes: int, in_chans: int) -> Backbone:
+        """The network for so many classes and input channels."""
+        return Backbone(self.name, num_classes, in_chans, dict(self.options), self.reparameterise)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,51 @@
+"""Merging: networks that train with parallel branches, such as RepVGG, as they are deployed."""
+
+import copy
+
+import torch
+from timm.utils import reparameterize_model
+from torch import nn
+
+from lwdc.counting import count_macs
+from lwdc.errors import BackboneError
+from lwdc.tracing import Shape
+
+
+def merge(network: nn.Module) -> None:
+    """Merge the branches, and norms with the layers before them, in place, as timm does for inference.
+
+    What the network computes in evaluation stays the same but for rounding. ``BackboneError`` if there are none.
+    """
+    if not _merges(network):
+        raise BackboneError("the network has no branches that are merged for inference: leave reparameterise out.")
+    frozen = {p for p in network.parameters() if not p.requires_grad}
+    training = network.training
+    network.eval()  # some refuse otherwise
+    with torch.no_grad():
+        reparameterize_model(network, inplace=True)
+    network.train(training)
+    for parameter in network.parameters():  # some of which timm freezes, since it is for inference there
+        parameter.requires_grad_(parameter not in frozen)
+
+
+def _merges(network: nn.Module) -> bool:
+    """Whether there is anything in the network to merge."""
+    return any(hasattr(module, way) for module in network.modules() if module is not network for way in _WAYS)
+
+
+_WAYS = ("fuse", "reparameterize", "switch_to_deploy")  # that timm looks for
+
+
+def note_on_branches(network: nn.Module, input_size: Shape) -> list[str]:
+    """A word, for a network whose branches were not merged, on what merging them takes."""
+    if not _merges(network):
+        return []
+    merged = copy.deepcopy(network)
+    merge(merged)
+    after, before = (count_macs(each, [input_size]) for each in (merged, network))
+    if after >= before:
+        return []
+    return [
+        f"the network trains with branches that are merged before use, which leaves {after:,} of its {before:,} MACs, "
+        "and what replaces their layers cannot be merged: backbone.reparameterise=true compresses the merged network."
+    ]
