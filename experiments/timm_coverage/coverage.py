@@ -2,6 +2,7 @@
 
     python experiments/timm_coverage/coverage.py [--models GLOB ...] [--families] [--jobs 1] [--retry STATUS ...]
     python experiments/timm_coverage/coverage.py --export      # ONNX and torch.export, one network a family
+    python experiments/timm_coverage/coverage.py --merged      # networks that train with branches, merged as deployed
     python experiments/timm_coverage/coverage.py --summary     # a markdown report of what is recorded
 
 One json line a network. A run that is called again skips the networks that are recorded already.
@@ -9,6 +10,8 @@ One json line a network. A run that is called again skips the networks that are 
 
 import argparse
 import contextlib
+import copy
+import dataclasses
 import fnmatch
 import functools
 import json
@@ -37,6 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lwdc
 from lwdc.backbones import Backbone
+from lwdc.backbones.merging import merge
 from lwdc.candidates.base import with_settings
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import ExportError, LwdcError
@@ -52,6 +56,7 @@ from lwdc.training import recalibrate
 # 64 first: below it the last maps of most networks are one pixel, and most taps of a kernel are never read.
 SIDES = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384)
 CLASSES = 10
+MERGED = ", merged"
 MOST_PARAMS = 400_000_000  # beyond, only shapes and costs are checked
 EXACT, ROUNDED = 1e-9, 1e-4  # relative differences accepted in float64 and float32
 FORMATS = ("torch_export", "onnx")
@@ -99,7 +104,7 @@ def check_shapes(name: str, record: Record, say: Say, folder: Path) -> None:
     del folder
     backbone, size = prepare(name, record, say)
     say("costs by shapes")
-    model = on_meta(backbone)
+    model = unfilled(backbone)
     plan = make_plan(model, SearchSpace(), size)
     modules = dict(model.named_modules(remove_duplicate=False))
     rest = [count_macs(model, [size]), count_params(model)]
@@ -150,19 +155,23 @@ def prepare(name: str, record: Record, say: Say) -> tuple[Backbone, Shape]:
     options, size = smallest_size(name, own)
     record |= {"size": list(size), "own_size": list(own)}
     say("figures")
-    record |= figures(on_meta(Backbone(name, CLASSES, own[0])), own)
-    return Backbone(name, CLASSES, own[0], options), size
+    record |= figures(unfilled(backbone_of(name, own[0])), own)
+    return backbone_of(name, own[0], options), size
 
 
 def compress(backbone: Backbone, size: Shape, record: Record, say: Say) -> tuple[nn.Module, lwdc.Architecture]:
     """Wrap, one step, discretise, with every check between; a random candidate but the original at each site."""
     torch.manual_seed(0)
     say("build")
-    model = backbone.create()
+    model = dataclasses.replace(backbone, reparameterise=False).create()
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():  # What starts at zero hides all that lies behind it.
                 parameter.normal_(std=0.1)
+    if backbone.reparameterise:
+        images = torch.randn(2, *size)
+        recalibrate(model, [(images, images)], 1)  # later there are no norms that would take the size out of outputs
+        merge(model)
     say("wrap")
     supernet = lwdc.wrap(model, SearchSpace(), OneHot, size)
     del model
@@ -255,9 +264,24 @@ def on_meta(backbone: Backbone) -> nn.Module:
         return backbone.create()
 
 
+def unfilled(backbone: Backbone) -> nn.Module:
+    """The network with storage that nothing was written to, so that the system need not provide it."""
+    network = on_meta(backbone)
+    memo: dict[int, Any] = {}
+    for held in (*network.parameters(), *network.buffers()):
+        own = torch.empty_like(held, device="cpu", requires_grad=held.requires_grad)
+        memo[id(held)] = nn.Parameter(own, held.requires_grad) if isinstance(held, nn.Parameter) else own
+    return copy.deepcopy(network, memo)
+
+
+def backbone_of(name: str, channels: int = 3, options: dict[str, Any] | None = None) -> Backbone:
+    """The network of that name, which says whether it is merged."""
+    return Backbone(name.removesuffix(MERGED), CLASSES, channels, options or {}, reparameterise=name.endswith(MERGED))
+
+
 def own_size(name: str) -> Shape:
     """The image shape that the network was made for."""
-    return default_input_size(on_meta(Backbone(name, CLASSES, 3)))
+    return default_input_size(on_meta(backbone_of(name)))
 
 
 def smallest_size(name: str, own: Shape) -> tuple[dict[str, Any], Shape]:
@@ -268,7 +292,7 @@ def smallest_size(name: str, own: Shape) -> tuple[dict[str, Any], Shape]:
             break
         for options in ({"img_size": side}, {}):
             try:
-                model = on_meta(Backbone(name, CLASSES, own[0], options))
+                model = on_meta(backbone_of(name, own[0], options))
                 found = outputs(model.train()(torch.empty(2, *size, device="meta")))
             except Exception:  # noqa: BLE001  it asks for another size in a way of its own
                 continue
@@ -462,7 +486,7 @@ def sweep(names: Sequence[str], options: argparse.Namespace, sizes: dict[str, in
 
 def family(name: str) -> str:
     """The module of timm that defines the network."""
-    return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+    return timm.models.model_entrypoint(name.removesuffix(MERGED)).__module__.rpartition(".")[2]
 
 
 def parameter_counts(path: Path) -> dict[str, int | None]:
@@ -483,6 +507,16 @@ def parameter_counts(path: Path) -> dict[str, int | None]:
             print(f"counted the parameters of {done}/{len(missing)} networks", flush=True)
             path.write_text(json.dumps(stored, indent=0) + "\n")
     return counts
+
+
+def merged(names: Sequence[str]) -> list[str]:
+    """Those of the networks that have branches to merge, under the name that says that they are."""
+    found = []
+    for name in names:
+        with contextlib.suppress(Exception):  # most have none, and some need numbers to be built
+            on_meta(backbone_of(name + MERGED))
+            found.append(name + MERGED)
+    return found
 
 
 def in_order(counts: dict[str, int | None]) -> tuple[list[str], int]:
@@ -590,13 +624,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=["*"], metavar="GLOB")
     parser.add_argument("--families", action="store_true", help="only the smallest network of every family")
     parser.add_argument("--export", action="store_true", help="exported files, of one network a family")
+    parser.add_argument("--merged", action="store_true", help="networks that train with branches, merged")
     parser.add_argument("--retry", nargs="*", default=[], choices=STATUSES, help="do these again")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--time", type=float, default=120.0, help="CPU seconds a network (of the clock: 5 times that)")
     parser.add_argument("--memory", type=float, default=6.0, help="gigabytes a network")
     parser.add_argument("--summary", action="store_true", help="print a report and do nothing")
     options = parser.parse_args()
-    path = options.out / ("exports.jsonl" if options.export else "results.jsonl")
+    path = options.out / ("exports.jsonl" if options.export else "merged.jsonl" if options.merged else "results.jsonl")
     records = read(path)
     if options.summary:
         print(export_summary(list(records.values())) if options.export else summary(list(records.values())))
@@ -606,11 +641,12 @@ def main() -> None:
     names, families = in_order(counts)
     names = names[:families] if options.families or options.export else names
     wanted = [name for name in names if any(fnmatch.fnmatchcase(name, glob) for glob in options.models)]
+    wanted = merged(wanted) if options.merged else wanted
     kept = {n: r for n, r in records.items() if n not in wanted or r["status"] not in options.retry}
     path.write_text("".join(json.dumps(record) + "\n" for record in kept.values()))
     wanted = [name for name in wanted if name not in kept]
     # Parts of torch are imported only when they are used, which takes seconds: once, here.
-    make_plan(on_meta(Backbone("test_resnet", CLASSES, 3)), SearchSpace(), (3, 64, 64))
+    make_plan(unfilled(Backbone("test_resnet", CLASSES, 3)), SearchSpace(), (3, 64, 64))
     with path.open("a") as file:
         for done, record in enumerate(sweep(wanted, options, counts), 1):
             file.write(json.dumps(record) + "\n")
