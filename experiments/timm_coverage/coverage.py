@@ -169,7 +169,7 @@ def compress(backbone: Backbone, size: Shape, record: Record, say: Say) -> tuple
             if not parameter.any():  # What starts at zero hides all that lies behind it.
                 parameter.normal_(std=0.1)
     if backbone.reparameterise:
-        images = torch.randn(2, *size)
+        images = torch.randn(16, *size)
         recalibrate(model, [(images, images)], 1)  # later there are no norms that would take the size out of outputs
         merge(model)
     say("wrap")

@@ -9,7 +9,6 @@ from lwdc.costs.memory import Memory
 from lwdc.costs.params import Params
 from lwdc.costs.size import Size
 from lwdc.costs.table import Agreement, CostTable, expected_cost, linear, logarithmic, penalty, tabulate
-from lwdc.costs.timing import measure_ms
 
 __all__ = [
     "Agreement",
@@ -29,7 +28,6 @@ __all__ = [
     "expected_cost",
     "linear",
     "logarithmic",
-    "measure_ms",
     "parse_budget",
     "penalty",
     "tabulate",

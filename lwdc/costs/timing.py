@@ -2,7 +2,6 @@
 
 import math
 import platform
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -68,34 +67,6 @@ def seconds_of(once: Callable[[], object], times: int, device: torch.device) -> 
         end.record()
         end.synchronize()
     return float(start.elapsed_time(end)) / 1000
-
-
-def measure_ms(
-    module: nn.Module,
-    input_shapes: Sequence[tuple[int, ...]],
-    *,
-    batch: int = 1,
-    repeats: int = 15,
-    budget_s: float = 1.0,
-    device: torch.device | None = None,
-) -> float:
-    """Median milliseconds of a forward pass in evaluation mode, summed over the inputs given.
-
-    After a warm-up, at most ``repeats`` rounds or ``budget_s`` seconds. The module runs where its
-    parameters lie, without any on ``device``; on a GPU, events are timed. Its mode is restored.
-    """
-    like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros((), device=device))
-    run = torch_run(module, [torch.randn(batch, *shape).to(like) for shape in input_shapes])
-    for _ in range(_WARMUP):
-        run(1)
-    rounds: list[float] = []
-    deadline = time.perf_counter() + budget_s
-    while len(rounds) < repeats and not (rounds and time.perf_counter() > deadline):
-        rounds.append(run(1) * 1000)
-    return statistics.median(rounds)
-
-
-_WARMUP = 3
 
 
 def onnx_run(module: nn.Module, inputs: Sequence[Tensor]) -> Run:

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 import lwdc
 from lwdc.architecture import Architecture
 from lwdc.candidates import label
-from lwdc.costs import measure_ms
-from lwdc.costs.timing import Run, device_name, seconds_of, side_by_side, without_drift
+from lwdc.costs.timing import Run, device_name, seconds_of, side_by_side, torch_run, without_drift
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import ExportError, LwdcError
 from lwdc.export import run_onnx, to_onnx
@@ -29,14 +28,21 @@ from lwdc.tensors import untied
 from lwdc.tracing import Shape
 
 
-def measure_network(network: nn.Module, input_size: Shape, batches: Sequence[int]) -> Measures:
-    """Counts, bytes of the weights and measured latency of ``network``, where it lies."""
-    return Measures(
-        macs=count_macs(network, [input_size]),
-        params=count_params(network),
-        bytes=len(to_bytes(untied(network.state_dict())[0])),
-        latency_ms={str(batch): measure_ms(network, [input_size], batch=batch) for batch in batches},
-    )
+def measure_networks(networks: Sequence[nn.Module], input_size: Shape, batches: Sequence[int]) -> list[Measures]:
+    """Counts, bytes of the weights and latency of each network, measured in turns where they lie."""
+
+    def on(network: nn.Module) -> Callable[[Tensor], Run]:
+        return lambda inputs: torch_run(network, [inputs.to(_like(network))])
+
+    return [
+        Measures(
+            macs=count_macs(network, [input_size]),
+            params=count_params(network),
+            bytes=len(to_bytes(untied(network.state_dict())[0])),
+            latency_ms=taken,
+        )
+        for network, taken in zip(networks, _in_turns([*map(on, networks)], input_size, batches), strict=True)
+    ]
 
 
 def measure_both(
@@ -46,7 +52,7 @@ def measure_both(
 
     For that ``original`` is exported as well, beside the file for as long as it takes.
     """
-    before, after = (measure_network(model, input_size, batches) for model in (original, network))
+    before, after = measure_networks([original, network], input_size, batches)
     if file is None or not batches:
         return before, after, None
     try:
@@ -69,19 +75,31 @@ def measure_files(
 ) -> list[dict[str, float]]:
     """Milliseconds of each of ``runs`` on the CPU by batch size, taken in turns."""
 
-    def on(run: Callable[[Tensor], Tensor], inputs: Tensor) -> Run:
-        return lambda times: seconds_of(lambda: run(inputs), times, inputs.device)
+    def on(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Run]:
+        return lambda inputs: lambda times: seconds_of(lambda: run(inputs), times, inputs.device)
 
-    found: list[dict[str, float]] = [{} for _ in runs]
+    return _in_turns([*map(on, runs)], input_size, batches)
+
+
+def _in_turns(
+    makers: Sequence[Callable[[Tensor], Run]], input_size: Shape, batches: Sequence[int]
+) -> list[dict[str, float]]:
+    """Milliseconds by batch size of what each of ``makers`` makes of an input, so that the ratios bear a drift."""
+    found: list[dict[str, float]] = [{} for _ in makers]
     for batch in batches:
         inputs = torch.randn(batch, *input_size)
-        seconds = without_drift(side_by_side([on(run, inputs) for run in runs], budget_s=_LONGEST))
-        for of_run, taken in zip(found, seconds, strict=True):
-            of_run[str(batch)] = float(taken) * 1000
+        seconds = without_drift(side_by_side([make(inputs) for make in makers], budget_s=_LONGEST))
+        for by_batch, taken in zip(found, seconds, strict=True):
+            by_batch[str(batch)] = float(taken) * 1000
     return found
 
 
 _LONGEST = 5.0  # seconds, after which nothing more is timed at a batch size
+
+
+def _like(module: nn.Module, device: torch.device | None = None) -> Tensor:
+    """A tensor of the kind that ``module`` takes, on its device or, without parameters, on ``device``."""
+    return next((p for p in module.parameters() if p.is_floating_point()), torch.zeros((), device=device))
 
 
 def measure_sites(
@@ -92,15 +110,17 @@ def measure_sites(
     probabilities: dict[str, float],
     errors: dict[str, dict[str, float]],
 ) -> tuple[SiteResult, ...]:
-    """Every site before and after; one that kept its original is timed once."""
+    """Every site before and after, timed in turns; one that kept its original once."""
     results = []
     device = next(original.parameters()).device
     for choice in plan.choices:
         name, shapes = choice.site.name, [shape for shape, _ in choice.site.calls]
         before, after = original.get_submodule(name), network.get_submodule(name)
         candidate = architecture.choices[name]
-        same = candidate["op"] == "original"
-        ms_before = _timed(before, shapes, device)
+        modules = [before] if candidate["op"] == "original" else [before, after]
+        inputs = [torch.randn(1, *shape).to(_like(before, device)) for shape in shapes]
+        runs = [torch_run(module, inputs) for module in modules]
+        taken = without_drift(side_by_side(runs, budget_s=_LONGEST_AT_SITE * len(runs)))
         results.append(
             SiteResult(
                 site=name,
@@ -110,16 +130,15 @@ def measure_sites(
                 macs_after=count_macs(after, shapes),
                 params_before=count_params(before),
                 params_after=count_params(after),
-                ms_before=ms_before,
+                ms_before=float(taken[0]) * 1000,
                 inheritance_error=errors[name].get(label(candidate)),
-                ms_after=ms_before if same else _timed(after, shapes, device),
+                ms_after=float(taken[-1]) * 1000,
             )
         )
     return tuple(results)
 
 
-def _timed(module: nn.Module, shapes: Sequence[Shape], device: torch.device) -> float:
-    return measure_ms(module, shapes, repeats=9, budget_s=0.2, device=device)
+_LONGEST_AT_SITE = 0.2  # seconds a layer
 
 
 def environment(device: torch.device) -> dict[str, Any]:

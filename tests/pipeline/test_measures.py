@@ -1,6 +1,7 @@
 """Measures: counts, bytes and times of a network and of its sites."""
 
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from lwdc.architecture import Architecture
 from lwdc.errors import WriteError
 from lwdc.export import onnx, to_onnx
 from lwdc.pipeline import measures
-from lwdc.pipeline.measures import environment, measure_both, measure_network, measure_sites
+from lwdc.pipeline.measures import environment, measure_both, measure_networks, measure_sites
 from lwdc.records import latencies
 from lwdc.space import SearchSpace, make_plan
 from lwdc.surgery import rebuild
@@ -28,20 +29,43 @@ def network() -> nn.Module:
 
 def test_a_network_is_counted_and_timed_at_every_batch_size() -> None:
     model = network()
-    measured = measure_network(model, (3, 6, 6), [1, 5])
+    (measured,) = measure_networks([model], (3, 6, 6), [1, 5])
     assert measured.macs == 36 * (3 * 4 + 4 * 4 + 4 * 4) * 9
     assert measured.params == (3 * 4 + 4 * 4 + 4 * 4) * 9 + 8
     assert list(measured.latency_ms) == ["1", "5"] and min(measured.latency_ms.values()) > 0
     assert measured.bytes == len(to_bytes(model.state_dict()))
 
 
+class Takes(nn.Module):
+    """Writes its name down whenever it runs, and takes so many milliseconds."""
+
+    def __init__(self, name: str, milliseconds: float, said: list[str]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.name, self.milliseconds, self.said = name, milliseconds, said
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.said.append(self.name)
+        assert x.dtype == torch.float64
+        time.sleep(self.milliseconds / 1000)
+        return x
+
+
+def test_networks_are_timed_in_turns() -> None:
+    said: list[str] = []
+    slow, slower = measure_networks([Takes("a", 10, said), Takes("b", 30, said)], (3, 2, 2), [1])
+    assert slow.latency_ms["1"] >= 10 and slower.latency_ms["1"] >= 30
+    assert said[-6:] == ["a", "b"] * 3
+
+
 def test_a_layer_held_twice_is_stored_once() -> None:
     model = network()
-    once = measure_network(model, (3, 6, 6), []).bytes
+    (once,) = measure_networks([model], (3, 6, 6), [])
     twice = nn.Sequential(model, nn.Identity())
     twice.again = model[1]
     twice.forward = lambda x: model(x)
-    assert once <= measure_network(twice, (3, 6, 6), []).bytes < once + 4 * 4 * 9 * 4
+    (both,) = measure_networks([twice], (3, 6, 6), [])
+    assert once.bytes <= both.bytes < once.bytes + 4 * 4 * 9 * 4
 
 
 def test_both_networks_are_timed_in_onnx_runtime_where_there_is_a_file(tmp_path: Path) -> None:
