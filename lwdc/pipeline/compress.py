@@ -163,8 +163,25 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
     prepared.placed(model)
     if run.ranks.first:
         _save_weights(model, path)
-    run.finish("baseline", seconds=seconds, valid=prepared.accuracy(model, "valid"))
+    valid = prepared.accuracy(model, "valid")
+    if trained is not None or settings.train.epochs == 0:
+        _tell_of_baseline(valid, settings.data.num_classes, run)
+    run.finish("baseline", seconds=seconds, valid=valid)
     return model
+
+
+def _tell_of_baseline(valid: float, classes: int, run: Run) -> None:
+    """Say what a baseline that this run does not train has right, and warn if that is next to nothing."""
+    run.note(f"the baseline has {valid:.1%} of the validation examples right")
+    if valid < 1 / classes + _NEXT_TO_NOTHING * (1 - 1 / classes):
+        run.note(
+            f"that is hardly better than guessing among {classes} classes, and all that follows begins with it: train "
+            "it (train.epochs), or check its weights, the order of its classes, and data.mean and data.std",
+            "warning",
+        )
+
+
+_NEXT_TO_NOTHING = 0.1  # of the way from guessing to everything right
 
 
 def _search(prepared: Prepared, run: Run, baseline: nn.Module) -> tuple[nn.Module, Architecture]:

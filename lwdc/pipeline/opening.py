@@ -4,6 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
+from lwdc.backbones import note_on_branches
 from lwdc.costs import Agreement
 from lwdc.pipeline.prepare import Prepared, Trainable
 from lwdc.pipeline.settings import CostSettings
@@ -16,14 +19,36 @@ def opening(prepared: Trainable, folder: Path) -> Iterator[str]:
     name = f"{prepared.backbone.name} on {settings.data.name}"
     if not isinstance(prepared, Prepared):
         yield f"{name}; {settings.train.epochs} epochs; seed {settings.seed}; {folder}"
-        yield from prepared.notes
+        yield from _of_network(prepared)
         return
     costs = zip(settings.cost.all, prepared.tables, strict=True)
     pressure = " and ".join(f"{table.name}, {_asked(cost)}" for cost, table in costs)
     epochs = "+".join(str(recipe.epochs) for recipe in (settings.train, settings.search, settings.finetune))
     yield f"{name}; {pressure}; {epochs} epochs; seed {settings.seed}; {folder}"
-    yield from prepared.notes
+    yield from _of_network(prepared)
     yield from _plan(prepared)
+
+
+def _of_network(prepared: Trainable) -> Iterator[str]:
+    yield from prepared.notes
+    yield from note_on_branches(prepared.model, prepared.settings.data.input_size)
+    yield from _other_normalisation(prepared)
+
+
+def _other_normalisation(prepared: Trainable) -> Iterator[str]:
+    """A word where timm's weights were made for inputs with another mean and spread than those of the data."""
+    named, given = prepared.settings.backbone, prepared.settings.data.preprocessing
+    if not (named.pretrained or (named.weights is not None and "." in named.name)):  # a tag names weights of timm's
+        return
+    wanted = [tuple(getattr(prepared.model, "pretrained_cfg", {}).get(key) or ()) for key in ("mean", "std")]
+    found = [given.mean, given.std]
+    if [len(values) for values in wanted] != [len(values) for values in found] or np.allclose(wanted, found, atol=1e-3):
+        return
+    mean, std = (f"[{','.join(f'{value:g}' for value in values)}]" for values in wanted)
+    yield (
+        f"timm's weights of {named.name} are for inputs with mean {mean} and std {std}, and the data's are normalised "
+        f"otherwise; give data.mean={mean} data.std={std}"
+    )
 
 
 def _plan(prepared: Prepared) -> Iterator[str]:

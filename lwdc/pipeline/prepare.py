@@ -8,7 +8,7 @@ from typing import Self
 from lightning_fabric import Fabric
 from torch import nn
 
-from lwdc.backbones import Backbone, check_fits, create, load_weights, note_on_branches
+from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.candidates.sampling import starts_of
 from lwdc.costs import CostTable, choose_within, parse_budget, tabulate
 from lwdc.data.seeding import seed_all
@@ -175,7 +175,6 @@ def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainabl
     seed_all(derive_seed(settings.seed, "init", 0))
     model, notes = create(backbone, pretrained=named.pretrained, weights=named.weights)
     check_fits(model, data.input_size, data.num_classes)
-    notes += note_on_branches(model, data.input_size)
     trained = settings.searched or settings.baseline
     if trained is not None:
         notes += load_weights(model, baseline_file(trained))

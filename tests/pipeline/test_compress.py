@@ -29,6 +29,7 @@ from lwdc.errors import (
     TrainingError,
 )
 from lwdc.export import load, run_onnx, run_torch_export
+from lwdc.folders import CHECKPOINT
 from lwdc.pipeline import BackboneSettings, CostSettings, Settings, compress, prepare
 from lwdc.pipeline import run as running
 from lwdc.records import EpochRecord, Note, Record, Result, as_dict
@@ -186,7 +187,12 @@ def test_no_epochs_take_the_weights_of_a_file_as_they_are(
     compress(settings(baseline=finished[0], train=none), tmp_path / "reused", {}, until="baseline", resume=True)
     said = "no weights are given by backbone.weights or backbone.pretrained, and train.epochs=0 trains none"
     for folder, says in (("run", False), ("timms", False), ("reused", False), ("bare", True)):
-        assert (Note(said, "info") in records_of(tmp_path / folder)) == says
+        records = records_of(tmp_path / folder)
+        assert (Note(said, "info") in records) == says
+        valid = load_checkpoint(tmp_path / folder / CHECKPOINT)["done"]["baseline"]["valid"]
+        assert Note(f"the baseline has {valid:.1%} of the validation examples right", "info") in records
+        warned = any(isinstance(r, Note) and "hardly better than guessing among 10 classes" in r.text for r in records)
+        assert warned == (valid < 0.19)
 
 
 def test_a_network_from_scratch_inherits_the_architecture_and_no_weights(

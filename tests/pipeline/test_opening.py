@@ -1,8 +1,35 @@
 """What a run says before it begins."""
 
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
-from lwdc.pipeline.opening import in_short
+import pytest
+
+from lwdc.data import ImageFolder
+from lwdc.pipeline import BackboneSettings, Settings
+from lwdc.pipeline.opening import in_short, opening
+from lwdc.pipeline.prepare import Trainable
+from lwdc.pipeline.ranks import Ranks
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "mean", "told"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "w.safetensors", 0.45, True),
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "w.safetensors", 0.5, False),
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", None, 0.45, False),
+        ("vit_tiny_patch16_224", "w.safetensors", 0.45, False),  # may be weights of anyone's
+    ],
+)
+def test_weights_that_were_made_for_another_normalisation_are_told_of(
+    settings: Callable[..., Settings], tmp_path: Path, name: str, weights: str | None, mean: float, told: bool
+) -> None:
+    data = ImageFolder(tmp_path, image_size=32, mean=(mean,) * 3, std=(0.5,) * 3)
+    given = settings(backbone=BackboneSettings(name, {"img_size": 32, "depth": 1}, weights=weights), data=data)
+    backbone = given.backbone.of(10, 3)
+    lines = list(opening(Trainable(given, Ranks(given.compute), backbone, backbone.create(), ()), tmp_path))
+    assert any("data.mean=[0.5,0.5,0.5] data.std=[0.5,0.5,0.5]" in line for line in lines) == told
 
 
 def test_reasons_are_said_in_short_one_line_a_candidate() -> None:
