@@ -151,13 +151,6 @@ class Accuracies:
     discretised: float | None
     finetuned: float | None
 
-    @property
-    def discretisation_gap(self) -> float | None:
-        """Supernet minus discretised network, in accuracy."""
-        if self.supernet is None or self.discretised is None:
-            return None
-        return self.supernet - self.discretised
-
 
 @dataclasses.dataclass(frozen=True)
 class ExportRecord:
@@ -223,6 +216,13 @@ class Result:
     environment: dict[str, Any]
     folder: str
     int8: Int8Result | None = None
+    weights: str = "supernet"  # whose the discretised network has; or "baseline"
+
+    def discretisation_gap(self, accuracies: Accuracies) -> float | None:
+        """Supernet minus discretised network, in accuracy; None where that has other weights than the supernet's."""
+        if self.weights != "supernet" or accuracies.supernet is None or accuracies.discretised is None:
+            return None
+        return accuracies.supernet - accuracies.discretised
 
 
 Record = EpochRecord | EvaluationRecord | EmbeddingRecord | CorrelationRecord | Note | Result
@@ -233,8 +233,8 @@ def as_dict(record: Record) -> dict[str, Any]:
     data = {"record": type(record).__name__, **dataclasses.asdict(record)}
     if isinstance(record, Result):
         data["discretisation_gap"] = {
-            "valid": record.valid.discretisation_gap,
-            "test": record.test.discretisation_gap,
+            "valid": record.discretisation_gap(record.valid),
+            "test": record.discretisation_gap(record.test),
         }
     return data
 

@@ -23,6 +23,7 @@ class Choice:
 
     architecture: Architecture
     network: nn.Module
+    weights: str  # whose it has, "supernet" or "baseline"
     valid: float  # accuracy of the network on the validation split
     measured: list[float | None]  # each cost as measured, in its unit; None for counted ones
     probabilities: dict[str, float]  # by site, of the operator that stays
@@ -53,7 +54,7 @@ def choose_network(
         network, right = starts[whose]
         probabilities = chooser.decidedness(architecture)
         warnings = [] if missed is None else [missed]
-        return Choice(architecture, network, right, measured, probabilities, warnings)
+        return Choice(architecture, network, whose, right, measured, probabilities, warnings)
 
     choice = made(chooser, settled, "the network chosen")
     if fresh is None or prepared.menu is not None or not prepared.has_beginning or not settings.search.epochs:

@@ -241,6 +241,7 @@ def _choose(
     return {
         **known,
         "seconds": seconds,
+        "weights": choice.weights,
         "valid": choice.valid,
         "supernet_valid": prepared.accuracy(supernet, "valid"),
         "cost_before": prepared.table.in_unit(prepared.table.total),
@@ -335,6 +336,7 @@ def _export(
         environment=environment(prepared.fabric.device),
         folder=str(run.folder),
         int8=int8,
+        weights=search.get("weights", "supernet"),  # earlier versions did not say
     )
     write_json(run.folder / "summary.json", as_dict(result))
     write_card(result, run.folder, licence=settings.licence)

@@ -338,7 +338,7 @@ def _summary(result: Result) -> dict[str, Any]:
         if cost.measured is not None:
             summary[f"measured/{cost.name}"] = cost.measured
     for split, accuracies in (("valid", result.valid), ("test", result.test)):
-        figures = dataclasses.asdict(accuracies) | {"discretisation_gap": accuracies.discretisation_gap}
+        figures = dataclasses.asdict(accuracies) | {"discretisation_gap": result.discretisation_gap(accuracies)}
         summary |= {f"{split}/{name}": figure for name, figure in figures.items() if figure is not None}
     if result.int8 is not None:
         figures = dataclasses.asdict(result.int8.int8)

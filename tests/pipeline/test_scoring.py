@@ -21,6 +21,7 @@ from lwdc.candidates import label
 from lwdc.costs import Macs, Params, logarithmic
 from lwdc.errors import CheckpointError, CostError, LwdcError, SpaceError, TrainingError
 from lwdc.evaluators import Refitted, SharedWeights, Subject, canonical, evaluate
+from lwdc.folders import CHECKPOINT
 from lwdc.gates import SinglePath, Softmax
 from lwdc.pipeline import CostSettings, Interrupted, Run, ScoreSettings, Settings, compress, prepare
 from lwdc.pipeline.known import Judge, Known
@@ -142,6 +143,7 @@ def test_what_was_chosen_goes_on_with_the_weights_asked_for(
         weights[whose] = load_file(folder / "discretised.safetensors")
         (said,) = (n.text for n in records_of(folder) if isinstance(n, Note) and "has right" in n.text)
         assert said.endswith(f"the {whose}'s go on")
+        assert load_checkpoint(folder / CHECKPOINT)["done"]["search"]["weights"] == whose
     alike = {whose: found["linear.weight"] for whose, found in weights.items()}  # of no site
     trained = load_checkpoint(whole[0] / "paths.pt")["state"]["linear.weight"]
     assert torch.equal(alike["supernet"], trained) and not torch.equal(alike["baseline"], trained)

@@ -125,6 +125,8 @@ def test_the_accuracies_of_the_four_networks_and_the_gap_are_shown(result):
     assert line_with(lines, "validation").split()[1:] == ["98.9%", "98.3%", "97.2%", "98.6%", "+1.1"]
     assert line_with(lines, "test ", "+1.1").split()[1:] == ["98.6%", "98.1%", "96.9%", "98.3%", "+1.1"]
     line_with(lines, "test accuracy -0.3 points against the baseline, at 32.5% of its MACs")
+    lines = plain([dataclasses.replace(result, weights="baseline")])
+    assert line_with(lines, "validation").split()[1:] == ["98.9%", "98.3%", "97.2%", "98.6%", "-"]
 
 
 def test_the_totals_are_shown_with_their_ratios(result):

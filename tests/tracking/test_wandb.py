@@ -190,7 +190,7 @@ def _holds_the_configuration(run):
 def _holds_the_result(run, result):
     found = summary(run)
     assert found["test/finetuned"] == result.test.finetuned
-    assert found["test/discretisation_gap"] == pytest.approx(result.test.discretisation_gap)
+    assert found["test/discretisation_gap"] == pytest.approx(result.discretisation_gap(result.test))
     assert found["after/macs"] == result.after.macs
     assert found["after/ms_batch_64"] == 14.2 and found["after/onnx_ms_batch_64"] == 11.7
     assert found["share/macs"] == pytest.approx(0.325, abs=1e-3)
