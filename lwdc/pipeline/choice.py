@@ -35,8 +35,8 @@ def choose_network(
 ) -> Choice:
     """Settle on what ``chooser`` finds in the searched ``supernet``, or on what its gates began with.
 
-    The latter is tried after a search by gradients, within budgets, and goes on where it is clearly better, or keeps
-    the budgets as measured where nothing that was searched does. Gates of the supernet are left where they point.
+    The latter is tried after a search by gradients, within budgets, and goes on where it is clearly better, or nearer
+    to budgets that nothing that was searched keeps as measured. Gates of the supernet are left where they point.
     """
     settled = settle(prepared, chooser, baseline, note)
     if prepared.front is not None or prepared.menu is not None:
@@ -45,7 +45,7 @@ def choose_network(
     fresh = prepared.placed(prepared.supernet(baseline)) if settings.inherit else None
 
     def made(chooser: Chooser, settled: Settled, what: str) -> Choice:
-        architecture, measured, missed = settled
+        architecture, measured, _, missed = settled
         starts = chosen_network(prepared, supernet, fresh, baseline, architecture, mixes=mixes)
         whose = settings.weights if settings.weights in starts else max(starts, key=lambda whose: starts[whose][1])
         said = ", ".join(f"{right:.1%} with the {start}'s weights" for start, (_, right) in starts.items())
@@ -61,16 +61,18 @@ def choose_network(
         return choice
     beginning = prepared.lesson(fresh)
     begun = settle(prepared, beginning, baseline, note)
-    if begun.architecture == choice.architecture or begun.missed is not None:
+    if begun.architecture == choice.architecture or begun.excess > settled.excess:
         return choice
     other = made(beginning, begun, "what gates begin with")
-    better = other.valid > choice.valid + _CLEARLY
-    if not better and settled.missed is None:
+    if other.valid > choice.valid + _CLEARLY:
+        why = "is better than"
+    elif begun.excess < settled.excess:
+        why = "is nearer to the budget as measured than" if begun.excess else "keeps the budget as measured, unlike"
+    else:
         return choice
-    why = "is better than" if better else "keeps the budget as measured, unlike"
     warning = f"what gates begin with {why} what they have learned, and goes on"
     note(warning, "warning")
-    return dataclasses.replace(other, warnings=[warning])
+    return dataclasses.replace(other, warnings=[*other.warnings, warning])
 
 
 _CLEARLY = 0.01  # of accuracy: what was searched for goes on unless its beginning is better by more

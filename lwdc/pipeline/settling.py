@@ -21,7 +21,8 @@ class Settled(NamedTuple):
 
     architecture: Architecture
     measured: list[float | None]  # each cost of it as measured, in its unit; None for counted ones
-    missed: str | None  # a warning where a budget is not kept as measured
+    excess: float  # by how much of it the budget is not kept as measured, that which is missed most
+    missed: str | None  # a warning of that
 
 
 def settle(prepared: Prepared, chooser: Chooser, baseline: nn.Module, note: Callable[[str, str], None]) -> Settled:
@@ -61,7 +62,7 @@ def settle(prepared: Prepared, chooser: Chooser, baseline: nn.Module, note: Call
     if best[0]:
         warning = f"no architecture tried keeps the budget as measured: the nearest one is {best[0]:.1%} above it"
         note(warning, "warning")
-    return Settled(best[1], best[2], warning)
+    return Settled(best[1], best[2], best[0], warning)
 
 
 def _measured(

@@ -17,9 +17,11 @@ from lwdc.data import Digits
 from lwdc.folders import CHECKPOINT
 from lwdc.gates import OneHot, Softmax
 from lwdc.pipeline import CostSettings, Prepared, Settings, choice, compress, prepare
-from lwdc.pipeline.choice import chosen_network, images_to_refit
+from lwdc.pipeline.choice import choose_network, chosen_network, images_to_refit
+from lwdc.pipeline.settling import Settled
 from lwdc.records import Note
 from lwdc.selection import gates
+from lwdc.strategies import Chooser
 from lwdc.surgery import discretise, inherit_mixture
 from lwdc.tracking import parse_record, read_records
 from lwdc.training import Fit, load_checkpoint
@@ -149,6 +151,34 @@ def test_a_search_that_goes_astray_does_not_end_worse_than_what_it_began_with(
     if beginning:  # what is said of it is of the gates that chose it
         ends = [load_checkpoint(f / CHECKPOINT)["done"]["search"] for f in (tmp_path / "astray", unmoved)]
         assert ends[0]["probabilities"] == ends[1]["probabilities"]
+
+
+@pytest.mark.parametrize(
+    ("searched", "begun", "beginning_goes_on"),
+    [(0.0, 0.0, False), (0.6, 0.0, True), (0.6, 0.1, True), (0.1, 0.6, False), (0.0, 0.6, False), (0.6, 0.6, False)],
+)
+def test_of_two_that_are_alike_what_is_nearer_to_the_budget_as_measured_goes_on(
+    settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, searched: float, begun: float, beginning_goes_on: bool
+) -> None:
+    prepared = prepare(settings(refit_images=0))
+    baseline = prepared.placed(prepared.model)
+    supernet = prepared.placed(prepared.supernet(baseline))
+    for gate in gates(supernet):
+        gate.logits.data.copy_(torch.randn(len(gate.logits)))
+    excesses = iter((searched, begun))
+
+    def settled(prepared: Prepared, chooser: Chooser, baseline: nn.Module, note: Any) -> Settled:
+        excess = next(excesses)
+        return Settled(chooser.choice(), [None], excess, f"missed by {excess}" if excess else None)
+
+    monkeypatch.setattr(choice, "settle", settled)
+    monkeypatch.setattr(Prepared, "accuracy", lambda *_: 0.5)
+    chooser = prepared.lesson(supernet)
+    wanted = chooser.choice()
+    chosen = choose_network(prepared, chooser, supernet, baseline, lambda *_: None)
+    assert (chosen.architecture != wanted) == beginning_goes_on
+    missed = begun if beginning_goes_on else searched
+    assert (f"missed by {missed}" in chosen.warnings) == (missed > 0)
 
 
 def test_large_images_are_fewer(trained: tuple[Prepared, nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,12 +76,12 @@ def test_a_budget_that_no_network_keeps_as_measured_gives_the_nearest_with_a_war
     supernet = prepared.supernet(prepared.model)
     said: list[tuple[str, str]] = []
     lesson = prepared.lesson(supernet)
-    architecture, (measured,), warning = settle(prepared, lesson, prepared.model, lambda *n: said.append(n))
+    architecture, (measured,), excess, warning = settle(prepared, lesson, prepared.model, lambda *n: said.append(n))
     assert isinstance(architecture, Architecture)
     assert measured == pytest.approx(50 * prepared.table.of(architecture) / 10**6)
     text, level = said[-1]
     assert level == "warning" and "no architecture tried keeps the budget as measured" in text
-    assert warning == text
+    assert warning == text and f"{excess:.1%} above it" in text
 
 
 def test_a_budget_that_was_missed_is_among_the_warnings_of_the_result(settings: MakeSettings, tmp_path: Path) -> None:
