@@ -1,5 +1,6 @@
 """Digits: scikit-learn's 1,797 handwritten digits of 8x8 grey pixels, which need no download."""
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -38,10 +39,15 @@ class Digits(InMemory):
         )
 
     def read(self) -> tuple[Labelled, Labelled]:
-        from sklearn.datasets import load_digits  # here: it takes a second to import
-
-        digits = load_digits()
-        images = torch.from_numpy(digits.images).to(torch.uint8)[:, None]  # values 0 to 16
-        full = Labelled(images, torch.from_numpy(digits.target).long())
+        full = _all()
         test, rest = split_off(full.labels, TEST_IMAGES, seed=0)
         return full[rest], full[test]
+
+
+@functools.cache  # a tenth of a second of parsing text
+def _all() -> Labelled:
+    from sklearn.datasets import load_digits  # here: it takes a second to import
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).to(torch.uint8)[:, None]  # values 0 to 16
+    return Labelled(images, torch.from_numpy(digits.target).long())
