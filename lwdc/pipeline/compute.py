@@ -121,7 +121,8 @@ class Compute:
             timeout = datetime.timedelta(seconds=self.timeout_s)
             strategy = DDPStrategy(timeout=timeout, find_unused_parameters=True, **BUFFERS_LEFT)
         try:
-            self._check_device(Fabric(accelerator=self._accelerator, devices=1).device.type)
+            kind = self._accelerator
+            self._check_device(kind if kind == "cpu" else Fabric(accelerator=kind, devices=1).device.type)
             return Fabric(
                 accelerator=self._accelerator, strategy=strategy, devices=self.devices, num_nodes=self.nodes,
                 precision=self.precision,  # type: ignore[arg-type]
