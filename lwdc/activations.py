@@ -36,7 +36,7 @@ def activations(network: nn.Module, input_size: Shape, layers: Collection[str] =
 
     Weights, and workspaces inside a kernel, are not counted. ``network`` is left as it was.
     """
-    for run in WAYS:
+    for way in WAYS:
         copied = outline(network)
         watch = _Watch()
         copied.register_forward_pre_hook(watch.begin)
@@ -46,7 +46,7 @@ def activations(network: nn.Module, input_size: Shape, layers: Collection[str] =
             layer.register_forward_pre_hook(functools.partial(watch.enter, name))
             layer.register_forward_hook(watch.leave)
         try:
-            run(copied, input_size)
+            way(copied, input_size)()
         except Exception as error:  # noqa: BLE001  the next may do
             failure = error
         else:

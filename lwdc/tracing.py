@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -59,14 +59,14 @@ def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> Trace:
 
     ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an input of ``input_size``.
     """
-    for run in WAYS:
+    for way in WAYS:
         # A copy for each, which takes the hooks and caches that a forward pass leaves behind.
         copied = outline(model)
         found = Trace({}, set(), {})
         layers = {copied.get_submodule(name): name for name in names}
         replace(copied, {layer: _watched(layer, name, found) for layer, name in layers.items()})
         try:
-            run(copied, input_size)
+            way(copied, input_size)()
         except Exception as error:  # noqa: BLE001  the next may do
             failure = error
         else:
@@ -138,27 +138,42 @@ def _dims(layer: nn.Module) -> int:
     return 1 if isinstance(layer, (nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d)) else 2
 
 
-def _run_on_meta(model: nn.Module, shape: Shape) -> None:
+def _on_meta(model: nn.Module, shape: Shape) -> Callable[[], None]:
     """Fastest; fails where a tensor that is neither parameter nor buffer meets one without storage."""
     held = itertools.chain(model.named_parameters(), model.named_buffers())
     without_storage = {name: tensor.detach().to("meta") for name, tensor in held}
-    with torch.no_grad():
-        torch.func.functional_call(model, without_storage, (_image(model, shape, "meta"),))
+    image = _image(model, shape, "meta")
+
+    def run() -> None:
+        with torch.no_grad():
+            torch.func.functional_call(model, without_storage, (image,))
+
+    return run
 
 
-def _run_on_fakes(model: nn.Module, shape: Shape) -> None:
+def _on_fakes(model: nn.Module, shape: Shape) -> Callable[[], None]:
     """Several times slower; fails only where the network looks at values."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        model(_image(model, shape))
+
+    def run() -> None:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            model(_image(model, shape))
+
+    return run
 
 
-def _run_for_real(model: nn.Module, shape: Shape) -> None:
-    with torch.no_grad():
-        model(_image(model, shape))
+def _for_real(model: nn.Module, shape: Shape) -> Callable[[], None]:
+    image = _image(model, shape)
+
+    def run() -> None:
+        with torch.no_grad():
+            model(image)
+
+    return run
 
 
-BY_SHAPES = (_run_on_meta, _run_on_fakes)  # ways to run a network on one input of a shape, computing nothing
-WAYS = (*BY_SHAPES, _run_for_real)  # all ways, the next for where one fails
+# Ways to run a network on one input of a shape: each makes ready what runs it. The first compute nothing.
+BY_SHAPES = (_on_meta, _on_fakes)
+WAYS = (*BY_SHAPES, _for_real)  # all ways, the next for where one fails
 
 
 def _image(model: nn.Module, shape: Shape, device: str | None = None) -> Tensor:

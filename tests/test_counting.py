@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lwdc import counting
 from lwdc.counting import count_macs, count_params
 
 
@@ -43,3 +44,23 @@ def test_modules_on_the_meta_device_can_be_counted() -> None:
     with torch.device("meta"):
         module = nn.Conv2d(4, 4, 3, bias=False)
     assert count_macs(module, [(4, 8, 8)]) == 36 * 4 * 4 * 9
+
+
+def test_layers_that_are_alike_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[nn.Module] = []
+    count = counting._counted
+
+    def counting_once(module: nn.Module, shape: Any) -> int:
+        counted.append(module)
+        return count(module, shape)
+
+    monkeypatch.setattr(counting, "_counted", counting_once)
+    monkeypatch.setattr(counting, "_known", {})
+    first, second, hooked, halved, own = (nn.Conv2d(4, 4, 3, bias=False) for _ in range(5))
+    hooked.register_forward_hook(lambda *_: None)
+    halved.weight = nn.Parameter(halved.weight.detach()[:2])
+    own.forward = lambda x: x  # type: ignore[method-assign]
+    whole = 36 * 4 * 4 * 9
+    layers = [first, second, hooked, halved, own]
+    assert [count_macs(layer, [(4, 8, 8)]) for layer in layers] == [whole, whole, whole, whole // 2, 0]
+    assert counted == [first, hooked, halved, own]

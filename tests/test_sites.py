@@ -381,5 +381,5 @@ def test_the_precision_and_the_copy_follow_the_network() -> None:
 def test_no_memory_is_spent_on_a_large_image() -> None:
     layout = find_sites(nn.Sequential(nn.Conv2d(3, 512, 1)), (3, 100_000, 100_000))  # 20 TB
     assert layout.sites[0].output_shape == (512, 100_000, 100_000)
-    for run in BY_SHAPES:  # none leaves it to the next
-        run(nn.Sequential(nn.Conv2d(3, 512, 1)), (3, 100_000, 100_000))
+    for way in BY_SHAPES:  # none leaves it to the next
+        way(nn.Sequential(nn.Conv2d(3, 512, 1)), (3, 100_000, 100_000))()
