@@ -27,9 +27,10 @@ TINY = [
     "space.candidates=[{op: original}, {op: grouped, groups: 4}, {op: pointwise}]",
     "train.epochs=1",
     "strategy.epochs=1",
+    "strategy.refit_images=0",
     "finetune.epochs=1",
     "export.formats=[safetensors]",
-    "latency_batches=[1]",
+    "latency_batches=[]",
 ]
 
 

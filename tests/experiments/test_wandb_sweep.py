@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import wandb
 import yaml
-from wandb.sdk.launch.sweeps import utils
 from wandb.sdk.lib import config_util
 
 FILE = Path(__file__).parents[2] / "experiments" / "wandb_sweep" / "sweep.yaml"
 TINY = [
     "backbone=cifar_resnet8", "+backbone.options.channels=[4,8,8]", "data.limit_train=128", "compute=cpu",
     "train.epochs=1", "strategy.epochs=1", "finetune.epochs=1", "export.formats=[]", "latency_batches=[]",
+    "strategy.refit_images=0",
 ]  # fmt: skip
 
 Run = Callable[..., tuple[int, str, str]]  # of the fixture lwdc_in: (*arguments) -> exit code, stdout, stderr
@@ -23,6 +23,8 @@ Run = Callable[..., tuple[int, str, str]]  # of the fixture lwdc_in: (*arguments
 @pytest.fixture
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, Any]], list[str]]]:
     """``agent(values)``: the arguments of lwdc that W&B's agent gives, and the environment that it sets."""
+    from wandb.sdk.launch.sweeps import utils  # here: it takes seconds to import
+
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")

@@ -26,6 +26,7 @@ TINY = [
     "compute.threads=1",
     "train.epochs=1",
     "strategy.epochs=1",
+    "strategy.refit_images=0",
     "hydra.sweep.dir=sweep",
 ]
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]

@@ -227,7 +227,7 @@ def test_a_real_search_over_real_runs(lwdc_in: Run) -> None:
     tiny = [
         "backbone=cifar_resnet8", "+backbone.options.channels=[4,8,8]", "data.limit_train=128", "compute=cpu",
         "train.epochs=1", "strategy.epochs=1", "finetune.epochs=1", "export.formats=[]", "latency_batches=[]",
-        "space.candidates=[{op: original}, {op: grouped, groups: 4}, {op: pointwise}]",
+        "space.candidates=[{op: original}, {op: grouped, groups: 4}, {op: pointwise}]", "strategy.refit_images=0",
     ]  # fmt: skip
     budget = ["cost.budget=choice(0.3,0.6)", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=s"]
     code, out, error = lwdc_in("compress", "-m", "hydra/sweeper=optuna", *tiny, *budget)
