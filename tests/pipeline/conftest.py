@@ -27,7 +27,7 @@ def recipe(epochs: int, **changes: Any) -> Recipe:
 
 @pytest.fixture(scope="session")
 def settings() -> Callable[..., Settings]:
-    """``settings(**changes)``: one epoch a phase, nothing exported, and randomness wherever there can be any."""
+    """``settings(**changes)``: one epoch a phase, nothing exported or timed, randomness wherever there can be any."""
 
     def make(**changes: Any) -> Settings:
         defaults: dict[str, Any] = {
@@ -42,7 +42,7 @@ def settings() -> Callable[..., Settings]:
             "gate": GumbelSoftmax,
             "compute": Compute("cpu"),
             "formats": (),
-            "latency_batches": (1,),
+            "latency_batches": (),
         }
         return Settings(**defaults | changes)
 

@@ -52,9 +52,7 @@ def together(
     """The run of ``finished`` on two ranks: its folder, and what each rank got and told its sink."""
     folder = tmp_path_factory.mktemp("together") / "run"
     recipe = dataclasses.replace(settings().search, epochs=2)
-    given = settings(
-        search=recipe, formats=("safetensors", "torch_export", "onnx"), latency_batches=(1, 3), compute=TWO
-    )
+    given = settings(search=recipe, formats=("safetensors", "torch_export", "onnx"), compute=TWO)
 
     def work(rank: int) -> tuple[Result, int]:
         sink = Told()
