@@ -57,7 +57,15 @@ def finish(process: BaseProcess, folder: Path) -> None:
 
 def stop_in(process: BaseProcess, folder: Path, phase: str, number: int) -> int:
     """Send a signal once the checkpoint holds some steps of the phase; the step that it holds then."""
-    return stop_once(process, folder, number, lambda: checkpointed(folder, phase) >= 3) or checkpointed(folder, phase)
+    checkpoint, seen = folder / "checkpoint.pt", 0
+
+    def ready() -> bool:
+        nonlocal seen
+        written = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        before, seen = seen, written
+        return written != before and checkpointed(folder, phase) >= 3
+
+    return stop_once(process, folder, number, ready) or checkpointed(folder, phase)
 
 
 def stop_once(process: BaseProcess, folder: Path, number: int, ready: Any) -> None:
