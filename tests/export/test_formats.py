@@ -87,8 +87,12 @@ class SideBySide(nn.Module):
         self.convolutions = nn.ModuleDict(convolutions)
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = [conv(x).flatten(2) for conv in self.convolutions.values()]
-        return torch.cat([y[..., [0, -1]].flatten(1) + y.mean(2).repeat(1, 2) for y in maps], 1)
+        maps: dict[int, list[Tensor]] = {}  # of one size: what is done to them at once need not be translated for each
+        for conv in self.convolutions.values():
+            y = conv(x).flatten(2)
+            maps.setdefault(y.shape[-1], []).append(y)
+        joined = [torch.cat(alike, 1) for alike in maps.values()]
+        return torch.cat([y[..., [0, -1]].flatten(1) + y.mean(2).repeat(1, 2) for y in joined], 1)
 
 
 def every_operator(kinds: Kinds, size: tuple[int, ...]) -> tuple[SideBySide, Architecture]:
