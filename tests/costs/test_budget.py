@@ -1,5 +1,6 @@
 """Budgets: read, and kept exactly."""
 
+import functools
 import itertools
 import random
 from fractions import Fraction
@@ -173,29 +174,42 @@ def test_whole_numbers_decide_where_the_solver_would_round() -> None:
         assert gave_way == [max(scores, key=lambda g: scores[g][1])]
 
 
+GROUPS = tuple(dict.fromkeys(COSTS["macs"].groups.values()))
+
+
+@functools.cache
+def every_architecture() -> list[tuple[tuple[int, ...], tuple[int, int]]]:
+    """By the index of each group's candidate: MACs and parameters."""
+    found = []
+    ops, groups = selection_ops(SUPERNET), COSTS["macs"].groups
+    for picked in itertools.product(*(range(len(ops[group].candidates)) for group in GROUPS)):
+        index = dict(zip(GROUPS, picked, strict=True))
+        architecture = Architecture({name: op.candidates[index[groups[name]]] for name, op in ops.items()})
+        found.append((picked, (COSTS["macs"].of(architecture), COSTS["params"].of(architecture))))
+    return found
+
+
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), macs=st.floats(0.1, 1.0), params=st.floats(0.1, 1.0))
 def test_two_budgets_are_kept_by_the_best_of_all_that_keep_both(seed: int, macs: float, params: float) -> None:
     scores(seed, 1.0)
     bounds = [(COSTS["macs"], int(macs * COSTS["macs"].total)), (COSTS["params"], int(params * COSTS["params"].total))]
     ops = selection_ops(SUPERNET)
-    groups = COSTS["macs"].groups
-    values = {group: ops[group].gate.scores().double().tolist() for group in dict.fromkeys(groups.values())}
-    best = None
-    for picked in itertools.product(*(range(len(v)) for v in values.values())):
-        index = dict(zip(values, picked, strict=True))
-        choices = {name: op.candidates[index[groups[name]]] for name, op in ops.items()}
-        if all(table.of(Architecture(choices)) <= bound for table, bound in bounds):
-            value = sum(values[group][i] for group, i in index.items())
-            best = value if best is None else max(best, value)
+    values = [ops[group].gate.scores().double().tolist() for group in GROUPS]
+    kept = (
+        sum(each[i] for each, i in zip(values, picked, strict=True))
+        for picked, costs in every_architecture()
+        if all(cost <= bound for cost, (_, bound) in zip(costs, bounds, strict=True))
+    )
+    best = max(kept, default=None)
     if best is None:
         with pytest.raises(CostError, match=r"no architecture of this space keeps macs .* MAC, params .* together"):
             choose_within(SUPERNET, bounds)
         return
     architecture = choose_within(SUPERNET, bounds)
-    found = {name: ops[name].candidates.index(architecture.choices[name]) for name in values}
+    found = [ops[group].candidates.index(architecture.choices[group]) for group in GROUPS]
     assert all(table.of(architecture) <= bound for table, bound in bounds)
-    assert sum(values[group][i] for group, i in found.items()) == pytest.approx(best, abs=1e-9)
+    assert sum(each[i] for each, i in zip(values, found, strict=True)) == pytest.approx(best, abs=1e-9)
 
 
 def test_a_bound_on_a_peak_rules_out_what_is_above_it() -> None:
