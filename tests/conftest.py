@@ -23,13 +23,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hydra._internal import config_loader_impl
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import strategies as st
 from lightning_fabric.utilities import registry
-from omegaconf import DictConfig
 from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d
 from torch import nn
 
@@ -70,41 +66,6 @@ def _parsing_once(load: Callable[..., Any]) -> Callable[..., Any]:
 
 yaml.load = _parsing_once(yaml.load)
 
-
-def _composing_once() -> None:
-    """Let Hydra lay out lwdc's own files once for equal choices of groups: three quarters of composing.
-
-    What follows, such as the other overrides, is done every time; folders named beside lwdc's own are read anew.
-    """
-    list_files, merge = config_loader_impl.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
-    lists: dict[Any, DefaultsList] = {}
-    merged: dict[int, DictConfig | None] = {}  # by the list, which stays
-
-    def list_once(repo: Any, config_name: str | None, overrides_list: list[Any], **how: bool) -> DefaultsList:
-        given = {"repo": repo, "config_name": config_name, "overrides_list": overrides_list, **how}
-        if any(source.scheme() == "file" for source in repo.get_sources()):
-            return list_files(**given)
-        overrides = Overrides(repo, overrides_list).config_overrides
-        others = {id(override) for override in overrides}
-        choices = tuple(override.input_line for override in overrides_list if id(override) not in others)
-        key = config_name, choices, tuple(how.items())
-        if key not in lists:
-            lists[key] = list_files(**given)
-            merged[id(lists[key].defaults)] = None
-        return dataclasses.replace(lists[key], config_overrides=overrides)
-
-    def merge_once(self: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfig:
-        if id(defaults) not in merged:
-            return merge(self, defaults, repo)
-        found = merged[id(defaults)] or merge(self, defaults, repo)
-        merged[id(defaults)] = found
-        return copy.deepcopy(found)
-
-    config_loader_impl.create_defaults_list = list_once
-    ConfigLoaderImpl._compose_config_from_defaults_list = merge_once  # type: ignore[method-assign]
-
-
-_composing_once()
 
 # Every Fabric asks all packages that are installed for callbacks, which none of them has.
 registry.entry_points = functools.cache(registry.entry_points)
