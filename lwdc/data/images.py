@@ -17,7 +17,7 @@ from lwdc.data.preprocessing import Preprocessing
 from lwdc.data.seeding import derive_seed, generator, seeded
 from lwdc.data.shard import WHOLE, Shard
 from lwdc.data.splits import hold_out, keep_at_most
-from lwdc.data.workers import context, ignore_signals, loaded
+from lwdc.data.workers import begin, context, loaded
 from lwdc.errors import DataError
 
 _Read = tuple[Tensor | None, int, list[str]]  # pixels unless left out, label, images that could not be read
@@ -154,7 +154,7 @@ class Images(DataModule):
             num_workers=self.workers,
             multiprocessing_context=context(self.workers),
             collate_fn=_collate,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=begin,
             pin_memory=self.device.type == "cuda",
             # A loader draws a number from its generator; without one of its own, from the training's.
             generator=torch.Generator(),

@@ -2,10 +2,12 @@
 
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -13,11 +15,22 @@ from torch.utils.data import DataLoader
 from lwdc.errors import DataError
 
 
-def ignore_signals(worker: int) -> None:
-    """In a worker: Ctrl-C and a scheduler tell all processes to end, and only the one that saves shall answer."""
+def begin(worker: int) -> None:
+    """In a worker: Ctrl-C and a scheduler tell all processes to end, and only the one that saves shall answer.
+
+    When that one is killed a worker ends, too. PyTorch looks for it in the parent, which may be another process.
+    """
     del worker
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    served = multiprocessing.parent_process()
+    if served is not None and served.pid != os.getppid():
+        threading.Thread(target=_end_with, args=(served,), daemon=True).start()
+
+
+def _end_with(served: BaseProcess) -> None:
+    served.join()
+    os._exit(1)
 
 
 def context(workers: int) -> BaseContext | None:

@@ -3,8 +3,12 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,3 +82,30 @@ def test_where_workers_would_import_everything_anew_one_process_that_has_starts_
 
     first = parents()
     assert first == parents() != [os.getpid()]
+
+
+def test_workers_end_with_the_process_that_they_read_for(tmp_path: Path) -> None:
+    script = tmp_path / "reads.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "from torch.utils.data import DataLoader, Dataset\n"
+        "from lwdc.data.workers import begin, context\n"
+        "class Pids(Dataset):\n"
+        "    __len__ = lambda self: 10\n"
+        "    __getitem__ = lambda self, index: os.getpid()\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('spawn')\n"
+        "    how = dict(batch_size=None, num_workers=1, multiprocessing_context=context(1), worker_init_fn=begin)\n"
+        "    pids = iter(DataLoader(Pids(), **how))\n"
+        "    print(next(pids), flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        os.kill(worker, 0)  # it is there
+        process.kill()
+    with pytest.raises(ProcessLookupError):
+        for _ in range(600):
+            os.kill(worker, 0)
+            time.sleep(0.1)
