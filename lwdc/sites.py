@@ -144,7 +144,7 @@ def check_network(model: nn.Module) -> None:
         )
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_SHOWN])) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
@@ -186,7 +186,7 @@ def _holders(model: nn.Module) -> dict[nn.Parameter, list[str]]:
 def _shares(module: nn.Module, holders: Mapping[nn.Parameter, Sequence[str]]) -> str:
     for own, parameter in module._parameters.items():
         if parameter is not None and len(holders[parameter]) > 1:
-            return f"it shares its {own}: {', '.join(map(repr, holders[parameter]))} hold the same"
+            return f"it shares its {own}: {_some(holders[parameter])} hold the same"
     return ""
 
 

@@ -110,12 +110,12 @@ def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
         else:
             wanted.append(site)
     if not wanted and layout.sites and set(reserved) == {site.name for site in layout.sites}:
-        kept = "; ".join(f"{name}: {reason}" for name, reason in reserved.items())
-        raise SpaceError(f"no site is left to choose at, {kept}.")
+        raise SpaceError(f"no site is left to choose at, {_by_reason([*reserved.items(), *layout.left_alone])}.")
     if not wanted:
+        others = "" if layout.sites or not layout.left_alone else f" ({_by_reason(layout.left_alone)})"
         raise SpaceError(
             f"no site matches include={list(space.include)} exclude={list(space.exclude)}; "
-            f"this network has {_listed([site.name for site in layout.sites])}."
+            f"this network has {_listed([site.name for site in layout.sites])}{others}."
         )
     _refuse_idle_patterns(space, layout.sites, wanted)
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -310,6 +310,15 @@ def _tied(choices: Sequence[Choice], space: SearchSpace) -> tuple[Choice, ...]:
 
 def _versus(found: tuple[int, int], original: tuple[int, int]) -> str:
     return f"{found[0]:,} MACs and {found[1]:,} parameters against {original[0]:,} and {original[1]:,}"
+
+
+def _by_reason(left_alone: Iterable[tuple[str, str]], most: int = 5) -> str:
+    """Layers, those with one reason together, and the reason."""
+    named: dict[str, list[str]] = {}
+    for name, reason in left_alone:
+        named.setdefault(reason, []).append(name)
+    shown = [f"{_listed(names, most)}: {reason}" for reason, names in named.items()]
+    return "; ".join(shown[:most]) + (f"; ... ({len(shown)} reasons in all)" if len(shown) > most else "")
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:

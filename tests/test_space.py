@@ -323,6 +323,49 @@ def test_a_network_of_one_classifier_is_told_how_to_include_it() -> None:
         make_plan(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), SearchSpace(), (3, 2, 2))
 
 
+class Tied(nn.Module):
+    """A stem, layers of one weight, and a classifier."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 2)
+        self.blocks = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(layers)))
+        for block in self.blocks:
+            block.weight = self.blocks[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+def test_a_network_of_tied_layers_is_told_why_they_are_left_alone() -> None:
+    said = (
+        r"no site is left to choose at, stem: the stem \(stem=true includes it\); head: the classifier "
+        r"\(classifier=true includes it\); blocks.0, blocks.1: it shares its weight: 'blocks.0', 'blocks.1' hold the "
+        "same"
+    )
+    with pytest.raises(SpaceError, match=f"{said}\\.$"):
+        make_plan(Tied(2), SearchSpace(), (3, 8, 8))
+    with pytest.raises(SpaceError, match=r"blocks.4, \.\.\. \(9 in all\): .*'blocks.4' and 4 more hold the same"):
+        make_plan(Tied(9), SearchSpace(), (3, 8, 8))
+    with pytest.raises(SpaceError, match=r"no layer that could be a site \(0, 1, .*\(9 in all\): it shares its weight"):
+        make_plan(Tied(9).blocks, SearchSpace(), (8, 8, 8))
+
+
+def test_of_many_reasons_some_are_said() -> None:
+    class Branched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pairs = nn.ModuleList(Tied(2).blocks for _ in range(7))
+            self.stem = nn.Conv2d(3, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return sum((pair(x) for pair in self.pairs), x)
+
+    with pytest.raises(SpaceError, match=r"pairs.3.0, pairs.3.1: it shares .*; \.\.\. \(8 reasons in all\)\.$"):
+        make_plan(Branched(), SearchSpace(), (3, 8, 8))
+
+
 def test_linear_layers_choose_among_low_ranks() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 2))
     found = make_plan(model, SearchSpace(), (3, 2, 2))
