@@ -1,7 +1,7 @@
 """Costs: what a network costs, what a search expects it to cost, and how a bound is kept."""
 
 from lwdc.costs.base import CostModel, MeasuredCostModel, WholeCostModel
-from lwdc.costs.budget import best_within, choose, choose_within, parse_budget
+from lwdc.costs.budget import best_within, choose, choose_within, parse_budget, read_budget
 from lwdc.costs.from_file import FromFile
 from lwdc.costs.latency import Latency
 from lwdc.costs.macs import Macs
@@ -30,5 +30,6 @@ __all__ = [
     "logarithmic",
     "parse_budget",
     "penalty",
+    "read_budget",
     "tabulate",
 ]

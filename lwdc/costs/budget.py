@@ -23,25 +23,13 @@ def parse_budget(budget: float | str, table: CostTable) -> int:
     Raises ``CostError`` if it is malformed, of another unit, or below what any architecture reaches.
     """
     text = str(budget).strip()
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[^\W\d]\S*|)", text)
-    if match is None:
-        raise CostError(f"budget {text!r} cannot be read; write a share like 0.5 or an amount like {_example(table)}.")
-    number, suffix = Fraction(match[1]), match[2]
-    if suffix in ("", "%"):
-        share = number / 100 if suffix == "%" else number
-        if not 0 < share <= 1:
-            raise CostError(
-                f"budget {text!r} is a share of the original and must lie in (0, 1]; "
-                f"an amount needs its unit, like {_example(table)}."
-            )
-        bound = math.floor(share * table.total)
-    else:
-        bound = math.floor(number * _scale(suffix, text, table))
-        if bound > table.total:
-            raise CostError(
-                f"budget {text!r} ({amount(bound, table)}) is more than the original network costs, "
-                f"{amount(table.total, table)}: there is nothing to compress."
-            )
+    number, is_share = read_budget(text, table.unit, example(table.total / table.per_unit / 2, table.unit))
+    bound = math.floor(number * (table.total if is_share else table.per_unit))
+    if bound > table.total:
+        raise CostError(
+            f"budget {text!r} ({amount(bound, table)}) is more than the original network costs, "
+            f"{amount(table.total, table)}: there is nothing to compress."
+        )
     if bound < table.smallest:
         raise CostError(
             f"budget {text!r} ({amount(bound, table)}) cannot be reached: the smallest {table.name} of this space is "
@@ -51,18 +39,34 @@ def parse_budget(budget: float | str, table: CostTable) -> int:
     return bound
 
 
-def _scale(suffix: str, text: str, table: CostTable) -> Fraction:
-    found = in_unit(suffix, table.unit)
-    if found is not None:
-        return found * table.per_unit
-    raise CostError(
-        f"budget {text!r} has the unit {suffix!r}, the cost is counted in {table.unit}; "
-        f"write a share like 0.5 or an amount like {_example(table)}."
-    )
+def read_budget(budget: float | str, unit: str, like: str | None = None) -> tuple[Fraction, bool]:
+    """A share of the original, and True; or an amount in ``unit``, and False. Errors name the amount ``like``.
+
+    Raises ``CostError`` if it is malformed or of another unit, which needs no table to be known.
+    """
+    text, like = str(budget).strip(), like or example(_USUAL.get(unit, 5), unit)
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|[^\W\d]\S*|)", text)
+    if match is None:
+        raise CostError(f"budget {text!r} cannot be read; write a share like 0.5 or an amount like {like}.")
+    number, suffix = Fraction(match[1]), match[2]
+    if suffix in ("", "%"):
+        share = number / 100 if suffix == "%" else number
+        if not 0 < share <= 1:
+            raise CostError(
+                f"budget {text!r} is a share of the original and must lie in (0, 1]; "
+                f"an amount needs its unit, like {like}."
+            )
+        return share, True
+    scale = in_unit(suffix, unit)
+    if scale is None:
+        raise CostError(
+            f"budget {text!r} has the unit {suffix!r}, the cost is counted in {unit}; "
+            f"write a share like 0.5 or an amount like {like}."
+        )
+    return number * scale, False
 
 
-def _example(table: CostTable) -> str:
-    return example(table.total / table.per_unit / 2, table.unit)
+_USUAL = {"MAC": 40e6, "params": 300e3, "B": 2e6}  # an amount as it might be; of other units 5
 
 
 def amount(cost: int, table: CostTable) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from lwdc.backbones import Backbone, check_fits, create, load_weights
 from lwdc.candidates.sampling import starts_of
-from lwdc.costs import CostTable, choose_within, parse_budget, tabulate
+from lwdc.costs import CostTable, choose_within, parse_budget, read_budget, tabulate
 from lwdc.data.seeding import seed_all
 from lwdc.errors import BackboneError, CheckpointError, CostError, LwdcError, SpaceError, TrainingError
 from lwdc.pipeline.ranks import Ranks
@@ -200,6 +200,7 @@ def prepare(
     else:
         for cost in costs:
             check_pressure(cost.model.name, cost.factor, cost.budget)
+    _check_budgets(settings)
     start = prepare_training(settings, ranks)
     model = start.model
     plan = make_plan(model, settings.space, settings.data.input_size)
@@ -235,6 +236,15 @@ def prepare(
         choose_within(probe, prepared.bounded)  # does, too
         prepared.proposer(reference=1.0)  # and this what it cannot be built with
     return prepared
+
+
+def _check_budgets(settings: Settings) -> None:
+    """Raise ``CostError`` for what no table can make a bound of: tables are measured, which may take minutes."""
+    asked = [(cost.budget, cost.model.unit) for cost in settings.cost.all if cost.budget is not None]
+    if settings.front is not None:
+        asked += [(budget, settings.cost.model.unit) for budget in settings.front.budgets]
+    for budget, unit in asked:
+        read_budget(budget, unit)
 
 
 def _range(front: FrontSettings, table: CostTable, asked: int | None) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.candidates import label
-from lwdc.costs import CostTable, Macs, Params, choose, choose_within, parse_budget, tabulate
+from lwdc.costs import CostTable, Macs, Params, choose, choose_within, parse_budget, read_budget, tabulate
 from lwdc.costs.budget import best_within
 from lwdc.errors import CostError
 from lwdc.gates import Softmax
@@ -248,6 +248,19 @@ def test_an_amount_above_what_the_original_costs_is_refused() -> None:
     with pytest.raises(CostError, match=r"budget '5MJ' \(5000000 J\) is more than the original network costs, 8.00 J"):
         parse_budget("5MJ", table)
     assert parse_budget("5J", table) == 5000
+
+
+@pytest.mark.parametrize(
+    ("unit", "like"),
+    [("MAC", "40.0MMAC"), ("params", "300kparams"), ("B", "2.00MB"), ("ms", "5.00ms"), ("img", "5.00img")],
+)
+def test_a_budget_is_read_without_a_table(unit: str, like: str) -> None:
+    assert read_budget("25%", unit) == (Fraction(1, 4), True)
+    assert read_budget(like, unit)[1] is False
+    with pytest.raises(CostError, match=f"has the unit 'x', the cost is counted in {unit}; .* like {like}"):
+        read_budget("5x", unit)
+    with pytest.raises(CostError, match=f"an amount needs its unit, like {like}"):
+        read_budget(5, unit)
 
 
 @pytest.mark.parametrize(

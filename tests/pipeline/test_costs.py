@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -11,7 +12,8 @@ from torch import nn
 from lwdc.architecture import Architecture
 from lwdc.costs import CostTable, Macs, Memory, Params, Size, tabulate
 from lwdc.counting import count_macs
-from lwdc.pipeline import CostSettings, Settings, compress, prepare
+from lwdc.errors import CostError
+from lwdc.pipeline import CostSettings, FrontSettings, Settings, compress, prepare
 from lwdc.pipeline.settling import settle
 from lwdc.records import Note
 from lwdc.tracing import Shape
@@ -91,6 +93,30 @@ def test_a_budget_that_was_missed_is_among_the_warnings_of_the_result(settings: 
     assert any("no architecture tried keeps the budget as measured" in warning for warning in result.warnings)
     card = (tmp_path / "run" / "model_card.md").read_text()
     assert "latency in ms, as measured when it was chosen, bound" in card and result.warnings[0] in card
+
+
+@pytest.mark.parametrize(
+    ("changes", "unit"),
+    [
+        ({"budget": "5mss"}, "'mss', the cost is counted in ms"),
+        ({"budget": "40MMAC"}, "'MMAC', the cost is counted in ms"),
+        ({"budget": 0.5, "also": (CostSettings(Params(), budget="2MB"),)}, "'MB', the cost is counted in params"),
+    ],
+)
+def test_a_mistyped_budget_is_refused_before_anything_is_measured(
+    settings: MakeSettings, changes: dict[str, Any], unit: str
+) -> None:
+    model = Measured(1.0)
+    with pytest.raises(CostError, match=unit):
+        prepare(settings(cost=CostSettings(model, **changes)))  # type: ignore[arg-type]
+    assert model.tabulated == 0
+
+
+def test_mistyped_ends_of_a_front_are_refused_before_anything_is_measured(settings: MakeSettings) -> None:
+    model = Measured(1.0)
+    with pytest.raises(CostError, match="budget '5mss' has the unit"):
+        prepare(settings(cost=CostSettings(model, budget=0.5), front=FrontSettings(("25%", "5mss"))))  # type: ignore[arg-type]
+    assert model.tabulated == 0
 
 
 def test_a_resumed_run_takes_the_costs_that_it_found_before(settings: MakeSettings, tmp_path: Path) -> None:
