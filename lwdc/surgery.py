@@ -42,7 +42,7 @@ def wrap(
     if mixing not in get_args(Mixing):
         raise SpaceError(unknown_name("mixing", mixing, get_args(Mixing)))
     check_network(model)
-    plan = plan or make_plan(model, space or SearchSpace(), input_size or default_input_size(model))
+    plan = plan or make_plan(model, space or SearchSpace(), _size(model, input_size))
     supernet = copy.deepcopy(model)
     modules = dict(supernet.named_modules(remove_duplicate=False))
     shared: dict[str, Gate] = {}
@@ -67,6 +67,10 @@ def default_input_size(model: nn.Module) -> Shape:
     if size is None:
         raise SpaceError("this network does not say what inputs it takes: give input_size=(channels, height, width).")
     return tuple(size)
+
+
+def _size(model: nn.Module, given: Shape | None) -> Shape:
+    return default_input_size(model) if given is None else given
 
 
 def discretise(supernet: nn.Module, architecture: Architecture | None = None) -> tuple[nn.Module, Architecture]:
@@ -167,7 +171,7 @@ def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | No
     """A copy of ``model`` with the architecture's operators, freshly initialised; ``model`` is not changed."""
     check_network(model)
     network = copy.deepcopy(model)
-    sites = find_sites(network, input_size or default_input_size(model)).sites
+    sites = find_sites(network, _size(model, input_size)).sites
     by_name = {name: site for site in sites for name in (site.name, *site.aliases)}
     _check_names(architecture, by_name)
     modules = dict(network.named_modules(remove_duplicate=False))

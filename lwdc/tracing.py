@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import inspect
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -59,6 +61,7 @@ def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> Trace:
 
     ``model`` is left as it was. Raises ``SpaceError`` if it does not accept an input of ``input_size``.
     """
+    check_shape(input_size)
     for way in WAYS:
         # A copy for each, which takes the hooks and caches that a forward pass leaves behind.
         copied = outline(model)
@@ -71,11 +74,38 @@ def trace(model: nn.Module, names: tuple[str, ...], input_size: Shape) -> Trace:
             failure = error
         else:
             return found
+    if len(needed := _needed(model)) > 1:
+        raise SpaceError(
+            f"the network takes several inputs ({', '.join(map(repr, needed))}): wrap it in a module that takes one, "
+            "or give the others defaults."
+        ) from failure
     cause = next(iter(str(failure).splitlines()), type(failure).__name__).rstrip(".")
     raise SpaceError(
         f"the network does not accept an input of shape {tuple(input_size)}: {cause}. "
         "Give the input_size, (channels, height, width) or (channels, length), that it was made for."
     ) from failure
+
+
+def check_shape(input_size: Any) -> None:
+    """Raise ``SpaceError`` unless it is the shape of one input."""
+    try:
+        if isinstance(input_size, str | bytes) or min(map(operator.index, input_size)) < 1:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise SpaceError(
+            "input_size is the shape of one input, (channels, height, width) or (channels, length), whole numbers from "
+            f"1 on; found {input_size!r:.200}."
+        ) from None
+
+
+def _needed(network: nn.Module) -> list[str]:
+    """The inputs that the network cannot do without, by name."""
+    try:
+        parameters = inspect.signature(network.forward).parameters.values()
+    except (TypeError, ValueError):  # of what is not written in Python
+        return []
+    further = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [given.name for given in parameters if given.default is given.empty and given.kind not in further]
 
 
 def _watched(layer: nn.Module, name: str, found: Trace) -> nn.Module:

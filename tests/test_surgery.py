@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import math
 import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,11 @@ import torch
 from timm.layers import Conv2dSame, ScaledStdConv2d
 from torch import Tensor, nn
 
-from lwdc import Architecture, discretise, rebuild, wrap
+from lwdc import Architecture, discretise, rebuild, save, wrap
 from lwdc.candidates import Operator
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import ArchitectureError, SpaceError
+from lwdc.export import to_onnx, to_torch_export
 from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, Softmax, TrainableGate
 from lwdc.geometry import own_support
 from lwdc.selection import SelectionOp, gates, selection_ops
@@ -417,6 +420,49 @@ def test_a_network_that_does_not_say_its_input_size_is_asked_for_it(model: nn.Mo
     assert "(channels, height, width)" in str(caught.value)
     with pytest.raises(SpaceError, match=r"does not accept an input of shape \(1, 9, 9\)"):
         wrap(model, SPACE, input_size=(1, 9, 9))
+
+
+@pytest.mark.parametrize(
+    "size", [32, "3x9x9", (), (3, 0, 9), (3, 9.0, 9), ((3, 9, 9), (5,)), [[3, 9, 9]], (3, None, 9)]
+)
+def test_an_input_size_of_a_wrong_kind_is_refused_by_all_that_take_one(
+    model: nn.Module, size: Any, tmp_path: Path
+) -> None:  # fmt: skip
+    calls: list[Callable[[], Any]] = [
+        lambda: wrap(model, SPACE, input_size=size),
+        lambda: rebuild(model, Architecture({}), size),
+        lambda: save(tmp_path, model, Architecture({}), input_size=size),
+        lambda: to_onnx(model, tmp_path / "model.onnx", size),
+        lambda: to_torch_export(model, tmp_path / "model.pt2", size),
+    ]
+    for call in calls:
+        with pytest.raises(
+            SpaceError, match=r"shape of one input, \(channels, height, width\) or .*; found "
+        ) as caught:
+            call()
+        assert str(caught.value).endswith(f"found {size!r}.")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_several_inputs_is_told_what_to_do() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor, z: Tensor) -> Tensor:
+            return self.head((self.conv(self.stem(x)) + z).mean((2, 3)))
+
+    class Defaulted(Two):
+        def forward(self, x: Tensor, z: Any = 0, **further: Any) -> Tensor:
+            return super().forward(x, z)
+
+    said = r"takes several inputs \('x', 'z'\): wrap it in a module that takes one, or give the others defaults"
+    with pytest.raises(SpaceError, match=said):
+        wrap(Two(), input_size=(3, 9, 9))
+    assert set(selection_ops(wrap(Defaulted(), input_size=(3, 9, 9)))) == {"conv"}
+    with pytest.raises(SpaceError, match="does not accept an input of shape"):
+        wrap(Defaulted(), input_size=(1, 9, 9))
 
 
 def test_a_timm_network_knows_its_input_size() -> None:

@@ -15,7 +15,7 @@ from lwdc.data import Preprocessing
 from lwdc.errors import ExportError
 from lwdc.export.deployment import Deployment
 from lwdc.surgery import default_input_size
-from lwdc.tracing import Shape
+from lwdc.tracing import Shape, check_shape
 
 FORMAT = 1
 
@@ -84,7 +84,10 @@ def describe(
     ``input_size`` is ``(channels, height, width)`` or ``(channels, length)``; the default is the
     preprocessing's, else what a timm network was made for.
     """
-    size = input_size or (preprocessing.input_size if preprocessing else default_input_size(network))
+    size = input_size
+    if size is None:
+        size = preprocessing.input_size if preprocessing else default_input_size(network)
+    check_shape(size)
     names = None if class_names is None else tuple(str(name) for name in class_names)
     description = Description(architecture, Deployment(tuple(size), preprocessing, names), backbone)
     if backbone is None:

@@ -21,7 +21,7 @@ from lwdc.export.portable import portable
 from lwdc.export.reason import reason_of
 from lwdc.export.verify import Run
 from lwdc.files import replacing
-from lwdc.tracing import Shape
+from lwdc.tracing import Shape, check_shape
 
 METADATA = "deployment.json"  # the name under which the file holds it, for torch.export.load(extra_files=...)
 
@@ -52,6 +52,7 @@ def run_torch_export(path: Path | str) -> Run:
 
 def trace(network: nn.Module, input_size: Shape) -> ExportedProgram:
     """The program of ``network`` in evaluation mode for any batch size. Raises ``ExportError``."""
+    check_shape(input_size)
     named = _OfSignals if input_name(input_size) == "signal" else _OfImages
     module = named(expand(portable(network)))
     inputs = torch.zeros(2, *input_size)  # two, because an axis of 1 would be taken for a constant
