@@ -16,7 +16,7 @@ from lwdc.gates import Gate, Softmax
 from lwdc.selection import Mixing, SelectionOp, draw, forget, selection_ops
 from lwdc.sites import Site, check_network, find_sites
 from lwdc.space import Choice, Plan, SearchSpace, make_plan
-from lwdc.tracing import Shape, reference, replace
+from lwdc.tracing import Shape, call_layers, reference, replace
 
 Copied = Callable[[Any], Any]  # of a part of a network, that copy which a copy of the network holds
 
@@ -55,6 +55,7 @@ def wrap(
         replacements[layer] = _selection_op(choice, layer, weight, shared[choice.group], inherit, mixing)
     replace(supernet, replacements)
     supernet.lwdc_input_size = plan.input_size  # type: ignore[assignment]
+    supernet.lwdc_fast_paths = call_layers(supernet, replacements.values())  # type: ignore[assignment]
     supernet.register_forward_pre_hook(_sample_gates)
     supernet.register_forward_hook(_forget_gates, always_call=True)
     return supernet
@@ -181,6 +182,7 @@ def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | No
             weight = trained_weight(by_name[name], modules[name], reference(network))
             replacements[modules[name]] = _fresh(candidate, by_name[name], modules[name], weight)
     replace(network, replacements)
+    call_layers(network, replacements.values())
     return network
 
 
@@ -238,8 +240,12 @@ def _unwrapped(supernet: nn.Module, instead: Callable[[SelectionOp, Copied], nn.
     ops = list(selection_ops(supernet).values())
     memo: dict[int, Any] = {id(op): op for op in ops}
     network = copy.deepcopy(supernet, memo)
-    replace(network, {op: instead(op, lambda part: copy.deepcopy(part, memo)) for op in ops})
-    del network.lwdc_input_size
+    replacements: dict[nn.Module, nn.Module] = {op: instead(op, lambda part: copy.deepcopy(part, memo)) for op in ops}
+    replace(network, replacements)
+    for module, name, value in network.lwdc_fast_paths:  # type: ignore[union-attr, misc]
+        setattr(module, name, value)
+    call_layers(network, [module for module in replacements.values() if not isinstance(module, nn.Linear)])
+    del network.lwdc_input_size, network.lwdc_fast_paths
     for hooks in (network._forward_pre_hooks, network._forward_hooks):
         for key in [key for key, hook in hooks.items() if hook in (_sample_gates, _forget_gates)]:
             del hooks[key]

@@ -5,7 +5,7 @@ import copy
 import inspect
 import itertools
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +18,32 @@ Shape = tuple[int, ...]  # (channels, height, width), (channels, length) or (pos
 
 
 def outline(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode that shares the parameters of ``model``: nothing done to it reaches ``model``."""
-    return copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
+    """A copy in evaluation mode that shares the parameters of ``model``: nothing done to it reaches ``model``.
+
+    It calls all its layers.
+    """
+    copied = copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
+    call_layers(copied, set(copied.modules()))
+    return copied
+
+
+def call_layers(model: nn.Module, layers: Collection[nn.Module]) -> list[tuple[nn.Module, str, Any]]:
+    """Have the encoders of torch's transformers that hold one of ``layers`` call them in evaluation too, in place.
+
+    Else, without gradients, they compute with the weights themselves, as if all layers were Linear. Returns what was
+    there before: modules, attributes and values.
+    """
+    before = []
+    for module in model.modules():
+        for kind, name in _FAST_PATHS.items():
+            if isinstance(module, kind) and not set(layers).isdisjoint(module.modules()):
+                before.append((module, name, getattr(module, name)))
+                setattr(module, name, False)
+    return before
+
+
+# Without these torch takes no fast path.
+_FAST_PATHS = {nn.TransformerEncoderLayer: "activation_relu_or_gelu", nn.TransformerEncoder: "use_nested_tensor"}
 
 
 def replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:

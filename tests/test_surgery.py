@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lwdc import Architecture, discretise, rebuild, save, wrap
 from lwdc.candidates import Operator
+from lwdc.costs import Macs, Memory, tabulate
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import ArchitectureError, SpaceError
 from lwdc.export import to_onnx, to_torch_export
@@ -518,28 +519,82 @@ def test_a_stand_in_has_the_settings_that_the_network_reads() -> None:
         assert network(torch.zeros(1, *SIZE)).shape == (1, 4, 3, 4)
 
 
-def test_a_transformer_of_torch_works_in_evaluation_too() -> None:
-    # There torch computes with the weights themselves, without calling the layers.
-    class Encoder(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-            self.into, self.encoder, self.head = nn.Linear(8, 16), nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)
-            self.extra = nn.Linear(16, 16)
+class Encoder(nn.Module):
+    """A transformer of torch, which in evaluation computes with the weights themselves, without calling its layers."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.extra(self.encoder(self.into(x))).mean(1))
+    def __init__(self, masks: bool) -> None:
+        super().__init__()
+        self.masks = masks
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+        self.into, self.encoder, self.head = nn.Linear(8, 16), nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)
 
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x.abs().sum(2) == 0 if self.masks else None  # then torch packs what is not masked
+        x = self.encoder(self.into(x), src_key_padding_mask=mask)
+        return self.head(x[:, 0])
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_the_layers_of_torchs_transformers_are_sites(masks: bool) -> None:
+    torch.manual_seed(0)
+    model = Encoder(masks).double().eval()
     space = SearchSpace([{"op": "original"}, {"op": "low_rank", "ratio": 0.25}, {"op": "grouped", "groups": 2}])
-    supernet = wrap(Encoder(), space, input_size=(5, 8))
-    ops = selection_ops(supernet)
-    assert set(ops) == {"extra"}  # the encoder's keep their layers; the first reads the input, the last classifies
-    network, _ = discretise(supernet, Architecture({name: op.candidates[-1] for name, op in ops.items()}))
-    x = torch.randn(2, 5, 8)
-    called = network.eval()(x)
-    with torch.no_grad():
-        torch.testing.assert_close(network(x), called)  # with gradients torch calls the layers
-    assert network.train()(x).shape == (2, 3)
+    supernet = wrap(model, space, input_size=(5, 8)).eval()
+    names = [f"encoder.layers.{i}.linear{j}" for i in (0, 1) for j in (1, 2)]
+    assert list(selection_ops(supernet)) == names
+    assert torch.backends.mha.get_fastpath_enabled()
+    x = torch.randn(2, 5, 8, dtype=torch.double)
+    x[1, 3:] = 0
+
+    def given_by(network: nn.Module) -> Tensor:
+        called = network.train()(x)
+        network.eval()
+        torch.testing.assert_close(network(x), called, rtol=1e-8, atol=1e-8)
+        with torch.no_grad():
+            torch.testing.assert_close(network(x), called, rtol=1e-8, atol=1e-8)
+        return called
+
+    given_by(supernet)
+    for i in range(3):
+        point_at(supernet, Architecture({name: op.candidates[i] for name, op in selection_ops(supernet).items()}))
+        network, architecture = discretise(supernet)
+        torch.testing.assert_close(given_by(network), given_by(supernet), rtol=1e-8, atol=1e-8)
+        again = rebuild(model, architecture, (5, 8))
+        again.load_state_dict(network.state_dict())
+        torch.testing.assert_close(given_by(again), given_by(network), rtol=1e-8, atol=1e-8)
+        assert _fast_paths(network) == _fast_paths(again) == ([True] * 3 if i == 0 else [False] * 3)
+    assert _fast_paths(original_network(supernet)) == _fast_paths(model) == [True] * 3  # as they were
+    point_at(supernet, Architecture({name: space.candidates[2 if name == names[0] else 0] for name in names}))
+    assert _fast_paths(discretise(supernet)[0]) == [False, False, True]
+    given_by(discretise(supernet)[0])
+
+
+def _fast_paths(network: nn.Module) -> list[bool]:
+    encoder = network.encoder
+    assert isinstance(encoder, nn.TransformerEncoder)
+    return [encoder.use_nested_tensor, *(bool(layer.activation_relu_or_gelu) for layer in encoder.layers)]
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_costs_of_torchs_transformers_are_those_of_their_layers(masks: bool) -> None:
+    space = SearchSpace([{"op": "original"}, {"op": "low_rank", "ratio": 0.25}])
+    supernet = wrap(Encoder(masks), space, input_size=(5, 8))
+    table = tabulate(supernet, Macs())
+    assert table.rest > 0 and set(table.original.values()) == {5 * 16 * 32}
+    network, architecture = discretise(supernet, Architecture(dict.fromkeys(table.sites, space.candidates[1])))
+    assert table.of(architecture) == count_macs(network, [(5, 8)])
+    assert tabulate(supernet, Memory()).total > 0
+
+
+def test_an_encoder_that_reads_weights_in_a_forward_of_its_own_keeps_its_layers() -> None:
+    class Own(nn.TransformerEncoderLayer):
+        def forward(self, src: Tensor, **further: Any) -> Tensor:
+            return src + self.linear2(nn.functional.relu(nn.functional.linear(src, self.linear1.weight)))
+
+    model = nn.Sequential(nn.Linear(8, 16), Own(16, 2, 32, batch_first=True), nn.Linear(16, 3))
+    supernet = wrap(model, SearchSpace([{"op": "original"}, {"op": "low_rank", "ratio": 0.25}]), input_size=(5, 8))
+    assert list(selection_ops(supernet)) == ["1.linear2"]
 
 
 def test_a_layer_whose_weight_is_computed_with_keeps_its_shape() -> None:
