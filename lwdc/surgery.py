@@ -242,7 +242,7 @@ def _unwrapped(supernet: nn.Module, instead: Callable[[SelectionOp, Copied], nn.
     network = copy.deepcopy(supernet, memo)
     replacements: dict[nn.Module, nn.Module] = {op: instead(op, lambda part: copy.deepcopy(part, memo)) for op in ops}
     replace(network, replacements)
-    for module, name, value in network.lwdc_fast_paths:  # type: ignore[union-attr, misc]
+    for module, name, value in network.lwdc_fast_paths:  # type: ignore[union-attr]
         setattr(module, name, value)
     call_layers(network, [module for module in replacements.values() if not isinstance(module, nn.Linear)])
     del network.lwdc_input_size, network.lwdc_fast_paths
