@@ -12,14 +12,15 @@ from unittest import mock
 from hydra._internal import hydra as hydra_main
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from lwdc.errors import LwdcError, Refused
+from lwdc.errors import LwdcError, Refused, unknown_name
 from lwdc.help import config_groups
-from lwdc.keys import check_keys, helpers_of
+from lwdc.keys import OPEN, check_keys, helpers_of, unknown_setting
 from lwdc.resolvers import register_resolvers
 from lwdc.targets import ALLOWED, check_targets
 
@@ -54,6 +55,7 @@ class _CheckedLoader(ConfigLoaderImpl):
         super().__init__(**given)
         self._given, self._trusted = tuple(typed), tuple(trusted)
         self._in_sweep = False
+        self._defaults: DictConfig | None = None  # as composed before overrides are applied
         self._looked_at: tuple[str | None, list[str], RunMode, DictConfig] | None = None
 
     def load_configuration(
@@ -65,7 +67,10 @@ class _CheckedLoader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """As Hydra's own, but what it composes to look at its mode (without validation) is what it gets next."""
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        try:
+            parsed = OverridesParser.create().parse_overrides(overrides)
+        except OverrideParseException as error:
+            raise Refused(_unreadable(error)) from error
         if not validate_sweep_overrides:
             if not any(override.is_sweep_override() for override in parsed):
                 run_mode = RunMode.RUN  # as it will be, unless the mode says otherwise
@@ -93,12 +98,38 @@ class _CheckedLoader(ConfigLoaderImpl):
         # What a sweep begins with is composed as its first run is: else settings that only the choices swept over have
         # would be unknown.
         first = [_first_choice(o) for o in overrides] if run_mode == RunMode.MULTIRUN else overrides
-        config = super().load_configuration(config_name, first, run_mode, from_shell, validate)
+        try:
+            config = super().load_configuration(config_name, first, run_mode, from_shell, validate)
+        except ConfigCompositionException as error:
+            if (own := self._own_words(error)) is None:
+                raise
+            raise Refused(own) from error
         if first != overrides:
             swept = dict(zip(first, overrides, strict=True))
             with flag_override(config, ["struct", "readonly"], False):
                 config.hydra.overrides.task = [swept.get(o, o) for o in config.hydra.overrides.task]
         return self._checked(config)
+
+    def _compose_config_from_defaults_list(self, defaults: list[Any], repo: Any) -> DictConfig:
+        """What overrides are applied to; of its mappings those that are ``OPEN`` take any key, without a ``+``."""
+        config = super()._compose_config_from_defaults_list(defaults, repo)
+        for key in OPEN:
+            node = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+            if isinstance(node, DictConfig):
+                OmegaConf.set_struct(node, False)
+        self._defaults = config
+        return config
+
+    def _own_words(self, error: ConfigCompositionException) -> LwdcError | None:
+        """What lwdc says in the place of Hydra, if it knows."""
+        if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+            group, _, choice = error.missing_cfg_file.rpartition("/")
+            return LwdcError(unknown_name(group, choice, error.options))
+        key = re.match(r"Could not (?:override|delete from config\.) '([^'@]+)'(?:\.\n| does not)", str(error))
+        if key is None or self._defaults is None:
+            return None
+        plain = OmegaConf.to_container(self._defaults, resolve=False)
+        return unknown_setting(key[1].replace("/", "."), plain)
 
     def _checked(self, config: DictConfig) -> DictConfig:
         try:
@@ -133,6 +164,13 @@ class _CheckedLoader(ConfigLoaderImpl):
                 )
             )
         super()._process_config_searchpath(config_name, parsed_overrides, repo)
+
+
+def _unreadable(error: OverrideParseException) -> LwdcError:
+    said = error.message.splitlines()[0].strip().rstrip(".")
+    quoted = re.search(r"[{,]\s*[\"'][^\"']*[\"']\s*:", error.override)
+    hint = " Keys within {} stand without quotes, as in {layer1.*: ...}." if quoted else ""
+    return LwdcError(f"{error.override:.200} cannot be read: {said}.{hint}")
 
 
 def _first_choice(override: str) -> str:

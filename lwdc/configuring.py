@@ -116,7 +116,7 @@ def _cost(node: DictConfig, key: str) -> CostSettings:
             raise LwdcError(f"{key}.also: " + unknown_name("cost", str(name), known))
         if not isinstance(given, DictConfig) or "also" in given:
             raise LwdcError(
-                f"{key}.also.{name} takes the settings of one cost, like +cost.also.{name}.budget=50%; found {given}."
+                f"{key}.also.{name} takes the settings of one cost, like cost.also.{name}.budget=50%; found {given}."
             )
         folder = importlib.resources.files("lwdc.conf") / "cost"
         composed = OmegaConf.merge(

@@ -3,7 +3,7 @@
 import functools
 import importlib.resources
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -12,6 +12,15 @@ from lwdc.errors import LwdcError, unknown_name
 from lwdc.help import config_groups
 
 _WRITTEN = {"overrides", "hydra"}  # by lwdc and Hydra
+
+# Mappings whose keys are names of others: arguments of timm and of networks, costs, patterns.
+OPEN = (
+    "backbone.options",
+    "cost.also",
+    "data.augment",
+    "space.per_site",
+    *(f"{phase}.{name}" for phase in ("train", "strategy", "finetune") for name in ("schedule", "mixup")),
+)
 
 
 def helpers_of(config: dict[str, Any]) -> set[str]:
@@ -41,6 +50,24 @@ def check_keys(config: dict[str, Any], helpers: Collection[str] = ()) -> None:
             for key in given:
                 if key not in below and not (isinstance(model, dict) and key in model):
                     raise LwdcError(f"{name}.{key}: " + unknown_name("setting", str(key), below))
+
+
+def unknown_setting(key: str, config: Any) -> LwdcError:
+    """What is said of ``key``, like ``train.epoch``, which is none of those in ``config``, with the nearest ones."""
+    above, node = "", config
+    for part in key.split("."):
+        whole = f"{above}.{part}" if above else part
+        if not isinstance(node, Mapping) or not node:
+            return LwdcError(f"{key}: {above} has no settings below it.")
+        if part not in node:
+            known = {str(name) for name in node if not str(name).startswith("_")}
+            known |= set() if above else {*config_groups()}
+            said = ("" if above == "" else f"{whole}: ") + unknown_name("setting", part, known)
+            if "_target_" in node and "Did you mean" not in said:
+                said += f" If {node['_target_']} takes it as well: +{key}=..."
+            return LwdcError(said)
+        above, node = whole, node[part]
+    return LwdcError(f"{key} cannot be set.")
 
 
 @functools.cache

@@ -160,10 +160,56 @@ def test_a_sum_is_written_on_the_command_line_as_in_yaml(lwdc_in: Run) -> None:
     assert "sum(separable+low_rank_0.125)" in " ".join(out.split())
 
 
-def test_a_wrong_key_gets_hydras_own_error(lwdc_in: Run) -> None:
-    code, _, error = lwdc_in("inspect", "cost.bugdet=0.5")
-    assert code == 1
-    assert "bugdet" in error
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["cost.bugdet=0.5"], "cost.bugdet: unknown setting 'bugdet'. Did you mean 'budget'"),
+        (["train.epoch=3"], "train.epoch: unknown setting 'epoch'. Did you mean 'epochs'? Known: accumulate, batch_"),
+        (["-m", "train.epoch=3,4"], "train.epoch: unknown setting 'epoch'"),
+        (["data.limit_trian=3"], "data.limit_trian: unknown setting 'limit_trian'. Did you mean 'limit_train'"),
+        (["train.epochs.x=3"], "train.epochs.x: train.epochs has no settings below it"),
+        (["trian.epochs=3"], "error: unknown setting 'trian'. Did you mean 'train'"),
+        (["experimnt=cifar10_resnet20"], "Did you mean 'experiment'"),
+        (["hydra/launchr=joblib"], "hydra.launchr: unknown setting 'launchr'. Did you mean 'launcher'"),
+        (["~train.lrr"], "train.lrr: unknown setting 'lrr'. Did you mean 'lr'"),
+        (["optim.nesterov=true"], "If timm.optim.create_optimizer_v2 takes it as well: +optim.nesterov=..."),
+        (["data.augment={re_prob: 0.25}"], "data.augment: unknown setting 'augment'"),  # of digits
+        (["train.mixpu={mixup_alpha: 0.2}"], "train.mixpu: unknown setting 'mixpu'. Did you mean 'mixup'"),
+        (['space.per_site={"layer1.*": [{op: original}]}'], "Keys within {} stand without quotes"),
+    ],
+)
+def test_a_setting_that_there_is_not_is_one_line_without_a_plus(lwdc_in: Run, arguments: list[str], said: str) -> None:
+    error = refused(lwdc_in("inspect", *arguments))
+    assert said in error
+    assert "append" not in error and "Hydra" not in error
+
+
+def test_a_choice_that_no_folder_of_configs_has_gets_the_nearest(lwdc_in: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "gate").mkdir(parents=True)
+    (tmp_path / "mine" / "gate" / "powered.yaml").write_text("defaults: [softmax]\n")
+    error = refused(lwdc_in("inspect", "--config-dir=mine", "gate=powred"))
+    assert "unknown gate 'powred'. Did you mean 'powered'" in error
+
+
+def test_mappings_that_are_open_take_any_key_without_a_plus(lwdc_in: Run) -> None:
+    given = [
+        "data=image_folder",
+        "data.augment.re_prob=0.25",
+        "backbone.options.drop_rate=0.1",
+        "train.mixup={mixup_alpha: 0.2, cutmix_alpha: 1.0}",
+        "+finetune.mixup={mixup_alpha: 0.3}",
+        "strategy.mixup.mixup_alpha=0.4",
+        "train.schedule={sched: cosine, decay_rate: .5}",
+        "cost.also.size.budget=2MB",
+        "+cost.also.params={budget: 50%}",
+        "space.per_site={layer1.*: [{op: original}]}",
+    ]
+    code, out, error = lwdc_in("inspect", *given, "--cfg", "job")
+    assert (code, error) == (0, "")
+    for said in ("re_prob: 0.25", "drop_rate: 0.1", "cutmix_alpha: 1.0", "mixup_alpha: 0.3", "mixup_alpha: 0.4"):
+        assert said in out
+    for said in ("decay_rate: 0.5", "budget: 2MB", "budget: 50%", "layer1.*:"):
+        assert said in out
 
 
 @pytest.mark.parametrize(
@@ -351,7 +397,7 @@ def test_costs_of_a_users_own(lwdc_in: Run, tmp_path: Path) -> None:
         (["+cost.also.parms.budget=0.5"], "unknown cost 'parms'. Did you mean 'params'"),
         (["+cost.also.macs.budget=0.5"], "the cost 'macs' is asked for twice"),
         (["+cost.also.params.budget=5ms"], "has the unit 'ms', the cost is counted in params"),
-        (["+cost.also.params=50%"], "takes the settings of one cost, like +cost.also.params.budget=50%; found 50%"),
+        (["+cost.also.params=50%"], "takes the settings of one cost, like cost.also.params.budget=50%; found 50%"),
         (["+cost.also.params.also.size.budget=0.5"], "cost.also.params takes the settings of one cost"),
         (["+cost.also.params.bugdet=0.5"], "cost.also.params.bugdet: unknown setting"),
         (["cost=latency", "cost.runtime=onyx"], "unknown cost.runtime 'onyx'"),
