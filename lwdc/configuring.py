@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import importlib.resources
 import inspect
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 from lwdc.errors import LwdcError, unknown_name
 from lwdc.help import config_groups
 from lwdc.keys import check_keys, helpers_of
-from lwdc.kinds import check_kind, check_kinds
+from lwdc.kinds import check_kind, check_kinds, taken_by
 from lwdc.pipeline import BackboneSettings, Compute, CostSettings, FrontSettings, ScoreSettings, Settings
 from lwdc.resolvers import register_resolvers
 from lwdc.targets import check_targets
@@ -179,12 +180,63 @@ def build(node: Any, key: str) -> Any:
     given = plain(node)
     try:
         given = check_kinds(get_method(given["_target_"]), given, lambda name: f"{key}.{name}")
-        return instantiate(given, _convert_="all")
+        built = instantiate(given, _convert_="all")
+        if isinstance(built, functools.partial):
+            _check_taken(built, key)
     except InstantiationException as error:
-        cause = error.__cause__
-        while cause is not None and not isinstance(cause, LwdcError):
-            cause = cause.__cause__
-        raise cause or LwdcError(f"{key}: {str(error).splitlines()[0]}") from error
+        raise _reason(error, given, key) from error
+    return built
+
+
+def _reason(error: InstantiationException, given: Any, key: str) -> BaseException:
+    """Why what ``given`` describes cannot be built: lwdc's own error if there is one, else what was raised."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    if own := [cause for cause in causes if isinstance(cause, LwdcError)]:
+        return own[0]
+    raised = next((cause for cause in causes if not isinstance(cause, InstantiationException)), error)
+    below = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
+    signs = str.maketrans("", "", ".[]")  # which Hydra leaves out at lists
+    for name, node in _built(given):
+        if below and name.translate(signs) == below[1].translate(signs):
+            key, given = f"{key}{name}", node
+            break
+    said = str(raised) if isinstance(raised, TypeError | ValueError | InstantiationException) else repr(raised)
+    return _unknown_argument(raised, get_method(given["_target_"]), given, key) or LwdcError(
+        f"{key}: {' '.join(said.split())}"
+    )
+
+
+def _built(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """What plain data would have built, each by its key."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield key, node
+        for name, value in node.items():
+            yield from _built(value, f"{key}.{name}")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _built(value, f"{key}[{index}]")
+
+
+def _unknown_argument(error: BaseException, kind: Any, given: Mapping[str, Any], key: str) -> LwdcError | None:
+    """What to say if ``error`` is that ``kind`` does not take one of the arguments ``given`` below ``key``."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
+    known = taken_by(kind)
+    if found is None or found[1] not in given or found[1] in known:
+        return None
+    return LwdcError(f"{key}.{found[1]}: " + unknown_name("setting", found[1], known))
+
+
+def _check_taken(partial: functools.partial[Any], key: str) -> None:
+    """Raises ``LwdcError`` for an argument that is refused only when the rest is given, as far as a signature says."""
+    try:
+        inspect.signature(partial.func).bind_partial(*partial.args, **partial.keywords)
+    except TypeError as error:
+        raise _unknown_argument(error, partial.func, partial.keywords, key) or LwdcError(f"{key}: {error}") from error
+    except ValueError:  # without a signature
+        return
 
 
 def _check_target(node: Any, key: str) -> None:
@@ -204,6 +256,10 @@ def _checked(kind: type, key: str | Mapping[str, str], **arguments: Any) -> Any:
     try:
         return kind(**arguments)
     except TypeError as error:
+        for name, value in arguments.items():  # what is built only now
+            of_partial = isinstance(value, functools.partial)
+            if of_partial and (said := _unknown_argument(error, value.func, value.keywords, keys[name])):
+                raise said from error
         raise LwdcError(f"{key if isinstance(key, str) else 'the configuration'}: {error}") from error
 
 

@@ -35,6 +35,31 @@ def check_kinds(function: Callable[..., Any], given: Mapping[str, Any], key_of: 
     }
 
 
+def taken_by(function: Callable[..., Any]) -> list[str]:
+    """The arguments that a function or class has names for, those of a class's bases too where it hands them on."""
+    if not inspect.isclass(function):
+        return _named(function)[0]
+    names: list[str] = []
+    for base in function.__mro__[:-1]:
+        if "__init__" in vars(base):
+            own, hands_on = _named(vars(base)["__init__"])
+            names += own[1:]
+            if not hands_on:
+                break
+    return names
+
+
+def _named(function: Any) -> tuple[list[str], bool]:
+    """The names of its arguments, and whether it takes further ones by name."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return [], False
+    further = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    names = [each.name for each in parameters if each.kind not in further]
+    return names, any(each.kind == inspect.Parameter.VAR_KEYWORD for each in parameters)
+
+
 def check_kind(value: Any, hint: Any, key: str) -> Any:
     """``value``, if it is of the kind ``hint``, a type annotation; else ``LwdcError``.
 

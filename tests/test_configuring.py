@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from lwdc.configuring import make_settings
+from lwdc.configuring import build, make_settings
 from lwdc.errors import LwdcError
 from lwdc.help import config_groups
 from lwdc.kinds import check_kind, check_kinds
@@ -192,6 +192,37 @@ def test_kinds_are_those_that_a_class_takes() -> None:
     with pytest.raises(LwdcError, match="c is a list"):
         check_kinds(taking, {"c": [1, 2, 3]}, str)
     assert check_kind(1e3, int, "epochs") == 1000 and check_kind(float("inf"), float, "clip_norm") > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data=image_folder", "+data.limit_trian=3"], "data.limit_trian: unknown setting 'limit_trian'. Did you mean"),
+        (["+data.limit_trian=3"], "Did you mean 'limit_train'"),
+        (["+space.exlude=[a]"], "space.exlude: unknown setting 'exlude'. Did you mean 'exclude' or 'include'"),
+        (["+gate.temprature=3"], "gate.temprature: unknown setting 'temprature'. Did you mean 'temperature"),
+        (["cost=latency", "+cost.model.runtim=x"], "cost.model.runtim: unknown setting 'runtim'. Did you mean"),
+        (["+cost.shape.x=3"], "cost.shape.x: unknown setting 'x'"),
+        (["+train.objective.smoothing=1"], "train.objective.smoothing: unknown setting 'smoothing'. Did you"),
+        (["+strategy.logits_optim.lrr=3"], "strategy.logits_optim.lrr: unknown setting 'lrr'. Did you mean 'lr'"),
+        (["strategy=evolution", "+strategy.proposer.populaton=3"], "Did you mean 'population'"),
+    ],
+)  # fmt: skip
+def test_an_argument_that_a_target_does_not_take_gets_the_nearest(overrides: list[str], said: str) -> None:
+    with pytest.raises(LwdcError) as refused:
+        settings(*overrides)
+    assert said in str(refused.value) and "Known: " in str(refused.value)
+
+
+def test_what_a_target_raises_is_said() -> None:
+    norm = {"_target_": "torch.nn.LayerNorm"}
+    with pytest.raises(LwdcError, match=r"^data: .*missing 1 required .*'normalized_shape'$"):
+        build(OmegaConf.create(norm), "data")
+    with pytest.raises(LwdcError, match=r"^data\.modules\[1\]: .*missing 1 required .*'normalized_shape'$"):
+        build(
+            OmegaConf.create({"_target_": "torch.nn.ModuleList", "modules": [{**norm, "normalized_shape": 3}, norm]}),
+            "data",
+        )
 
 
 def test_what_users_extend_stays_open() -> None:
