@@ -77,6 +77,7 @@ def help_of(command: str) -> str:
         "",
         f"lwdc {command} --cfg job prints the whole configuration; -m sweeps over comma-separated values:",
         "one run after the other, or with hydra/launcher=joblib, submitit_local or submitit_slurm side by side.",
+        "--config-dir=FOLDER adds yaml files of your own: FOLDER/experiment/mine.yaml is experiment=mine.",
         "trust=my_package.MyData lets the configuration build a class of your own (SECURITY.md).",
         "hydra/sweeper=optuna proposes the values, also of choice(..), range(..), interval(..) and tag(log, ..).",
     ]

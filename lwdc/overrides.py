@@ -52,6 +52,11 @@ def with_resumed(command: str, overrides: list[str]) -> list[str]:
                 "do not trust it."
             )
     before = [o for o in kept if key_of(o) not in now]
+    if foreign := [] if _has_folders(overrides) else _not_ours(before):
+        raise LwdcError(
+            f"the run in {folder} was started with {' '.join(foreign)}, from a folder of configs that was given by "
+            "--config-dir: give it again, as --config-dir=FOLDER."
+        )
     return [*before, *overrides, f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
 
 
@@ -151,7 +156,7 @@ def _installed(module: str) -> bool:
 
 def check_groups(overrides: list[str]) -> None:
     """A misspelt choice gets the nearest ones before Hydra sees it."""
-    if any(o.startswith(("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath=")) for o in overrides):
+    if _has_folders(overrides):
         return  # there may be others
     groups = config_groups()
     for override in overrides:
@@ -163,3 +168,15 @@ def check_groups(overrides: list[str]) -> None:
                     raise LwdcError(f"{match[1]}=null leaves out what every run has: {nothing}.")
                 if choice not in groups[match[1]] and choice != "null":
                     raise LwdcError(unknown_name(match[1], choice, groups[match[1]]))
+
+
+def _has_folders(overrides: list[str]) -> bool:
+    """Whether they name further folders of configs."""
+    return any(o.startswith(("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath=")) for o in overrides)
+
+
+def _not_ours(overrides: list[str]) -> list[str]:
+    """Those that choose what no group of lwdc's own has."""
+    groups = config_groups()
+    found = [(o, re.fullmatch(r"\+?(\w+)=([\w.-]+)", o)) for o in overrides]
+    return [o for o, match in found if match and match[1] in groups and match[2] not in ("null", *groups[match[1]])]

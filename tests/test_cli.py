@@ -90,6 +90,7 @@ def test_each_command_has_help_with_its_settings(lwdc_in: Run, command: str) -> 
     assert code == 0
     assert f"lwdc {command}:" in out
     assert "latency_batches" in out
+    assert "--config-dir=FOLDER" in out
     assert "groups and their choices" in out
 
 

@@ -58,6 +58,17 @@ def test_a_run_in_a_folder_of_any_name_is_named_by_what_lwdc_prints(lwdc_in: Run
     assert lwdc_in("train", f"resume={name}")[0] == 0
 
 
+def test_a_run_with_choices_of_another_folder_asks_for_it(lwdc_in: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "gate").mkdir(parents=True)
+    (tmp_path / "mine" / "gate" / "powered.yaml").write_text("defaults: [softmax]\n")
+    tiny = ["backbone=cifar_resnet8", "data.limit_train=64", "compute=cpu", "train.epochs=0"]
+    assert lwdc_in("train", *tiny, "gate=powered", "--config-dir", "mine", "hydra.run.dir=r")[0] == 0
+    code, _, error = lwdc_in("train", "resume=r")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "started with gate=powered, from a folder of configs" in error and "--config-dir=FOLDER" in error
+    assert lwdc_in("train", "resume=r", "--config-dir=mine")[0] == 0
+
+
 def test_a_deletion_may_stand_in_a_sweep(lwdc_in: Run) -> None:
     tiny = ["backbone=cifar_resnet8", "data.limit_train=64", "compute=cpu", "train.epochs=0"]
     code, _, error = lwdc_in("train", "-m", *tiny, "~data.split_seed", "seed=0,1", "hydra.sweep.dir=s")
