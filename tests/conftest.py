@@ -83,6 +83,11 @@ def pytest_runtest_setup() -> None:
         gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Let what was kept from the collector be taken down with the rest: else libraries call it leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """Every test starts from the same random state, whichever tests ran before it."""
