@@ -54,7 +54,7 @@ ANSWERED = [
     (["compress", "--help"], 0),
     (["compess"], 2),
     (["compress", "gate=one_hut"], 2),
-    (["compress", "trian.epochs=3"], 1),
+    (["compress", "trian.epochs=3"], 2),
     (["compress", "experiment=cifar10_resnet20", "--cfg", "job"], 0),
 ]
 
