@@ -69,22 +69,17 @@ def test_what_reading_raises_is_handed_on_as_it_is(read: Callable[[], None], wor
         list(loaded(loader(read, workers)))
 
 
-def test_where_workers_would_import_everything_anew_one_process_that_has_starts_them(
+def test_another_process_starts_workers_only_where_each_would_import_everything(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert context(1) is None
     monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
     assert context(0) is None
-
-    def parents() -> list[int]:
-        data = Calling(os.getppid)
-        return list(loaded(DataLoader(data, batch_size=None, num_workers=1, multiprocessing_context=context(1))))
-
-    first = parents()
-    assert first == parents() != [os.getpid()]
+    started = context(1)
+    assert started is not None and started.get_start_method() == "forkserver"
 
 
-def test_workers_end_with_the_process_that_they_read_for(tmp_path: Path) -> None:
+def test_workers_of_all_passes_are_of_one_process_and_end_with_that_which_they_read_for(tmp_path: Path) -> None:
     script = tmp_path / "reads.py"
     script.write_text(
         "import multiprocessing, os, time\n"
@@ -92,20 +87,24 @@ def test_workers_end_with_the_process_that_they_read_for(tmp_path: Path) -> None
         "from lwdc.data.workers import begin, context\n"
         "class Pids(Dataset):\n"
         "    __len__ = lambda self: 10\n"
-        "    __getitem__ = lambda self, index: os.getpid()\n"
+        "    __getitem__ = lambda self, index: (os.getpid(), os.getppid())\n"
         "if __name__ == '__main__':\n"
         "    multiprocessing.set_start_method('spawn')\n"
         "    how = dict(batch_size=None, num_workers=1, multiprocessing_context=context(1), worker_init_fn=begin)\n"
-        "    pids = iter(DataLoader(Pids(), **how))\n"
-        "    print(next(pids), flush=True)\n"
+        "    loader = DataLoader(Pids(), **how)\n"
+        "    passes = [iter(loader), iter(loader)]\n"
+        "    print(*(pid for batches in passes for pid in next(batches)), flush=True)\n"
         "    time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        worker = int(process.stdout.readline())
-        os.kill(worker, 0)  # it is there
+        first, parent, second, same = map(int, process.stdout.readline().split())
+        assert first != second and parent == same != process.pid
+        for worker in (first, second):
+            os.kill(worker, 0)  # it is there
         process.kill()
-    with pytest.raises(ProcessLookupError):
-        for _ in range(600):
-            os.kill(worker, 0)
-            time.sleep(0.1)
+    for worker in (first, second):
+        with pytest.raises(ProcessLookupError):
+            for _ in range(600):
+                os.kill(worker, 0)
+                time.sleep(0.1)
