@@ -124,12 +124,14 @@ class _CheckedLoader(ConfigLoaderImpl):
         """What lwdc says in the place of Hydra, if it knows."""
         if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
             group, _, choice = error.missing_cfg_file.rpartition("/")
-            return LwdcError(unknown_name(group, choice, error.options))
+            return LwdcError(unknown_name(group.rstrip("/"), choice, error.options))
         key = re.match(r"Could not (?:override|delete from config\.) '([^'@]+)'(?:\.\n| does not)", str(error))
         if key is None or self._defaults is None:
             return None
         plain = OmegaConf.to_container(self._defaults, resolve=False)
-        return unknown_setting(key[1].replace("/", "."), plain)
+        within = re.search(r"Key '([^']+)' is not in struct", f"{error} {error.__cause__}")  # of key={within: ...}
+        name = key[1].replace("/", ".")
+        return unknown_setting(name, plain) or (unknown_setting(f"{name}.{within[1]}", plain) if within else None)
 
     def _checked(self, config: DictConfig) -> DictConfig:
         try:

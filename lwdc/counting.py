@@ -63,7 +63,7 @@ def _counted(module: nn.Module, shape: Shape) -> int:
 def _without_norms(module: nn.Module) -> nn.Module:
     """``module``, whose batch norms hand on what they get, in place: to run them on shapes takes the longest."""
     for part in module.modules():
-        if type(part) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        if type(part) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) and "forward" not in vars(part):
             part.forward = _as_it_is
     return module
 

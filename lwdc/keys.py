@@ -52,8 +52,8 @@ def check_keys(config: dict[str, Any], helpers: Collection[str] = ()) -> None:
                     raise LwdcError(f"{name}.{key}: " + unknown_name("setting", str(key), below))
 
 
-def unknown_setting(key: str, config: Any) -> LwdcError:
-    """What is said of ``key``, like ``train.epoch``, which is none of those in ``config``, with the nearest ones."""
+def unknown_setting(key: str, config: Any) -> LwdcError | None:
+    """What is said of ``key``, like ``train.epoch``, with the nearest ones; None if ``config`` has it."""
     above, node = "", config
     for part in key.split("."):
         whole = f"{above}.{part}" if above else part
@@ -67,7 +67,7 @@ def unknown_setting(key: str, config: Any) -> LwdcError:
                 said += f" If {node['_target_']} takes it as well: +{key}=..."
             return LwdcError(said)
         above, node = whole, node[part]
-    return LwdcError(f"{key} cannot be set.")
+    return None
 
 
 @functools.cache

@@ -178,5 +178,5 @@ def _has_folders(overrides: list[str]) -> bool:
 def _not_ours(overrides: list[str]) -> list[str]:
     """Those that choose what no group of lwdc's own has."""
     groups = config_groups()
-    found = [(o, re.fullmatch(r"\+?(\w+)=([\w.-]+)", o)) for o in overrides]
+    found = [(o, re.fullmatch(r"\+?(\w+)=([\w./-]+)", o)) for o in overrides]
     return [o for o, match in found if match and match[1] in groups and match[2] not in ("null", *groups[match[1]])]

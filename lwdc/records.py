@@ -216,10 +216,10 @@ class Result:
     environment: dict[str, Any]
     folder: str
     int8: Int8Result | None = None
-    weights: str = "supernet"  # whose the discretised network has; or "baseline"
+    weights: str | None = None  # whose the discretised network has: "supernet" or "baseline"; None: not known
 
     def discretisation_gap(self, accuracies: Accuracies) -> float | None:
-        """Supernet minus discretised network, in accuracy; None where that has other weights than the supernet's."""
+        """Supernet minus discretised network, in accuracy; None unless it has the supernet's weights."""
         if self.weights != "supernet" or accuracies.supernet is None or accuracies.discretised is None:
             return None
         return accuracies.supernet - accuracies.discretised

@@ -14,15 +14,19 @@ from lwdc.tracing import Shape
 def merge(network: nn.Module) -> None:
     """Merge the branches, and norms with the layers before them, in place, as timm does for inference.
 
-    What the network computes in evaluation stays the same but for rounding. ``BackboneError`` if there are none.
+    What the network computes in evaluation stays the same but for rounding. ``BackboneError`` if there are none, or
+    timm cannot merge them.
     """
     if not _merges(network):
         raise BackboneError("the network has no branches that are merged for inference: leave reparameterise out.")
     frozen = {p for p in network.parameters() if not p.requires_grad}
     training = network.training
     network.eval()  # some refuse otherwise
-    with torch.no_grad():
-        reparameterize_model(network, inplace=True)
+    try:
+        with torch.no_grad():
+            reparameterize_model(network, inplace=True)
+    except Exception as error:  # whatever the network's own code raises
+        raise BackboneError(f"timm cannot merge the branches of this network: {error!r}.") from error
     network.train(training)
     for parameter in network.parameters():  # some of which timm freezes, since it is for inference there
         parameter.requires_grad_(parameter not in frozen)
@@ -30,7 +34,9 @@ def merge(network: nn.Module) -> None:
 
 def _merges(network: nn.Module) -> bool:
     """Whether there is anything in the network to merge."""
-    return any(hasattr(module, way) for module in network.modules() if module is not network for way in _WAYS)
+    within = [module for module in network.modules() if module is not network]
+    ways = [getattr(module, way, None) for module in within for way in _WAYS]
+    return any(callable(way) and not isinstance(way, nn.Module) for way in ways)
 
 
 _WAYS = ("fuse", "reparameterize", "switch_to_deploy")  # that timm looks for
@@ -41,11 +47,15 @@ def note_on_branches(network: nn.Module, input_size: Shape) -> list[str]:
     if not _merges(network):
         return []
     merged = copy.deepcopy(network)
-    merge(merged)
+    try:
+        merge(merged)
+    except BackboneError:  # it was merged before, or means another thing by these names
+        return []
     after, before = (count_macs(each, [input_size]) for each in (merged, network))
     if after >= before:
         return []
     return [
         f"the network trains with branches that are merged before use, which leaves {after:,} of its {before:,} MACs, "
-        "and what replaces their layers cannot be merged: backbone.reparameterise=true compresses the merged network."
+        "and what replaces their layers cannot be merged: from trained weights backbone.reparameterise=true compresses "
+        "the merged network."
     ]

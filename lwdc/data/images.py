@@ -17,7 +17,7 @@ from lwdc.data.preprocessing import Preprocessing
 from lwdc.data.seeding import derive_seed, generator, seeded
 from lwdc.data.shard import WHOLE, Shard
 from lwdc.data.splits import hold_out, keep_at_most
-from lwdc.data.workers import begin, context, loaded
+from lwdc.data.workers import begin, loaded
 from lwdc.errors import DataError
 
 _Read = tuple[Tensor | None, int, list[str]]  # pixels unless left out, label, images that could not be read
@@ -152,7 +152,6 @@ class Images(DataModule):
             decoded,
             batch_sampler=[batch for batch in indices if batch],
             num_workers=self.workers,
-            multiprocessing_context=context(self.workers),
             collate_fn=_collate,
             worker_init_fn=begin,
             pin_memory=self.device.type == "cuda",

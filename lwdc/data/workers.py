@@ -1,12 +1,10 @@
 """Workers: the processes that a loader has read examples, and what is said when one of them dies."""
 
-import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -31,21 +29,6 @@ def begin(worker: int) -> None:
 def _end_with(served: BaseProcess) -> None:
     served.join()
     os._exit(1)
-
-
-def context(workers: int) -> BaseContext | None:
-    """What starts so many workers, for a ``DataLoader``; None: its default.
-
-    Where that would have each of them import PyTorch anew (spawn, as on macOS), in every pass over the data, they are
-    forked instead from one process that has, and nothing else.
-    """
-    if not workers or multiprocessing.get_start_method() != "spawn":
-        return None
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return None
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["lwdc.data.images"])
-    return server
 
 
 def loaded(loader: DataLoader[Any]) -> Iterator[Any]:

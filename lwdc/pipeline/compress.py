@@ -151,13 +151,14 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
     if "baseline" in run.done:
         _restore(model, path, run)
         return prepared.placed(model)
-    seconds = 0.0
+    seconds, bare = 0.0, False
     if (trained := settings.searched or settings.baseline) is not None:
         run.note(f"the baseline is that of {trained}")
     else:
         named = settings.backbone
         given = named.pretrained or named.weights is not None or named.options.get("checkpoint_path")
-        if settings.train.epochs == 0 and not given:
+        bare = settings.train.epochs == 0 and not given
+        if bare:
             run.note("no weights are given by backbone.weights or backbone.pretrained, and train.epochs=0 trains none")
         seconds = run.train(_fit("baseline", model, settings.train, prepared))
     prepared.placed(model)
@@ -165,14 +166,15 @@ def _baseline(prepared: Trainable, run: Run) -> nn.Module:
         _save_weights(model, path)
     valid = prepared.accuracy(model, "valid")
     if trained is not None or settings.train.epochs == 0:
-        _tell_of_baseline(valid, settings.data.num_classes, run)
+        run.note(f"the baseline has {valid:.1%} of the validation examples right")
+        if not bare:
+            _warn_of_baseline(valid, settings.data.num_classes, run)
     run.finish("baseline", seconds=seconds, valid=valid)
     return model
 
 
-def _tell_of_baseline(valid: float, classes: int, run: Run) -> None:
-    """Say what a baseline that this run does not train has right, and warn if that is next to nothing."""
-    run.note(f"the baseline has {valid:.1%} of the validation examples right")
+def _warn_of_baseline(valid: float, classes: int, run: Run) -> None:
+    """Warn of a baseline that this run does not train if what it has right is next to nothing."""
     if valid < 1 / classes + _NEXT_TO_NOTHING * (1 - 1 / classes):
         run.note(
             f"that is hardly better than guessing among {classes} classes, and all that follows begins with it: train "
@@ -336,7 +338,7 @@ def _export(
         environment=environment(prepared.fabric.device),
         folder=str(run.folder),
         int8=int8,
-        weights=search.get("weights", "supernet"),  # earlier versions did not say
+        weights=search.get("weights"),  # earlier versions did not say
     )
     write_json(run.folder / "summary.json", as_dict(result))
     write_card(result, run.folder, licence=settings.licence)

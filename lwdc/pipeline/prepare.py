@@ -177,7 +177,11 @@ def prepare_training(settings: Settings, ranks: Ranks | None = None) -> Trainabl
     check_fits(model, data.input_size, data.num_classes)
     trained = settings.searched or settings.baseline
     if trained is not None:
-        notes += load_weights(model, baseline_file(trained))
+        if named.reparameterise:
+            model, told = create(backbone, weights=baseline_file(trained))
+        else:
+            told = load_weights(model, baseline_file(trained))
+        notes += told
     notes += data.notes()
     notes += settings.compute.notes(ranks.fabric.device.type)
     return Trainable(settings, ranks, backbone, model, tuple(notes))

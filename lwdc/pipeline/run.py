@@ -275,6 +275,8 @@ def state_of(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{path} is not that of a run ({reason}). Delete it to start this run anew.") from error
+    if isinstance(config.get("backbone"), dict):
+        config["backbone"].setdefault("reparameterise", False)  # earlier versions have none
     return {**state, "config": config}
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import lwdc
 from lwdc.backbones import Backbone, create, note_on_branches
+from lwdc.backbones.merging import merge
 from lwdc.counting import count_macs
 from lwdc.errors import BackboneError
 from lwdc.space import make_plan
@@ -37,6 +38,7 @@ def test_a_merged_network_is_all_trained_and_compressed(name: str) -> None:
     assert [any(reason.startswith(f"the {layer} (") for reason in reasons) for layer in ("stem", "classifier")] == [
         True
     ] * 2
+    assert note_on_branches(model, size) == []
     supernet = lwdc.wrap(model, input_size=size)
     table = lwdc.tabulate(supernet, lwdc.Macs())
     architecture = lwdc.choose(supernet, table, lwdc.parse_budget(0.7, table))
@@ -68,6 +70,15 @@ def test_weights_that_fit_neither_are_refused(tmp_path: Path) -> None:
 def test_what_has_no_branches_cannot_be_merged() -> None:
     with pytest.raises(BackboneError, match=r"no branches that are merged .* leave reparameterise out"):
         Backbone("cifar_resnet8", 10, 3, reparameterise=True).create()
+
+
+@pytest.mark.parametrize("fuse", [nn.Conv2d(3, 4, 3), lambda one, other: one + other])
+def test_other_things_of_the_same_name_are_left_alone(fuse: object) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    network[1].fuse = fuse
+    assert note_on_branches(network, SIZE) == []
+    with pytest.raises(BackboneError, match=r"no branches|cannot merge the branches"):
+        merge(network)
 
 
 def test_a_package_of_a_merged_network_loads(tmp_path: Path) -> None:

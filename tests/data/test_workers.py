@@ -1,6 +1,5 @@
 """A process that reads images and dies is told from one that hands on what it met."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from lwdc.data.workers import context, loaded
+from lwdc.data.workers import loaded
 from lwdc.errors import DataError
 
 
@@ -69,42 +68,28 @@ def test_what_reading_raises_is_handed_on_as_it_is(read: Callable[[], None], wor
         list(loaded(loader(read, workers)))
 
 
-def test_another_process_starts_workers_only_where_each_would_import_everything(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert context(1) is None
-    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")
-    assert context(0) is None
-    started = context(1)
-    assert started is not None and started.get_start_method() == "forkserver"
-
-
-def test_workers_of_all_passes_are_of_one_process_and_end_with_that_which_they_read_for(tmp_path: Path) -> None:
+def test_workers_end_with_the_process_that_they_read_for_whatever_their_parent_is(tmp_path: Path) -> None:
     script = tmp_path / "reads.py"
     script.write_text(
-        "import multiprocessing, os, time\n"
+        "import os, time\n"
         "from torch.utils.data import DataLoader, Dataset\n"
-        "from lwdc.data.workers import begin, context\n"
+        "from lwdc.data.workers import begin\n"
         "class Pids(Dataset):\n"
         "    __len__ = lambda self: 10\n"
         "    __getitem__ = lambda self, index: (os.getpid(), os.getppid())\n"
         "if __name__ == '__main__':\n"
-        "    multiprocessing.set_start_method('spawn')\n"
-        "    how = dict(batch_size=None, num_workers=1, multiprocessing_context=context(1), worker_init_fn=begin)\n"
-        "    loader = DataLoader(Pids(), **how)\n"
-        "    passes = [iter(loader), iter(loader)]\n"
-        "    print(*(pid for batches in passes for pid in next(batches)), flush=True)\n"
+        "    how = dict(batch_size=None, multiprocessing_context='forkserver', worker_init_fn=begin)\n"
+        "    pids = iter(DataLoader(Pids(), num_workers=1, **how))\n"
+        "    print(*next(pids), flush=True)\n"
         "    time.sleep(600)\n"
     )
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        first, parent, second, same = map(int, process.stdout.readline().split())
-        assert first != second and parent == same != process.pid
-        for worker in (first, second):
-            os.kill(worker, 0)  # it is there
+        worker, parent = map(int, process.stdout.readline().split())
+        assert parent != process.pid
+        os.kill(worker, 0)  # it is there
         process.kill()
-    for worker in (first, second):
-        with pytest.raises(ProcessLookupError):
-            for _ in range(600):
-                os.kill(worker, 0)
-                time.sleep(0.1)
+    with pytest.raises(ProcessLookupError):
+        for _ in range(600):
+            os.kill(worker, 0)
+            time.sleep(0.1)

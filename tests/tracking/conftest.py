@@ -100,6 +100,7 @@ def result(tmp_path) -> Result:
         seconds={"baseline": 41.2, "search": 63.0, "finetune": 30.4},
         environment={"torch": "2.15.0", "threads": 2},
         folder=str(tmp_path),
+        weights="supernet",
     )
 
 
