@@ -166,7 +166,7 @@ def test_a_sum_is_written_on_the_command_line_as_in_yaml(lwdc_in: Run) -> None:
     [
         (["cost.bugdet=0.5"], "cost.bugdet: unknown setting 'bugdet'. Did you mean 'budget'"),
         (["train.epoch=3"], "train.epoch: unknown setting 'epoch'. Did you mean 'epochs'? Known: accumulate, batch_"),
-        (["train={epoch: 3}"], "train.epoch: unknown setting 'epoch'. Did you mean 'epochs'? Known: accumulate, batch_"),
+        (["train={epoch: 3}"], "train.epoch: unknown setting 'epoch'. Did you mean 'epochs'? Known: accumulate"),
         (["-m", "train.epoch=3,4"], "train.epoch: unknown setting 'epoch'"),
         (["data.limit_trian=3"], "data.limit_trian: unknown setting 'limit_trian'. Did you mean 'limit_train'"),
         (["train.epochs.x=3"], "train.epochs.x: train.epochs has no settings below it"),
