@@ -179,13 +179,12 @@ def build(node: Any, key: str) -> Any:
     _check_target(node, key)
     given = plain(node)
     try:
+        for below, built in _built(given):
+            _check_taken(built, f"{key}{below}")
         given = check_kinds(get_method(given["_target_"]), given, lambda name: f"{key}.{name}")
-        built = instantiate(given, _convert_="all")
-        if isinstance(built, functools.partial):
-            _check_taken(built, key)
+        return instantiate(given, _convert_="all")
     except InstantiationException as error:
         raise _reason(error, given, key) from error
-    return built
 
 
 def _reason(error: InstantiationException, given: Any, key: str) -> BaseException:
@@ -198,14 +197,9 @@ def _reason(error: InstantiationException, given: Any, key: str) -> BaseExceptio
     raised = next((cause for cause in causes if not isinstance(cause, InstantiationException)), error)
     below = re.search(r"^full_key: (.+)$", str(error), re.MULTILINE)
     signs = str.maketrans("", "", ".[]")  # which Hydra leaves out at lists
-    for name, node in _built(given):
-        if below and name.translate(signs) == below[1].translate(signs):
-            key, given = f"{key}{name}", node
-            break
+    names = [name for name, _ in _built(given) if below and name.translate(signs) == below[1].translate(signs)]
     said = str(raised) if isinstance(raised, TypeError | ValueError | InstantiationException) else repr(raised)
-    return _unknown_argument(raised, get_method(given["_target_"]), given, key) or LwdcError(
-        f"{key}: {' '.join(said.split())}"
-    )
+    return LwdcError(f"{key}{names[0] if names else ''}: {' '.join(said.split())}")
 
 
 def _built(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -220,23 +214,12 @@ def _built(node: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _built(value, f"{key}[{index}]")
 
 
-def _unknown_argument(error: BaseException, kind: Any, given: Mapping[str, Any], key: str) -> LwdcError | None:
-    """What to say if ``error`` is that ``kind`` does not take one of the arguments ``given`` below ``key``."""
-    found = re.search(r"unexpected keyword argument '(\w+)'", str(error)) if isinstance(error, TypeError) else None
-    known = taken_by(kind)
-    if found is None or found[1] not in given or found[1] in known:
-        return None
-    return LwdcError(f"{key}.{found[1]}: " + unknown_name("setting", found[1], known))
-
-
-def _check_taken(partial: functools.partial[Any], key: str) -> None:
-    """Raises ``LwdcError`` for an argument that is refused only when the rest is given, as far as a signature says."""
-    try:
-        inspect.signature(partial.func).bind_partial(*partial.args, **partial.keywords)
-    except TypeError as error:
-        raise _unknown_argument(error, partial.func, partial.keywords, key) or LwdcError(f"{key}: {error}") from error
-    except ValueError:  # without a signature
-        return
+def _check_taken(node: Mapping[str, Any], key: str) -> None:
+    """Raises ``LwdcError`` for an argument that what is to be built does not take."""
+    known, takes_others = taken_by(get_method(node["_target_"]))
+    unknown = [name for name in node if not name.startswith("_") and name not in known]
+    if unknown and not takes_others:
+        raise LwdcError(f"{key}.{unknown[0]}: " + unknown_name("setting", unknown[0], known))
 
 
 def _check_target(node: Any, key: str) -> None:
@@ -256,10 +239,6 @@ def _checked(kind: type, key: str | Mapping[str, str], **arguments: Any) -> Any:
     try:
         return kind(**arguments)
     except TypeError as error:
-        for name, value in arguments.items():  # what is built only now
-            of_partial = isinstance(value, functools.partial)
-            if of_partial and (said := _unknown_argument(error, value.func, value.keywords, keys[name])):
-                raise said from error
         raise LwdcError(f"{key if isinstance(key, str) else 'the configuration'}: {error}") from error
 
 

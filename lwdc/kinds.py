@@ -35,26 +35,30 @@ def check_kinds(function: Callable[..., Any], given: Mapping[str, Any], key_of: 
     }
 
 
-def taken_by(function: Callable[..., Any]) -> list[str]:
-    """The arguments that a function or class has names for, those of a class's bases too where it hands them on."""
-    if not inspect.isclass(function):
-        return _named(function)[0]
+def taken_by(function: Callable[..., Any]) -> tuple[list[str], bool]:
+    """The arguments that a function or class has names for, and whether it may take others.
+
+    Those of a class's bases count where it hands on what it has no name for.
+    """
+    bases = function.__mro__[:-1] if inspect.isclass(function) else ()
+    makers = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
+    if not makers:
+        return _named(function)
     names: list[str] = []
-    for base in function.__mro__[:-1]:
-        if "__init__" in vars(base):
-            own, hands_on = _named(vars(base)["__init__"])
-            names += own[1:]
-            if not hands_on:
-                break
-    return names
+    for maker in makers:
+        own, takes_others = _named(maker)
+        names += own[1:]
+        if not takes_others:
+            break
+    return names, takes_others
 
 
 def _named(function: Any) -> tuple[list[str], bool]:
     """The names of its arguments, and whether it takes further ones by name."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return [], False
+    except (TypeError, ValueError):  # of what is not written in Python
+        return [], True
     further = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     names = [each.name for each in parameters if each.kind not in further]
     return names, any(each.kind == inspect.Parameter.VAR_KEYWORD for each in parameters)
