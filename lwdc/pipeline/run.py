@@ -275,8 +275,6 @@ def state_of(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"{path} is not that of a run ({reason}). Delete it to start this run anew.") from error
-    if isinstance(config.get("backbone"), dict):
-        config["backbone"].setdefault("reparameterise", False)  # earlier versions have none
     return {**state, "config": config}
 
 
@@ -291,12 +289,15 @@ def compare_configs(saved: dict[str, Any], given: dict[str, Any], ignore: Sequen
 
 def differences(saved: dict[str, Any], given: dict[str, Any], ignore: Sequence[str] = ()) -> str:
     """What differs, except below the keys in ``ignore``, for a reader; nothing if nothing does."""
-    old, new = _flat(saved), _flat(given)
+    old, new = (_SINCE | _flat(config) for config in (saved, given))
     return "; ".join(
         f"{key}: {old.get(key, '(absent)')!r} then, {new.get(key, '(absent)')!r} now"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key) and not any(key == i or key.startswith(f"{i}.") for i in ignore)
     )
+
+
+_SINCE = {"backbone.reparameterise": False}  # what earlier runs, and files of one's own, need not say
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:

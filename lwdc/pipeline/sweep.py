@@ -72,7 +72,7 @@ def shared_baseline(sweep: Path, own: Path, config: Mapping[str, Any]) -> Path |
     """
 
     def fits(known: Mapping[str, Any]) -> bool:  # one that took a search took its baseline too, wherever that was from
-        return not known.get("searched") and _trains(known) == _trains(config)
+        return not known.get("searched") and not differences(_trains(known), _trains(config))
 
     return _earlier(sweep, own, "baseline", fits)
 

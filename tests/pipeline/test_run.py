@@ -103,12 +103,12 @@ def test_a_phase_may_change_its_settings_until_it_has_begun(tmp_path: Path) -> N
 
 
 def test_a_run_of_before_networks_could_be_merged_goes_on(tmp_path: Path) -> None:
-    before: dict[str, Any] = {"backbone": {"name": "resnet18"}}
-    with Run(tmp_path, before) as run:
+    silent: dict[str, Any] = {"backbone": {"name": "resnet18"}}  # as those of a backbone of one's own still are
+    with Run(tmp_path, silent) as run:
         run.finish("baseline", valid=0.5)
-    now = {"backbone": {"name": "resnet18", "reparameterise": False}}
-    with Run(tmp_path, now, resume=True) as run:
-        assert "baseline" in run.done
+    for now in (silent, {"backbone": {"name": "resnet18", "reparameterise": False}}):
+        with Run(tmp_path, now, resume=True) as run:
+            assert "baseline" in run.done
     with pytest.raises(CheckpointError, match="reparameterise"):
         Run(tmp_path, {"backbone": {"name": "resnet18", "reparameterise": True}}, resume=True)
 
