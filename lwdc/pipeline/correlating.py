@@ -4,7 +4,6 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.stats
 
 from lwdc.errors import CostError, TrainingError
 from lwdc.evaluators import Subject
@@ -80,6 +79,8 @@ def drawn(menu: Menu, count: int, seed: int) -> list[Code]:
 
 def rank_correlations(rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
     """Spearman's correlation of every pair of rows; nan where a row has the same value everywhere."""
+    import scipy.stats  # slow to import, and seldom needed
+
     ranks = np.array([scipy.stats.rankdata(row) for row in rows])
     ranks -= ranks.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(ranks, axis=1)

@@ -13,13 +13,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lwdc.configuring import make_settings
 from lwdc.data import CropAndFlip, InMemory, Labelled, Preprocessing
-from lwdc.pipeline import prepare
+from lwdc.pipeline import Settings, prepare
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "searches"))
 
 import compare
 
 SWEEPS = [(task, sweep) for task in compare.TASKS for sweep in compare.TASKS[task].sweeps]
+
+
+def laid(task: str, sweep: str) -> tuple[str, bool, tuple[str, ...]]:
+    """What a run lays on its network: that of two sweeps may be the same."""
+    overrides = compare.TASKS[task].sweeps[sweep].overrides
+    scored = any(override.startswith("strategy=") for override in overrides)
+    return task, scored, tuple(override for override in overrides if override.startswith("space."))
+
+
+DIFFERENT = list({laid(*each): each for each in reversed(SWEEPS)}.values())[::-1]  # the first of those that are alike
 
 
 class Noise(InMemory):
@@ -54,16 +64,24 @@ def runs(overrides: list[str]) -> Iterator[list[str]]:
         yield from ([*fixed, f"{override.get_key_element()}={value}"] for value in override.sweep_string_iterator())
 
 
-@pytest.mark.parametrize(("task", "sweep"), SWEEPS, ids=[f"{task}-{sweep}" for task, sweep in SWEEPS])
-def test_every_run_can_begin_and_has_a_name(task: str, sweep: str) -> None:
+def settings_of(task: str, sweep: str) -> list[Settings]:
+    """Of every run of a sweep."""
     options = argparse.Namespace(data="data", threads=1, overrides=["compute.precision=bf16-mixed"])
-    asked = compare.TASKS[task].sweeps[sweep]
-    told = list(runs(compare.command(compare.TASKS[task], asked.overrides, options)))
-    assert len(told) == len(asked.names)
+    told = runs(compare.command(compare.TASKS[task], compare.TASKS[task].sweeps[sweep].overrides, options))
     with initialize_config_module("lwdc.conf", version_base="1.3"):
-        every = [make_settings(compose("config", overrides)) for overrides in told]
-    data = Noise(every[0].data.num_classes, every[0].data.input_size)
-    prepared = prepare(dataclasses.replace(every[0], data=data))  # the others differ by who proposes, or how long
+        return [make_settings(compose("config", overrides)) for overrides in told]
+
+
+@pytest.mark.parametrize(("task", "sweep"), SWEEPS, ids=[f"{task}-{sweep}" for task, sweep in SWEEPS])
+def test_every_run_is_one_of_lwdcs_and_has_a_name(task: str, sweep: str) -> None:
+    assert len(settings_of(task, sweep)) == len(compare.TASKS[task].sweeps[sweep].names)
+
+
+@pytest.mark.parametrize(("task", "sweep"), DIFFERENT, ids=[f"{task}-{sweep}" for task, sweep in DIFFERENT])
+def test_every_space_fits_its_network_and_reaches_its_budget(task: str, sweep: str) -> None:
+    settings = settings_of(task, sweep)[0]  # the others differ by who proposes, or how long
+    data = Noise(settings.data.num_classes, settings.data.input_size)
+    prepared = prepare(dataclasses.replace(settings, data=data))
     assert prepared.bound is not None and prepared.bound < prepared.table.total / 6
 
 
