@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal only, and gone at the end."""
+"""Progress: a bar on a terminal, which is gone at the end, and a line now and then elsewhere."""
 
 import io
 from pathlib import Path
@@ -31,11 +31,26 @@ def test_a_terminal_sees_a_bar_and_gets_every_item(terminal: io.StringIO) -> Non
     assert shown.endswith("\x1b[2K")  # the line is empty again
 
 
-def test_what_is_no_terminal_sees_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = io.StringIO()
-    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=drawn, force_terminal=False))
-    assert list(progress.tracked("abc", "counting")) == ["a", "b", "c"]
-    assert drawn.getvalue() == ""
+@pytest.mark.parametrize(
+    ("seconds", "lines"),
+    [
+        (19.0, []),
+        (45.0, ["counting: 2 of 4, 1m30s left"]),
+        (60.0, ["counting: 1 of 4, 3m00s left", "counting: 2 of 4, 2m00s left", "counting: 3 of 4, 1m00s left"]),
+    ],
+)
+def test_what_is_no_terminal_sees_a_line_a_minute(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, lines: list[str]
+) -> None:
+    drawn, clock = io.StringIO(), [0.0]
+    console = Console(file=drawn, force_terminal=False, get_time=lambda: clock[0])
+    monkeypatch.setattr(progress, "Console", lambda stderr: console)
+    got = []
+    for item in progress.tracked("abcd", "counting"):
+        got.append(item)
+        clock[0] += seconds
+    assert got == [*"abcd"]
+    assert drawn.getvalue().splitlines() == lines
 
 
 def export(folder: Path) -> tuple[ExportRecord, ...]:
