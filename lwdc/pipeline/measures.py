@@ -48,11 +48,18 @@ def measure_networks(networks: Sequence[nn.Module], input_size: Shape, batches: 
 def measure_both(
     original: nn.Module, network: nn.Module, file: Path | None, input_size: Shape, batches: Sequence[int]
 ) -> tuple[Measures, Measures, str | None]:
-    """Both networks, in ONNX Runtime too where ``network`` has a ``file`` for it; and a warning if that cannot be.
+    """Both networks, in ONNX Runtime too where ``network`` has a ``file`` for it; and a warning if that cannot be."""
+    before, after = measure_networks([original, network], input_size, batches)
+    return add_onnx_times(before, after, original, file, input_size, batches)
+
+
+def add_onnx_times(
+    before: Measures, after: Measures, original: nn.Module, file: Path | None, input_size: Shape, batches: Sequence[int]
+) -> tuple[Measures, Measures, str | None]:
+    """Measures of the original and of what ``file`` holds, with milliseconds in ONNX Runtime; a warning if they cannot.
 
     For that ``original`` is exported as well, beside the file for as long as it takes.
     """
-    before, after = measure_networks([original, network], input_size, batches)
     if file is None or not batches:
         return before, after, None
     try:
@@ -63,11 +70,11 @@ def measure_both(
         if isinstance(error, LwdcError) and not isinstance(error, ExportError):
             raise  # a full disk, a signal
         reason = re.split("[.;] [Ll]eave ", str(error))[0]  # whose advice is on the network's own file
-        return before, after, f"{_UNTIMED} {reason}"
+        return before, after, f"{UNTIMED} {reason}"
     return dataclasses.replace(before, onnx_ms=old), dataclasses.replace(after, onnx_ms=new), None
 
 
-_UNTIMED = "nothing was timed in ONNX Runtime, for which the baseline is exported too:"
+UNTIMED = "nothing was timed in ONNX Runtime, for which the baseline is exported too:"
 
 
 def measure_files(

@@ -12,6 +12,7 @@ from lwdc.backbones import Backbone
 from lwdc.export import FORMATS, export_all, load, write_card
 from lwdc.files import write_json
 from lwdc.folders import RECORDS
+from lwdc.pipeline.measures import UNTIMED, add_onnx_times
 from lwdc.pipeline.quantising import LOST, quantise, warning_of
 from lwdc.pipeline.run import alone, state_of
 from lwdc.pipeline.settings import Settings
@@ -52,7 +53,8 @@ def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
 def export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, ...], Int8Result | None]:
     """Write and verify the files of a run's network again; its result, summary and model card then name them as well.
 
-    Returns what is written now. What an earlier export says of other files stays where these do.
+    An ONNX file is timed beside the original network, as the run itself would have it. Returns what is written now.
+    What an earlier export says of other files stays where these do.
     """
     with alone(folder, resume=True):
         return _export_run(folder, settings)
@@ -74,6 +76,12 @@ def _export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, .
     )
     if result is not None:
         result = _with_exports(result, folder, exports, int8)
+        file = next((folder / export.file for export in exports if export.format == "onnx"), None)
+        before, after, untimed = add_onnx_times(
+            result.before, result.after, _backbone(settings).create(), file, data.input_size, settings.latency_batches
+        )
+        warnings = (*result.warnings, untimed) if untimed else result.warnings
+        result = dataclasses.replace(result, before=before, after=after, warnings=warnings)
         replace_last(folder / RECORDS, result)
         write_json(folder / "summary.json", as_dict(result))
         write_card(result, folder, licence=settings.licence)
@@ -91,7 +99,7 @@ def _with_exports(result: Result, folder: Path, exports: Sequence[ExportRecord],
     by_format |= {record.format: record for record in exports}
     if int8 is None and result.int8 is not None and stays(result.int8.float32) and stays(result.int8.int8):
         int8 = result.int8
-    warnings = [text for text in result.warnings if not text.startswith(LOST)]
+    warnings = [text for text in result.warnings if not text.startswith((LOST, UNTIMED))]
     warnings += [text for text in [int8 and warning_of(int8)] if text]
     kept = tuple(by_format[name] for name in FORMATS if name in by_format)
     return dataclasses.replace(result, exports=kept, int8=int8, warnings=tuple(warnings))

@@ -13,7 +13,7 @@ from lwdc.export import load
 from lwdc.pipeline import Settings, compress
 from lwdc.pipeline.packages import evaluate_run, export_run, settings_of
 from lwdc.records import Result
-from lwdc.tracking import parse_record, read_records
+from lwdc.tracking import parse_record, read_records, replace_last
 
 Finished = tuple[Path, Settings, Result]
 
@@ -75,6 +75,23 @@ def test_a_result_names_what_is_exported_later_and_what_is_still_there(copied: F
     assert "`model.safetensors`" in card and "`model.pt2`" in card and "model.onnx" not in card
     again = compress(settings, folder, {"seed": 0}, resume=True)
     assert again == found
+
+
+def test_an_onnx_file_that_is_exported_later_is_timed_beside_the_original(copied: Finished) -> None:
+    folder, settings, result = copied
+    untimed = [dataclasses.replace(each, onnx_ms=None) for each in (result.before, result.after)]
+    warning = "nothing was timed in ONNX Runtime, for which the baseline is exported too: no."
+    replace_last(
+        folder / "records.jsonl",
+        dataclasses.replace(result, before=untimed[0], after=untimed[1], warnings=("another", warning)),
+    )
+    export_run(folder, dataclasses.replace(settings, formats=("onnx",), latency_batches=(2,)))
+    found = parse_record(read_records(folder / "records.jsonl")[-1])
+    assert isinstance(found, Result)
+    for before, measured in zip(untimed, (found.before, found.after), strict=True):
+        assert measured.onnx_ms is not None and list(measured.onnx_ms) == ["2"] and measured.onnx_ms["2"] > 0
+        assert dataclasses.replace(measured, onnx_ms=None) == before
+    assert found.warnings == ("another",)
 
 
 def test_a_run_without_a_package_is_exported_from_its_weights(copied: Finished) -> None:
