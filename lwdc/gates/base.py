@@ -1,4 +1,4 @@
-"""What every gate promises: mixing weights from logits, under a schedule that ends decided."""
+"""What every gate promises: mixing weights from logits, under a schedule."""
 
 import abc
 from typing import Literal

@@ -22,9 +22,9 @@ class GumbelSoftmax(Gate):
         soft = torch.softmax((self.logits + noise) / self.temperature, dim=0)
         return straight_through(one_hot_of(soft.detach()), soft) if self.hard else soft
 
-    def expectation(self) -> Tensor:
+    def soft(self) -> Tensor:
         """Probability that each candidate is the largest, which no temperature changes."""
         return torch.softmax(self.logits, dim=0)
 
     def evaluation(self) -> Tensor:
-        return one_hot_of(self.logits.detach()) if self.hard else self.soft()
+        return one_hot_of(self.logits.detach()) if self.hard else super().soft()

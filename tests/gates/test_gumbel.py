@@ -19,6 +19,16 @@ def test_the_temperature_sharpens_the_draws_and_not_their_odds() -> None:
     assert torch.equal(peaks[0][1], peaks[1][1])
 
 
+def test_it_is_as_decided_as_its_draws_are() -> None:
+    gate = GumbelSoftmax(3, hard=True)
+    gate.logits.data.copy_(torch.tensor([0.5, 0.0, 0.0]))
+    gate.advance(1.0)
+    torch.manual_seed(0)
+    drawn = torch.stack([gate.sample().detach() for _ in range(5000)]).mean(0)
+    torch.testing.assert_close(gate.probabilities(), drawn, rtol=0, atol=0.02)
+    assert float(gate.probabilities().max()) < 0.5
+
+
 def test_the_hard_form_has_the_soft_ones_gradient() -> None:
     soft, hard = GumbelSoftmax(4, temperature=0.7), GumbelSoftmax(4, hard=True, temperature=0.7)
     gradients = []

@@ -27,8 +27,9 @@ def test_the_backward_pass_is_the_papers_estimate() -> None:
 
 
 def test_the_estimate_is_exact_to_second_order() -> None:
-    """Averaged over draws it is the gradient of the expectation of any quadratic function of the draw."""
+    """Averaged over draws it is the gradient of the expectation of any quadratic function; throughout a search."""
     gate = ReinMax(3).double()
+    gate.advance(1.0)
     torch.nn.init.normal_(gate.logits)
     probabilities = torch.softmax(gate.logits, 0)
     target = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
