@@ -107,8 +107,9 @@ def best_within(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]])
     if not bounds:
         return {group: int(s.argmax()) for group, s in scores.items()}
     sizes = [len(scores[group]) for group in scores]
+    starts = np.cumsum([0, *sizes[:-1]])
     one_each = np.zeros((len(sizes), sum(sizes)))
-    for row, (start, size) in enumerate(zip(np.cumsum([0, *sizes[:-1]]), sizes, strict=True)):
+    for row, (start, size) in enumerate(zip(starts, sizes, strict=True)):
         one_each[row, start : start + size] = 1
     constraints = [LinearConstraint(one_each, 1, 1)]
     allowed = np.ones(sum(sizes))
@@ -121,9 +122,17 @@ def best_within(scores: dict[str, Any], bounds: Sequence[tuple[CostTable, int]])
             if table.rest > bound:
                 return None
             continue
-        held.append((flat, bound - table.rest))
+        # In units of what all differences between a gate's costs are multiples of: the solver, whose tolerance is a
+        # share of the bound, then seldom takes what exceeds it by less.
+        cheapest = np.minimum.reduceat(flat, starts)
+        flat = flat - np.repeat(cheapest, sizes)
+        unit = max(int(np.gcd.reduce(flat)), 1)
+        flat, room = flat // unit, (bound - table.rest - int(cheapest.sum())) // unit
+        if room < 0:
+            return None
+        held.append((flat, room))
         scale = max(int(flat.max()), 1)
-        constraints.append(LinearConstraint(flat[None] / scale, -np.inf, (bound - table.rest) / scale))
+        constraints.append(LinearConstraint(flat[None] / scale, -np.inf, room / scale))
     while True:
         solution = milp(
             -np.concatenate([scores[group] for group in scores]),

@@ -10,11 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import milp
 from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.candidates import label
 from lwdc.costs import CostTable, Macs, Params, choose, choose_within, parse_budget, read_budget, tabulate
+from lwdc.costs import budget as budgets
 from lwdc.costs.budget import best_within
 from lwdc.errors import CostError
 from lwdc.gates import Softmax
@@ -172,6 +174,24 @@ def test_whole_numbers_decide_where_the_solver_would_round() -> None:
         # One site has to give way, and it must be the one that loses least.
         gave_way = [g for g, i in chosen.items() if i == 1]
         assert gave_way == [max(scores, key=lambda g: scores[g][1])]
+
+
+def test_a_bound_just_below_what_many_choices_cost_is_kept_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a solver's tolerance lets all of them through they would be ruled out one by one."""
+    calls = []
+    monkeypatch.setattr(budgets, "milp", lambda *given, **options: calls.append(1) or milp(*given, **options))
+    whole = 115_605_504
+    names = [str(i) for i in range(16)]
+    costs = {name: {"original": whole, "half": whole // 2} for name in names}
+    table = CostTable("macs", "MAC", costs, dict.fromkeys(names, whole), {name: name for name in names}, 3)
+    rng = random.Random(0)
+    values = {name: np.array([0.0, -1.0 - rng.random()]) for name in names}
+    chosen = best_within(values, [(table, 12 * whole + 2)])
+    assert chosen is not None and sum(chosen.values()) == 9  # 8 would cost 12 and the rest
+    assert sorted(names, key=lambda name: -values[name][1])[:9] == sorted(
+        (name for name in names if chosen[name]), key=lambda name: -values[name][1]
+    )
+    assert len(calls) == 1
 
 
 GROUPS = tuple(dict.fromkeys(COSTS["macs"].groups.values()))
