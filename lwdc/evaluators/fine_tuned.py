@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lwdc.architecture import Architecture
+from lwdc.candidates.sampling import advance_starts
 from lwdc.evaluators.base import Subject
 from lwdc.evaluators.shared_weights import check_options
 from lwdc.surgery import discretise
@@ -51,6 +52,7 @@ def train(network: nn.Module, subject: Subject, steps: int, seed: int) -> None:
     taken = 0
     for record in fit.run():
         taken += isinstance(record, StepRecord)
+        advance_starts(network, taken / steps)  # of the steps asked for, which may be few of an epoch's
         if taken >= steps:
             break
 

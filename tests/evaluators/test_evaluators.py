@@ -14,6 +14,7 @@ from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
+from lwdc.candidates.sampling import Starts
 from lwdc.data import Batch, Digits
 from lwdc.errors import DataError, LwdcError
 from lwdc.evaluators import (
@@ -27,6 +28,7 @@ from lwdc.evaluators import (
     evaluate_all,
     fingerprint,
 )
+from lwdc.evaluators.fine_tuned import train
 from lwdc.gates import SinglePath
 from lwdc.objectives import Distillation
 from lwdc.refitting import refit
@@ -56,6 +58,16 @@ def subject() -> Subject:
 def architecture(subject: Subject, index: int) -> Architecture:
     ops = selection_ops(subject.supernet)
     return Architecture({name: op.candidates[(index + i) % 3] for i, (name, op) in enumerate(ops.items())})
+
+
+def test_epitomes_are_scored_with_windows_that_are_whole(subject: Subject) -> None:
+    """However few of an epoch's steps they were trained for: so they are in the end."""
+    supernet = wrap(subject.baseline, SearchSpace([{"op": "epitome", "ratio": 4}]), SinglePath, (1, 8, 8))
+    network, _ = discretise(supernet)
+    starts = [module for module in network.modules() if isinstance(module, Starts) and module.learned]
+    assert starts and not any(bool(module.frozen) for module in starts)
+    train(network, subject, 3, seed=0)
+    assert all(bool(module.frozen) for module in starts)
 
 
 def states(subject: Subject) -> dict[str, Any]:
