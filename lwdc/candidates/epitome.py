@@ -1,8 +1,9 @@
 """Neural epitome search: a kernel sampled from a smaller tensor, the epitome, by starts that are learned.
 
-Zhou et al., "Neural Epitome Search for Architecture-Agnostic Network Compression", ICLR 2020. The idea and the
-sampling by two-tap interpolation are the paper's. Starts as plain parameters (the paper learns them from the
-features), how they begin, and inheritance from a trained kernel are ours.
+Zhou et al., "Neural Epitome Search for Architecture-Agnostic Network Compression", ICLR 2020. The idea, a
+learned index and a sampler that interpolates are the paper's. Two taps an entry, starts as plain parameters (its code
+has a learner that looks at features), how they begin, and inheritance from a trained kernel are ours; its routing map,
+of which we know no more than the name, is left out.
 """
 
 import math
@@ -267,12 +268,20 @@ def epitome(
             raise DoesNotFit(f"an epitome with 1 of {total} {axis} cannot wrap: both taps would meet the same entry")
     blocks_out, blocks_in = math.ceil(full_out / b_out), math.ceil(full_in / b_in)
     per_block = indexing == "per_block"
-    rows = _starts(full_out, small_out, b_out, sampling, wrap, blocks_in if per_block else 0, turn=True)
+    # Windows on the taps take turns at all places, so that together with those on the filters they leave none out.
+    places = [math.ceil(e / k) for k, e in zip(site.kernel_size, longer, strict=True)]
+    turns = math.prod(places)
+    layers = math.ceil(blocks_out / turns)  # of filters, for which each place has a window
+    across = (turns, layers) if layers * b_out >= small_out else None
+    rows = _starts(full_out, small_out, b_out, sampling, wrap, blocks_in if per_block else 0, turn=True, grid=across)
     columns = _starts(full_in, small_in, b_in, sampling, wrap, blocks_out if per_block else 0)
     on_taps = [
-        _starts(k * blocks_out, e, k, sampling, wrap=False, copies=blocks_in if per_block else 1)
-        for k, e in zip(site.kernel_size, longer, strict=True)
-    ]
+        _starts(
+            k * blocks_out, e, k, sampling, wrap=False, copies=blocks_in if per_block else 1, turn=True,
+            grid=(math.prod(places[axis + 1 :]), places[axis]),
+        )
+        for axis, (k, e) in enumerate(zip(site.kernel_size, longer, strict=True))
+    ]  # fmt: skip
     if not any(starts.learned for starts in (rows, columns, *on_taps)) and sampling == "learned":
         raise DoesNotFit("no window can move: nothing to learn (sampling=fixed ties without learning)")
     if per_block or longer != list(site.kernel_size):
@@ -323,8 +332,9 @@ def _window(extent: int, total: int, share: float) -> int:
 
 
 def _starts(
-    total: int, extent: int, window: int, sampling: str, wrap: bool, copies: int = 0, turn: bool = False
-) -> Starts:
+    total: int, extent: int, window: int, sampling: str, wrap: bool, copies: int = 0, turn: bool = False,
+    grid: tuple[int, int] | None = None,
+) -> Starts:  # fmt: skip
     still = total == extent or (window == extent and not wrap)
     kind: Sampling = "fixed" if still or sampling == "fixed" else "learned"
-    return Starts(total, extent, window, kind, wrap=wrap and not still, copies=copies, turn=turn)
+    return Starts(total, extent, window, kind, wrap=wrap and not still, copies=copies, turn=turn, grid=grid)

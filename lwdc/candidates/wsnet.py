@@ -1,9 +1,10 @@
 """WSNet: every filter is a window on one condensed filter, at places that are set once and not learned.
 
-Jin et al., "WSNet: Compact and Efficient Networks Through Weight Sampling", ICML 2018. In 1-D the windows of
-neighbouring filters begin ``step`` taps apart and stored channels are repeated; products of input and condensed
-filter are computed once and shared by all windows. In 2-D the windows lie on a grid and channels are read from
-a ring, as in a filter map. How a ratio is split over the axes, and inheritance, are ours.
+Jin et al., "WSNet: Compact and Efficient Networks Through Weight Sampling", ICML 2018. That filters are
+sampled from one condensed filter, in space and along channels, and share products, is the paper's; the rest is from
+memory or from its relatives. In 1-D the windows of neighbouring filters begin ``step`` taps apart and stored channels
+are repeated. In 2-D they lie on a grid and channels are read from a ring, as in the filter map of one of its authors.
+How a ratio is split over the axes, and inheritance, are ours; sampling more densely, with a learned 1x1, is left out.
 """
 
 import dataclasses
@@ -78,7 +79,8 @@ class ProductMap(TiedConv):
         product = F.conv1d(x, weight, groups=g).unflatten(1, (g, taps))
         # Sheared, so that a diagonal becomes a column: rows as long as before but `dilation` longer.
         margin = reach * dilation
-        rows = F.pad(product, (margin, margin))
+        # Running sums grow, and their differences do not: they need the digits of full precision.
+        rows = F.pad(product.to(torch.promote_types(product.dtype, torch.float32)), (margin, margin))
         width = rows.shape[3] + dilation
         sheared = F.pad(rows.flatten(2), (0, taps * dilation)).view(*rows.shape[:3], width)
         columns = margin + (outputs - 1) * stride + 1
@@ -88,7 +90,7 @@ class ProductMap(TiedConv):
         # Filter n is read `n * step * dilation` columns further left: sheared back.
         width = columns - step * dilation
         kept = windows.flatten(2)[..., margin : margin + filters * width].unflatten(2, (filters, width))
-        y = kept[..., : (outputs - 1) * stride + 1 : stride].flatten(1, 2)
+        y = kept[..., : (outputs - 1) * stride + 1 : stride].flatten(1, 2).to(product.dtype)
         return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, 1)
 
 
@@ -157,16 +159,16 @@ def _planes(site: Site, ratio: float | None, step: int | None, repeat: int) -> W
     apart = [step] if step is not None else list(range(max(*k, 2) - 1, 0, -1))
     for widest, turns in itertools.product(apart, range(1, min(filters, stored) + 1)):
         steps = [min(widest, n) for n in k]
-        counts = _grid(math.ceil(filters / turns), k)
+        counts = _grid(math.ceil(filters / turns), k, steps)
         shape = [stored, *(n + (count - 1) * s for n, count, s in zip(k, counts, steps, strict=True))]
         if ratio is None or math.prod(shape) * ratio <= whole:
             break
     else:
         raise DoesNotFit(f"no condensed filter for {filters} x {channels} x {list(k)} is {ratio} times smaller")
     _refuse_larger(math.prod(shape), whole, shape)
-    order = torch.arange(filters)
-    high, wide = counts
-    down, right, turn = order // wide % high * steps[0], order % wide * steps[1], order // (high * wide)
+    in_turn = math.ceil(filters / turns)
+    turn, order = torch.arange(filters) // in_turn, torch.arange(filters) % in_turn
+    down, right = (begin[order] for begin in _places(in_turn, counts, steps))
     rows = Starts(filters, 1, 1, "fixed")
     columns = Starts(stored, stored, stored, "fixed", wrap=turns > 1, begin=(turn * stored // turns)[None])
     places = [
@@ -184,14 +186,29 @@ def _repeated(channels: int, stored: int) -> Starts | None:
     return Starts(channels, stored, stored, "fixed", begin=torch.zeros(math.ceil(channels / stored)))
 
 
-def _grid(count: int, kernel_size: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of at least ``count`` windows, as square as may be; along the axis that has taps."""
+def _places(count: int, grid: tuple[int, int], steps: list[int]) -> tuple[Tensor, Tensor]:
+    """Where ``count`` windows begin: in rows ``steps`` apart, each spread over the width, whether it is full or not."""
+    high, wide = grid
+    row = torch.arange(count) * high // count
+    length = row.bincount()[row]
+    column = torch.arange(count) - row.bincount().cumsum(0)[row] + length
+    return row * steps[0], (column * (wide - 1) * steps[1] / (length - 1).clamp_min(1)).round().long()
+
+
+def _grid(count: int, kernel_size: tuple[int, ...], steps: list[int]) -> tuple[int, int]:
+    """Rows and columns of at least ``count`` windows, as square as may be; along the axis that has taps.
+
+    A row that is not full is spread over the width, and must leave no gap.
+    """
     if kernel_size[0] == 1 < kernel_size[1]:
         return 1, count
     if kernel_size[1] == 1 < kernel_size[0]:
         return count, 1
-    wide = math.ceil(math.sqrt(count))
-    return math.ceil(count / wide), wide
+    for high in range(math.isqrt(count), 1, -1):
+        wide, fewest = math.ceil(count / high), count // high
+        if wide == fewest or (wide - 1) * steps[1] <= kernel_size[1] * (fewest - 1):
+            return high, wide
+    return 1, count
 
 
 def _refuse_gaps(step: int, taps: int) -> None:

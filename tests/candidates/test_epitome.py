@@ -11,7 +11,7 @@ from torch import nn
 
 from lwdc.candidates import DoesNotFit, build
 from lwdc.candidates.epitome import AxisEpitome, BlockEpitome
-from lwdc.candidates.sampling import Starts, TiedConv, advance_starts, expand, starts_of
+from lwdc.candidates.sampling import Starts, TiedConv, advance_starts, expand, sample, starts_of
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import SpaceError
 
@@ -42,7 +42,14 @@ def test_at_first_every_entry_is_read(total: int, extent: int, share: float, lea
     assert bool((read > 1e-3).all())
 
 
-@pytest.mark.parametrize("options", [{"ratio": 3}, {"ratio": 3, "indexing": "per_block"}, {"out": 2, "into": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ratio": 3}, {"ratio": 3, "indexing": "per_block"}, {"out": 2, "into": 3}, {"out": 4, "into": 4, "taps": 2},
+        {"out": 4, "into": 4, "taps": 2, "indexing": "per_block", "sampling": "fixed"},
+        {"out": 4, "into": 2, "taps": 1.5, "sampling": "fixed"}, {"out": 4, "into": 2, "taps": 1.5, "window": 1.0},
+    ],
+)  # fmt: skip
 def test_at_first_the_whole_epitome_gets_a_gradient(options: dict[str, Any], at: Any) -> None:
     operator = epitome_at(at, **options)
     operator.reset(1.0)
@@ -121,6 +128,23 @@ def test_a_start_pushed_over_the_end_comes_back(at: Any) -> None:
     advance_starts(operator, 0.1)
     assert bool((share == 1).all())
     assert torch.equal(operator.compact_kernel(), kernel)
+
+
+def test_a_start_at_the_end_of_its_range_has_the_slope_of_the_way_back() -> None:
+    starts = Starts(8, 6, 4, "learned").double()
+    source = torch.randn(6, dtype=torch.float64)
+    probe = torch.randn(8, dtype=torch.float64)
+
+    def of_last(share: float) -> torch.Tensor:
+        with torch.no_grad():
+            starts.share[-1] = share
+        return (sample(source, 0, starts) * probe).sum()
+
+    (slope,) = torch.autograd.grad(of_last(1.0), starts.share)
+    back = (of_last(1.0) - of_last(1.0 - 1e-6)) / 1e-6
+    torch.testing.assert_close(slope[-1], back.detach(), rtol=1e-6, atol=1e-6)
+    of_last(1.0)
+    assert torch.equal(sample(source, 0, starts)[4:], source[2:])  # and is whole
 
 
 @pytest.mark.parametrize("indexing", ["per_axis", "per_block"])
