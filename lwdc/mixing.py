@@ -21,17 +21,23 @@ class Placement:
     """Where a compact kernel's entries lie in a dense one: two strided views of the same shape.
 
     Worked out once a site, because forming views costs as much as filling small kernels. Both kernels are laid out in
-    ``layout``. Compilers lay tensors out as they like, so what is compiled has views of shapes instead.
+    ``layout``, kept as a flag, which can be pickled. Compilers lay tensors out as they like, so what is compiled has
+    views of shapes instead.
     """
 
     dense: Strided
     compact: Strided
     fills: bool  # the compact kernel is as large as the dense one
-    layout: torch.memory_format
+    channels_last: bool
     support: Support  # of the dense kernel, and of the compact one
     inner: Support
     outer_groups: int
     groups: int
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """How both kernels lie in memory."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def of_dense(self, dense: Tensor, count: int) -> Tensor:
         """A view of what compact kernels fill of ``count`` dense ones, or of gradients like them.
@@ -74,7 +80,7 @@ def place(
     compact = as_blocks(part, site.groups, operator.groups)
     fills = shape == inner and (support, site.groups) == (operator.support, operator.groups)
     geometry = support, operator.support, site.groups, operator.groups
-    return Placement(_strided(dense), _strided(compact), fills, layout, *geometry)
+    return Placement(_strided(dense), _strided(compact), fills, layout == torch.channels_last, *geometry)
 
 
 def _strided(view: Tensor) -> Strided:
@@ -171,7 +177,7 @@ def _joined(kernels: Tensor, count: int) -> Tensor:
 
 def _rows(kernels: Tensor, place: Placement, count: int) -> Sequence[Tensor]:
     """All entries of each of ``count`` dense kernels, in the order of memory."""
-    in_order = kernels.permute(0, 2, 3, 1) if place.layout == torch.channels_last else kernels
+    in_order = kernels.permute(0, 2, 3, 1) if place.channels_last else kernels
     return [in_order.reshape(-1)] if count == 1 else in_order.reshape(count, -1).unbind()
 
 

@@ -72,8 +72,10 @@ class SelectionOp(nn.Module):
         self._linear = [i for i, op in enumerate(operators) if op.support is not None]
         self._support = union(supports) if any(all(s.count) for s in supports) else None
         self.alike = self._alike()  # to other sites, whose kernels can be mixed with this one's; None: to none
-        self._placements = {
-            layout: {i: place(site, self._support, operators[i], layout) for i in self._linear if self._support}
+        self._placements = {  # by whether the layout is channels_last: a layout cannot be pickled
+            layout == torch.channels_last: {
+                i: place(site, self._support, operators[i], layout) for i in self._linear if self._support
+            }
             for layout in (_LAYOUTS if site.dims == 2 else _LAYOUTS[:1])
         }
         for operator in operators:
@@ -100,10 +102,10 @@ class SelectionOp(nn.Module):
         operators: list[Any] = list(self.operators)
         return self.mixing == "branches" or any(op.support is None or op.product_rank for op in operators)
 
-    def original_weight(self) -> nn.Parameter:
-        """The weight parameter of the convolution that stood here."""
+    def original_weight(self) -> Tensor:
+        """The weight of the convolution that stood here: a parameter, but where a functional call stands another in."""
         weight = self.conv._parameters["weight"]
-        assert isinstance(weight, nn.Parameter)
+        assert isinstance(weight, Tensor)
         return weight
 
     @property
@@ -321,7 +323,7 @@ def mixed_kernels(
         picked = weights if len(chosen) == weights.shape[-1] else weights[..., chosen]
         return mix(
             picked.to(kernels[0].dtype), kernel_shape(first.site, first._support), kernels,
-            [first._placements[layout][i] for i in chosen],
+            [first._placements[layout == torch.channels_last][i] for i in chosen],
         )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from lwdc.mixing import mix
 from lwdc.mixing import place as place_kernel
 from lwdc.selection import SelectionOp, advance, gates, selection_ops
 from lwdc.space import SearchSpace
-from lwdc.surgery import wrap
+from lwdc.surgery import discretise, wrap
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 
@@ -539,6 +539,39 @@ def test_copies_can_be_taken_at_any_moment(supernet: Any) -> None:
             assert op.mixture is None and op.operators[0]._conv[0] is op.conv
         assert not {id(p) for p in twin.parameters()} & {id(p) for p in net.parameters()}
         torch.testing.assert_close(twin.eval()(IMAGES), copies[0].eval()(IMAGES))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_supernet_can_be_saved_whole_also_once_trained(supernet: Any, layout: torch.memory_format) -> None:
+    net = supernet(OneHot).to(memory_format=layout)
+    images = IMAGES.to(memory_format=layout)
+    optimiser = torch.optim.Adam(net.parameters())
+    for step in range(2):
+        file = io.BytesIO()
+        torch.save(net, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=False)
+        for training in (True, False):
+            torch.testing.assert_close(loaded.train(training)(images), net.train(training)(images), rtol=0, atol=0)
+        for a, b in zip(discretise(loaded)[0].parameters(), discretise(net)[0].parameters(), strict=True):
+            assert torch.equal(a, b)
+        advance(net.train(), step / 2)
+        net(images).square().sum().backward()
+        optimiser.step()
+
+
+def test_a_supernet_computes_with_tensors_that_stand_in_for_its_parameters() -> None:
+    """``torch.func.functional_call``; sites alike mix their kernels together there, too."""
+    layers = nn.Sequential(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)))
+    space = SearchSpace([{"op": "original"}, {"op": "grouped", "groups": 2}], stem=True)
+    net, images = wrap(layers, space, Softmax, (8, 6, 6)), torch.randn(2, 8, 6, 6)
+    net(images).square().sum().backward()
+    given = {name: p.detach().clone().requires_grad_() for name, p in net.named_parameters()}
+    with counting_mixtures() as sites:
+        torch.func.functional_call(net, given, (images,)).square().sum().backward()
+    assert sites == [4]
+    for name, parameter in net.named_parameters():
+        torch.testing.assert_close(given[name].grad, parameter.grad)
 
 
 def test_the_state_dict_holds_every_bit_of_the_supernet(supernet: Any) -> None:
