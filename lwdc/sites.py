@@ -1,12 +1,14 @@
 """Sites: the places in a network where one operator may stand in for another."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from timm.layers import Conv2dSame, Linear, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from lwdc.errors import SpaceError
 from lwdc.tracing import Shape, trace
@@ -126,6 +128,13 @@ def check_network(model: nn.Module) -> None:
     if isinstance(model, fx.GraphModule):
         raise SpaceError(
             "the network is a torch.fx graph, which loses what is put into it: wrap what it was made from."
+        )
+    held = itertools.chain(model.named_parameters(), model.named_buffers())
+    without_shape = [name for name, tensor in held if is_lazy(tensor)]
+    if without_shape:
+        raise SpaceError(
+            f"{_some(without_shape)}: of a lazy layer, whose shapes the first batch tells. Run one batch through the "
+            "network first."
         )
     without_values = [name for name, held in model.named_parameters() if held.is_meta]
     if without_values:

@@ -308,6 +308,10 @@ def _without_values() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 3, 3, device="meta"))
 
 
+def _lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyConv2d(3, 3), nn.LazyBatchNorm2d(affine=False), nn.Conv2d(3, 3, 3))
+
+
 def _pruned() -> nn.Module:
     return nn.Sequential(prune.l1_unstructured(nn.Conv2d(3, 3, 3), "weight", 0.5))
 
@@ -323,6 +327,7 @@ def _weight_normed() -> nn.Module:
     [
         (_graph, "is a torch.fx graph"),
         (_without_values, "'0.weight', '0.bias': on the meta device"),
+        (_lazy, r"'0.weight', '0.bias', '1.running_mean', .*: of a lazy layer, .* Run one batch through"),
         (_pruned, "'0.weight': computed before the forward pass and kept"),
         (_weight_normed, "'0.weight': computed before the forward pass and kept"),
     ],
@@ -332,6 +337,14 @@ def test_networks_whose_copies_would_be_others_are_refused(made: Any, reason: st
     for look in (find_sites, lambda model, size: wrap(model, input_size=size)):
         with pytest.raises(SpaceError, match=reason):
             look(network, (3, 8, 8))
+
+
+def test_a_network_of_lazy_layers_is_left_as_it_was_and_wrapped_once_it_has_seen_a_batch() -> None:
+    network, images = _lazy(), torch.randn(2, 3, 8, 8)
+    with pytest.raises(SpaceError, match="lazy"):
+        find_sites(network, (3, 8, 8))
+    network(images)
+    assert [site.name for site in find_sites(network, (3, 8, 8)).sites] == ["0", "2"]
 
 
 def test_subclasses_that_keep_the_forward_are_sites() -> None:
