@@ -20,6 +20,19 @@ class Architecture:
 
     choices: Mapping[str, Mapping[str, Any]]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.choices, Mapping):
+            raise ArchitectureError(
+                f"an architecture has one candidate per site, {{'layer1.0': {{'op': 'original'}}}}; "
+                f"found {self.choices!r:.200}."
+            )
+        for site, candidate in self.choices.items():
+            if not isinstance(candidate, Mapping) or "op" not in candidate:
+                raise ArchitectureError(
+                    f"architecture, site {site!r}: a candidate is written {{'op': name, option: value}}, "
+                    f"found {candidate!r:.200}."
+                )
+
     def to_dict(self) -> dict[str, Any]:
         """Json-ready data."""
         choices = {site: copy.deepcopy(dict(candidate)) for site, candidate in self.choices.items()}

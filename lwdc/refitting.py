@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lwdc.architecture import Architecture
 from lwdc.candidates.sums import Added
 from lwdc.errors import ArchitectureError, TrainingError
-from lwdc.tracing import evaluating
+from lwdc.tracing import evaluating, uncompiled
 
 
 def refit(
@@ -49,6 +49,7 @@ def refit(
         raise TrainingError(
             f"a refit needs two examples or more and a damping above 0, found {len(images)} and {damping}."
         )
+    network, reference = uncompiled(network), uncompiled(reference)
     ends = _ends(network, reference, architecture)
     targets = _targets(reference, ends, images, places)
     remaining: dict[str, float] = {}

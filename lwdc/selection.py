@@ -16,7 +16,7 @@ from lwdc.candidates import Candidate, Operator, label
 from lwdc.candidates.base import kernel_shape
 from lwdc.candidates.original import Original
 from lwdc.candidates.sampling import Starts
-from lwdc.errors import LwdcError
+from lwdc.errors import LwdcError, SpaceError
 from lwdc.gates import Gate
 from lwdc.geometry import convolve, own_support, union
 from lwdc.mixing import mix, place
@@ -284,6 +284,17 @@ def selection_ops(supernet: nn.Module) -> dict[str, SelectionOp]:
     return dict(sorted(found.items(), key=lambda item: item[1].site.index))
 
 
+def supernet_ops(supernet: nn.Module) -> dict[str, SelectionOp]:
+    """The same, of what has to have some. Raises ``SpaceError`` if it has none."""
+    ops = selection_ops(supernet) if isinstance(supernet, nn.Module) else {}
+    if not ops:
+        raise SpaceError(_NO_SUPERNET.format(type(supernet).__name__))
+    return ops
+
+
+_NO_SUPERNET = "this {} is no supernet: give what lwdc.wrap returned, which has selection operators."
+
+
 class Together:
     """Sites alike, whose kernels are mixed in one go in a forward pass, when the first of them asks for its own.
 
@@ -397,8 +408,11 @@ def forget(supernet: nn.Module) -> None:
 def advance(supernet: nn.Module, progress: float) -> None:
     """Set every gate's schedule, in place, to the share ``progress`` in [0, 1] of the search.
 
-    From half of it on the starts of epitomes are whole and stay where they are.
+    From half of it on the starts of epitomes are whole and stay where they are. Raises ``SpaceError`` where nothing has
+    a schedule.
     """
-    for module in supernet.modules():
-        if isinstance(module, (Gate, Starts)):
-            module.advance(progress)
+    scheduled = [module for module in supernet.modules() if isinstance(module, (Gate, Starts))]
+    if not scheduled:
+        raise SpaceError(_NO_SUPERNET.format(type(supernet).__name__))
+    for module in scheduled:
+        module.advance(progress)

@@ -14,7 +14,7 @@ from lwdc.candidates.sums import sums_of
 from lwdc.counting import count_macs, count_params
 from lwdc.errors import SpaceError
 from lwdc.sites import Site, find_sites
-from lwdc.tracing import Shape
+from lwdc.tracing import Shape, uncompiled
 
 LEAN: tuple[Candidate, ...] = (
     {"op": "original"},
@@ -59,7 +59,16 @@ class SearchSpace:
     def __post_init__(self) -> None:
         if isinstance(self.branches, bool) or not isinstance(self.branches, int) or self.branches < 1:
             raise SpaceError(f"branches is a whole number from 1 on, found {self.branches!r}.")
+        for setting in ("include", "exclude", "tie"):
+            if isinstance(patterns := getattr(self, setting), str):
+                raise SpaceError(f"{setting} is a list of patterns: write [{patterns!r}], found the text {patterns!r}.")
+        if not isinstance(self.per_site, Mapping):
+            raise SpaceError(
+                f"per_site maps patterns to lists of candidates, {{'layer4.*': [...]}}; found {self.per_site!r:.200}."
+            )
         for candidates in (self.candidates, *self.per_site.values()):
+            if isinstance(candidates, str | Mapping):
+                raise SpaceError(f"candidates are listed, [{{'op': 'original'}}, ...]; found {candidates!r:.200}.")
             for candidate in candidates:
                 check(candidate)
             labels = [label(candidate) for candidate in candidates]
@@ -99,6 +108,7 @@ def make_plan(model: nn.Module, space: SearchSpace, input_size: Shape) -> Plan:
 
     Raises ``SpaceError`` if no site matches, none has two candidates that fit, or nothing of a ``per_site`` list fits.
     """
+    model = uncompiled(model)
     layout = find_sites(model, input_size)
     left_alone = list(layout.left_alone)
     reserved = _reserved(model, space, layout.sites, input_size)

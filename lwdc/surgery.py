@@ -13,10 +13,10 @@ from lwdc.candidates.base import with_settings
 from lwdc.candidates.original import trained_weight
 from lwdc.errors import ArchitectureError, SpaceError, unknown_name
 from lwdc.gates import Gate, Softmax
-from lwdc.selection import Mixing, SelectionOp, draw, forget, selection_ops
+from lwdc.selection import Mixing, SelectionOp, draw, forget, selection_ops, supernet_ops
 from lwdc.sites import Site, check_network, find_sites
 from lwdc.space import Choice, Plan, SearchSpace, make_plan
-from lwdc.tracing import Shape, call_layers, reference, replace
+from lwdc.tracing import Shape, call_layers, reference, replace, uncompiled
 
 Copied = Callable[[Any], Any]  # of a part of a network, that copy which a copy of the network holds
 
@@ -35,12 +35,15 @@ def wrap(
 
     ``input_size`` is ``(channels, height, width)`` or ``(channels, length)``; timm networks know theirs. With
     ``inherit`` every operator starts from the best closed-form approximation of the trained weight, else from
-    fresh weights of the same output variance. ``plan`` is a space already laid on this very network.
+    fresh weights of the same output variance. ``plan`` is a space already laid on this very network. Of what
+    ``torch.compile`` returned the network itself is copied: compile the supernet.
     """
+    model = uncompiled(model)
     if selection_ops(model):
         raise SpaceError("this network is a supernet already: wrap the network that it was made from.")
     if mixing not in get_args(Mixing):
         raise SpaceError(unknown_name("mixing", mixing, get_args(Mixing)))
+    _check_space_and_gate(space, gate)
     check_network(model)
     plan = plan or make_plan(model, space or SearchSpace(), _size(model, input_size))
     supernet = copy.deepcopy(model)
@@ -61,6 +64,20 @@ def wrap(
     return supernet
 
 
+def _check_space_and_gate(space: object, gate: object) -> None:
+    if not isinstance(space, SearchSpace | None):
+        raise SpaceError(
+            f"space is a lwdc.SearchSpace, like lwdc.SearchSpace(exclude=['head.*']), or None; found {space!r:.200}. "
+            "The shape of an input is given as input_size=."
+        )
+    if not callable(gate) or isinstance(gate, nn.Module):
+        given = f"one {type(gate).__name__}, which is for one site" if isinstance(gate, nn.Module) else repr(gate)
+        raise SpaceError(
+            "gate is what makes a gate for a number of candidates, such as the class lwdc.gates.OneHot or "
+            f"functools.partial(lwdc.gates.OneHot, warmup=0.1); found {given}."
+        )
+
+
 def default_input_size(model: nn.Module) -> Shape:
     """The image shape that a timm network was made for. Raises ``SpaceError`` for other networks."""
     config = getattr(model, "pretrained_cfg", None)
@@ -77,10 +94,12 @@ def _size(model: nn.Module, given: Shape | None) -> Shape:
 def discretise(supernet: nn.Module, architecture: Architecture | None = None) -> tuple[nn.Module, Architecture]:
     """Keep one operator per site, as plain PyTorch modules; ``supernet`` is not changed.
 
-    The default architecture takes every gate's best candidate. Returns the network and its architecture.
+    The default architecture takes every gate's best candidate. Returns the network and its architecture. Raises
+    ``SpaceError`` for what is no supernet, and for what holds one, like DistributedDataParallel: give the one it holds.
     """
-    architecture = architecture or chosen_architecture(supernet)
-    _check_names(architecture, selection_ops(supernet))
+    supernet = as_wrapped(supernet)
+    architecture = chosen_architecture(supernet) if architecture is None else architecture
+    check_names(architecture, selection_ops(supernet))
 
     def released(op: SelectionOp, copied: Copied) -> nn.Module:
         operator = copied(op.operators[candidate_index(op, architecture)])
@@ -104,18 +123,33 @@ def original_network(supernet: nn.Module) -> nn.Module:
 
 def input_size_of(supernet: nn.Module) -> Shape:
     """The image shape that the supernet was wrapped for."""
-    return supernet.lwdc_input_size  # type: ignore[return-value]
+    return as_wrapped(supernet).lwdc_input_size  # type: ignore[return-value]
+
+
+def as_wrapped(supernet: nn.Module) -> nn.Module:
+    """What ``wrap`` returned, also where ``torch.compile`` was given it. Raises ``SpaceError`` for anything else."""
+    supernet_ops(supernet)
+    network, kind = uncompiled(supernet), type(supernet).__name__
+    held = {"": network, "module": getattr(network, "module", None), **dict(network.named_modules())}
+    # Of its own: some that hold a supernet hand on what they lack.
+    name = next((name for name, module in held.items() if "lwdc_input_size" in getattr(module, "__dict__", {})), None)
+    if name is None:
+        raise SpaceError(f"this {kind} is but a part of a supernet: give all that lwdc.wrap returned.")
+    if name:
+        path = f".{name}" if all(map(str.isidentifier, name.split("."))) else f".get_submodule({name!r})"
+        raise SpaceError(f"this {kind} is no supernet but holds one: give its {path}.")
+    return network
 
 
 def chosen_architecture(supernet: nn.Module) -> Architecture:
     """Every gate's best candidate by its final score."""
-    return Architecture({name: op.candidates[op.chosen] for name, op in selection_ops(supernet).items()})
+    return Architecture({name: op.candidates[op.chosen] for name, op in supernet_ops(supernet).items()})
 
 
 def point_at(supernet: nn.Module, architecture: Architecture) -> None:
     """Make every gate one-hot at the architecture's choice, in place."""
-    ops = selection_ops(supernet)
-    _check_names(architecture, ops)
+    ops = supernet_ops(supernet)
+    check_names(architecture, ops)
     pointed: dict[Gate, int] = {}
     for op in ops.values():
         index = candidate_index(op, architecture)
@@ -132,7 +166,7 @@ def begin_with_prior(supernet: nn.Module, weight: float) -> None:
     as a tenth at least; the mean over sites that share a gate. Where nothing was inherited gates stay uniform. Ours.
     """
     logs: dict[Gate, list[Tensor]] = {}
-    for op in selection_ops(supernet).values():
+    for op in supernet_ops(supernet).values():
         if op.errors:
             kept = 1 - torch.tensor([op.errors[name] for name in op.labels]).square()
             logs.setdefault(op.gate, []).append(kept.clamp_min(_LEAST_KEPT).log())
@@ -151,7 +185,7 @@ def inherit_mixture(supernet: nn.Module, architecture: Architecture) -> None:
     What works after a search with gates that mix is the mixture, and its operators are but parts of it; where all are
     linear it is one kernel, which the chosen one inherits as it did the trained layer's. Other sites stay as they are.
     """
-    weights = [(op, op.as_weight()) for op in selection_ops(supernet).values()]  # all before any is changed
+    weights = [(op, op.as_weight()) for op in supernet_ops(supernet).values()]  # all before any is changed
     for op, weight in weights:
         if weight is not None:
             op.operators[candidate_index(op, architecture)].inherit(weight)  # type: ignore[operator]
@@ -170,11 +204,12 @@ def candidate_index(op: SelectionOp, architecture: Architecture) -> int:
 
 def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | None = None) -> nn.Module:
     """A copy of ``model`` with the architecture's operators, freshly initialised; ``model`` is not changed."""
+    model = uncompiled(model)
     check_network(model)
     network = copy.deepcopy(model)
     sites = find_sites(network, _size(model, input_size)).sites
     by_name = {name: site for site in sites for name in (site.name, *site.aliases)}
-    _check_names(architecture, by_name)
+    check_names(architecture, by_name)
     modules = dict(network.named_modules(remove_duplicate=False))
     replacements: dict[nn.Module, nn.Module] = {}
     for name, candidate in architecture.choices.items():
@@ -186,7 +221,13 @@ def rebuild(model: nn.Module, architecture: Architecture, input_size: Shape | No
     return network
 
 
-def _check_names(architecture: Architecture, known: Collection[str]) -> None:
+def check_names(architecture: Architecture, known: Collection[str]) -> None:
+    """Raise ``ArchitectureError`` unless all sites of the architecture are ``known``."""
+    if not isinstance(architecture, Architecture):
+        raise ArchitectureError(
+            f"found {architecture!r:.200} where an architecture belongs: give lwdc.Architecture(choices), "
+            "or what lwdc.Architecture.load reads from a file."
+        )
     missing = [name for name in architecture.choices if name not in known]
     if missing:
         raise ArchitectureError(
@@ -237,6 +278,7 @@ def _unwrapped(supernet: nn.Module, instead: Callable[[SelectionOp, Copied], nn.
 
     Of what an operator holds only that is copied which ``copied`` is asked for: a copy costs what the network does.
     """
+    supernet = as_wrapped(supernet)
     ops = list(selection_ops(supernet).values())
     memo: dict[int, Any] = {id(op): op for op in ops}
     network = copy.deepcopy(supernet, memo)

@@ -60,6 +60,11 @@ def reference(network: nn.Module) -> Tensor:
     return next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
 
 
+def uncompiled(network: nn.Module) -> nn.Module:
+    """What ``torch.compile`` was given, which shares all with what it returned; any other network as it is."""
+    return network._modules.get("_orig_mod") or network
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """In evaluation mode; afterwards every module is in the mode that it was in."""

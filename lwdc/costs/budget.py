@@ -11,10 +11,10 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import nn
 
 from lwdc.architecture import Architecture
-from lwdc.costs.table import CostTable
+from lwdc.costs.table import CostTable, check_table
 from lwdc.costs.units import example, in_unit
 from lwdc.errors import CostError
-from lwdc.selection import selection_ops
+from lwdc.selection import supernet_ops
 
 
 def parse_budget(budget: float | str, table: CostTable) -> int:
@@ -78,14 +78,21 @@ def choose(supernet: nn.Module, table: CostTable, bound: int | None = None) -> A
     """The architecture with the largest sum of log-probabilities whose cost is at most ``bound``.
 
     Exact: a multiple-choice knapsack, solved as a mixed-integer program. Sites that share a gate choose once. Raises
-    ``CostError`` if no architecture keeps the bound.
+    ``CostError`` if no architecture keeps the bound, and for a bound that is no whole number of the table's, as
+    ``parse_budget`` gives it.
     """
+    if bound is not None and (isinstance(bound, bool) or not hasattr(bound, "__index__")):
+        raise CostError(
+            f"bound is a whole number of the table's unit: give lwdc.parse_budget({bound!r}, table); found {bound!r}."
+        )
     return choose_within(supernet, [] if bound is None else [(table, bound)])
 
 
 def choose_within(supernet: nn.Module, bounds: Sequence[tuple[CostTable, int]]) -> Architecture:
     """The same under any number of bounds at once, each on a cost of its own."""
-    ops = selection_ops(supernet)
+    ops = supernet_ops(supernet)
+    for table, _ in bounds:
+        check_table(table, ops)
     first: dict[Any, str] = {}
     groups = {name: first.setdefault(op.gate, name) for name, op in ops.items()}
     scores = {group: ops[group].gate.scores().double().cpu().numpy() for group in dict.fromkeys(groups.values())}

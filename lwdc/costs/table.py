@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from lwdc.architecture import Architecture
 from lwdc.candidates import Operator, label
 from lwdc.costs.base import CostModel, WholeCostModel
-from lwdc.errors import ArchitectureError
-from lwdc.selection import SelectionOp, selection_ops
-from lwdc.surgery import input_size_of, original_network
+from lwdc.errors import ArchitectureError, CostError
+from lwdc.selection import SelectionOp, selection_ops, supernet_ops
+from lwdc.surgery import as_wrapped, input_size_of, original_network
 from lwdc.text import significant
 
 
@@ -122,8 +122,11 @@ class CostTable:
 def tabulate(supernet: nn.Module, cost: CostModel | WholeCostModel) -> CostTable:
     """Measure every candidate of every site of ``supernet``, which is left as it was.
 
-    Equal layers are measured once.
+    Equal layers are measured once. Raises ``SpaceError`` for what is no supernet.
     """
+    supernet = as_wrapped(supernet)
+    if isinstance(cost, type) or not (callable(cost) or isinstance(cost, WholeCostModel)):
+        raise CostError(f"cost is a cost model, such as lwdc.Macs() or lwdc.Latency(batch=8); found {cost!r:.200}.")
     if isinstance(cost, WholeCostModel):
         return cost.tabulate(supernet)
     measured: dict[object, int] = {}
@@ -185,6 +188,19 @@ def laid_out(
     return sites, original, groups
 
 
+def check_table(table: CostTable, ops: Mapping[str, SelectionOp]) -> None:
+    """Raise ``CostError`` unless the table is of a supernet with these selection operators."""
+    if not isinstance(table, CostTable):
+        raise CostError(f"table is what lwdc.tabulate(supernet, lwdc.Macs()) returns, found {table!r:.200}.")
+    counts = {name: len(costs) for name, costs in table.sites.items()}
+    if counts != {name: len(op.candidates) for name, op in ops.items()}:
+        raise CostError(
+            f"the table ({table.name}) is of another supernet, with {sum(counts.values())} candidates at {len(counts)} "
+            f"site(s), {', '.join(list(counts)[:3])}, ...; this one has {len(ops)} site(s), "
+            f"{', '.join(list(ops)[:3])}, ...: give the table that lwdc.tabulate makes of it."
+        )
+
+
 def expected_cost(supernet: nn.Module, table: CostTable) -> Tensor:
     """Cost of the whole network under the gates, as a share of the original's: a scalar, differentiable.
 
@@ -192,7 +208,8 @@ def expected_cost(supernet: nn.Module, table: CostTable) -> Tensor:
     maximum, a norm of high order: the largest, or above it by up to a few hundredths where many sites come near it. So
     whatever makes a site cheaper never raises it, and a bound errs on the safe side. Ours.
     """
-    ops = selection_ops(supernet)
+    ops = supernet_ops(supernet)
+    check_table(table, ops)
     cached = {op.gate: op.gate.expected() for op in ops.values()}
     weights = torch.cat([cached[ops[name].gate] for name in table.sites])
     shares = table.shares(weights.device).to(weights.dtype)

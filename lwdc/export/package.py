@@ -19,9 +19,9 @@ from lwdc.errors import ArchitectureError, BackboneError, ExportError, SpaceErro
 from lwdc.export.description import Description, describe
 from lwdc.export.portable import refuse_supernet
 from lwdc.files import check_regular, read_bytes, read_json, replacing
-from lwdc.surgery import rebuild
+from lwdc.surgery import check_names, rebuild
 from lwdc.tensors import AtMost, untied
-from lwdc.tracing import Shape
+from lwdc.tracing import Shape, uncompiled
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
@@ -43,9 +43,12 @@ def save(
     ``network`` is what ``discretise`` gave, trained or not, with its ``architecture``. Without a
     ``backbone``, ``load`` needs the network that was wrapped, with any weights. ``input_size`` is
     ``(channels, height, width)``, by default the preprocessing's or a timm network's own. Returns the
-    files. Raises ``ExportError`` if the package could not be loaded again, and then writes nothing.
+    files. Raises ``ExportError`` if the package could not be loaded again, ``ArchitectureError`` for sites that the
+    network lacks, and then writes nothing.
     """
+    network = uncompiled(network)
     refuse_supernet(network)
+    check_names(architecture, dict(network.named_modules(remove_duplicate=False)))
     description = describe(
         network,
         architecture,

@@ -6,12 +6,13 @@ from torch import nn
 
 from lwdc.errors import ExportError
 from lwdc.selection import selection_ops
+from lwdc.tracing import uncompiled
 
 
 def portable(network: nn.Module) -> nn.Module:
     """A copy on the CPU in float32 and evaluation mode, without gradients; ``network`` is not changed."""
     refuse_supernet(network)
-    return copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
+    return copy.deepcopy(uncompiled(network)).cpu().float().eval().requires_grad_(False)
 
 
 def refuse_supernet(network: nn.Module) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lwdc.costs import best_within, expected_cost
-from lwdc.selection import selection_ops
+from lwdc.costs.table import check_table
+from lwdc.selection import supernet_ops
 from lwdc.strategies.falling import held_at, least_within
 from lwdc.strategies.pressure import Held
 
@@ -27,7 +28,9 @@ class Holding:
 
     def __init__(self, supernet: nn.Module, held: Sequence[Held]) -> None:
         self.supernet, self.held = supernet, tuple(held)
-        ops = selection_ops(supernet)
+        ops = supernet_ops(supernet)
+        for cost in self.held:
+            check_table(cost.table, ops)
         self._costs = [cost.table.group_costs() for cost in self.held]
         self._gates = [ops[group].gate for group in self._costs[0]]
         self._one_hot = all(gate.expects_one for gate in self._gates)
