@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ from lwdc.backbones import Backbone
 from lwdc.data import Digits
 from lwdc.export import Deployment, export_all, to_onnx
 
-PAGE = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "README.md").read_text()
 
 
-def block(containing: str) -> str:
+def block(containing: str, page: str = PAGE) -> str:
     """The Python block of the page that holds a word."""
-    found = [text for text in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if containing in text]
+    found = [text for text in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if containing in text]
     assert len(found) == 1
     return found[0]
 
@@ -34,6 +36,22 @@ def test_the_training_loop_leaves_a_package_that_loads(tmp_path: Path, monkeypat
     exec(code, scope)
     images = torch.randn(2, 3, 32, 32)
     network = scope["network"].eval()
+    torch.testing.assert_close(lwdc.load("small", model=model)(images), network(images))
+
+
+def test_the_loop_under_a_budget_leaves_a_network_within_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = block("Holding", (ROOT / "docs" / "loop.md").read_text()).replace("224", "8")
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 16, 3), nn.Conv2d(16, 16, 3, padding=1),
+        nn.Flatten(), nn.Linear(256, 3),
+    )  # fmt: skip
+    loader = [(torch.randn(8, 3, 8, 8), torch.randint(3, (8,))) for _ in range(10)]
+    scope: dict[str, Any] = {"torch": torch, "model": model, "loader": loader, "criterion": nn.CrossEntropyLoss()}
+    exec(code, scope)
+    assert scope["table"].of(scope["architecture"]) <= scope["bound"]
+    assert [record.file for record in scope["files"]] == ["model.safetensors", "model.pt2", "model.onnx"]
+    images, network = torch.randn(2, 3, 8, 8), scope["network"].eval()
     torch.testing.assert_close(lwdc.load("small", model=model)(images), network(images))
 
 
@@ -76,6 +94,5 @@ def test_an_ordinary_picture_of_a_digit_is_classified_as_the_page_says(
 
 
 def test_the_folders_that_the_page_names_exist() -> None:
-    root = Path(__file__).parents[1]
     for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
-        assert link.startswith("http") or (root / link).exists(), link
+        assert link.startswith("http") or (ROOT / link).exists(), link
