@@ -25,7 +25,7 @@ class DataError(LwdcError):
 
 
 class CostError(LwdcError):
-    """A budget or factor that is malformed or cannot be reached."""
+    """A cost, budget or factor that is malformed, or a budget that cannot be reached."""
 
 
 class TrainingError(LwdcError):

@@ -1,10 +1,11 @@
 """What a cost model promises."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from lwdc.errors import CostError
 from lwdc.tracing import Shape
 
 if TYPE_CHECKING:
@@ -38,3 +39,19 @@ class MeasuredCostModel(WholeCostModel, Protocol):
 
     def measure(self, network: nn.Module, original: nn.Module, input_size: Shape, table: "CostTable") -> int:
         """The cost of ``network``, measured beside the ``original`` one, in the table's whole numbers."""
+
+
+def check_cost(cost: Any) -> None:
+    """Raise ``CostError`` unless ``cost`` is an object with a name and a unit that measures."""
+    kind = cost.__name__ if isinstance(cost, type) else type(cost).__name__
+    if isinstance(cost, type):
+        raise CostError(f"a cost is an object, found the class {kind}: give {kind}().")
+    for attribute in ("name", "unit"):
+        found = getattr(cost, attribute, None)
+        if not isinstance(found, str) or not found:
+            raise CostError(f"a cost has a {attribute}, as text; that of {kind} is {found!r}.")
+    if not callable(cost) and not isinstance(cost, WholeCostModel):
+        raise CostError(
+            f"cost {cost.name!r}: {kind} measures nothing; give it __call__(module, input_shapes), or "
+            "tabulate(supernet) for a cost of whole networks."
+        )

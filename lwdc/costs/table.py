@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,11 +11,15 @@ from torch import Tensor, nn
 
 from lwdc.architecture import Architecture
 from lwdc.candidates import Operator, label
-from lwdc.costs.base import CostModel, WholeCostModel
+from lwdc.costs.base import CostModel, WholeCostModel, check_cost
+from lwdc.costs.macs import Macs
+from lwdc.costs.params import Params
+from lwdc.costs.size import Size
 from lwdc.errors import ArchitectureError, CostError
 from lwdc.selection import SelectionOp, selection_ops, supernet_ops
-from lwdc.surgery import as_wrapped, input_size_of, original_network
+from lwdc.surgery import as_wrapped, discretise, input_size_of, original_network
 from lwdc.text import significant
+from lwdc.tracing import Shape
 
 
 class Agreement(NamedTuple):
@@ -107,6 +111,8 @@ class CostTable:
         costs = [*table.original.values(), *(cost for costs in table.sites.values() for cost in costs.values())]
         if any(type(cost) is not int for cost in (*costs, table.rest, table.per_unit)) or table.per_unit < 1:
             raise ValueError("costs are whole numbers")
+        if any(cost < 0 for cost in costs):
+            raise ValueError("a cost is below 0")
         if table.sites.keys() != table.groups.keys() or table.total <= 0:
             raise ValueError("its sites and groups do not belong together, or the original costs nothing")
         return table
@@ -122,20 +128,84 @@ class CostTable:
 def tabulate(supernet: nn.Module, cost: CostModel | WholeCostModel) -> CostTable:
     """Measure every candidate of every site of ``supernet``, which is left as it was.
 
-    Equal layers are measured once. Raises ``SpaceError`` for what is no supernet.
+    Equal layers are measured once. Raises ``SpaceError`` for what is no supernet and ``CostError`` for a cost that is
+    no whole number from 0 on, or no sum.
     """
     supernet = as_wrapped(supernet)
-    if isinstance(cost, type) or not (callable(cost) or isinstance(cost, WholeCostModel)):
-        raise CostError(f"cost is a cost model, such as lwdc.Macs() or lwdc.Latency(batch=8); found {cost!r:.200}.")
+    check_cost(cost)
     if isinstance(cost, WholeCostModel):
-        return cost.tabulate(supernet)
+        return _checked(cost.tabulate(supernet), supernet, cost.name)
     measured: dict[object, int] = {}
     for entry in entries(supernet):
         if entry.key not in measured:
-            measured[entry.key] = cost(entry.module(), [shape for shape, _ in entry.op.site.calls])
+            calls = [shape for shape, _ in entry.op.site.calls]
+            measured[entry.key] = _counted(cost, entry.module(), calls, f"{entry.label!r} at site {entry.site!r}")
     sites, original, groups = laid_out(supernet, lambda entry: measured[entry.key])
-    whole = cost(original_network(supernet), [input_size_of(supernet)])
-    return CostTable(cost.name, cost.unit, sites, original, groups, whole - sum(original.values()))
+    whole = _counted(cost, original_network(supernet), [input_size_of(supernet)], "the original network")
+    if whole == 0:
+        raise CostError(f"by cost {cost.name!r} the original network costs nothing: there is nothing to save.")
+    layers = sum(original.values())
+    if whole < layers:
+        raise _no_sum(cost, f"the original network costs {whole:,}, its layers alone together {layers:,}")
+    table = CostTable(cost.name, cost.unit, sites, original, groups, whole - layers)
+    if type(cost) not in _SUMS:
+        _check_sum(supernet, cost, table)
+    return table
+
+
+_SUMS = (Macs, Params, Size)  # to count a network once more would take as long as the table
+
+
+def _counted(cost: CostModel, module: nn.Module, shapes: Sequence[Shape], what: str) -> int:
+    value: Any = cost(module, shapes)
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = -1
+    if found < 0:
+        raise CostError(
+            f"cost {cost.name!r} gives {value!r:.100} for {what}: a cost is a whole number of one unit, 0 or more; for "
+            "fractions count in a smaller unit."
+        )
+    return found
+
+
+def _check_sum(supernet: nn.Module, cost: CostModel, table: CostTable) -> None:
+    """Raise ``CostError`` unless the network of the cheapest operators costs what the table says, but for rounding."""
+    grouped = table.group_costs()
+    cheapest = {}
+    for name, op in selection_ops(supernet).items():
+        costs = grouped[table.groups[name]]
+        cheapest[name] = op.candidates[costs.index(min(costs))]
+    network, architecture = discretise(supernet, Architecture(cheapest))
+    found = _counted(cost, network, [input_size_of(supernet)], "the network of the cheapest operators")
+    said = table.of(architecture)
+    if abs(found - said) > 2 * (len(table.sites) + 1):  # each number may be rounded
+        raise _no_sum(cost, f"the network of the cheapest operators costs {found:,}, by its layers {said:,}")
+
+
+def _no_sum(cost: CostModel, found: str) -> CostError:
+    return CostError(
+        f"cost {cost.name!r} is no sum over layers: {found}. One of whole networks has tabulate(supernet) instead, as "
+        "lwdc.costs.Memory."
+    )
+
+
+def _checked(table: Any, supernet: nn.Module, name: str) -> CostTable:
+    """The table of a cost of whole networks. Raises ``CostError`` unless it is one of this supernet."""
+    if not isinstance(table, CostTable):
+        raise CostError(f"cost {name!r}: tabulate(supernet) returns a CostTable, found a {type(table).__name__}.")
+    try:
+        CostTable.from_dict(table.to_dict())  # as a run that is resumed reads it
+    except (KeyError, TypeError, ValueError) as error:
+        raise CostError(f"cost {name!r}: the table that tabulate(supernet) returns cannot be used: {error}.") from error
+    wanted = {site: list(op.labels) for site, op in selection_ops(supernet).items()}
+    if [(site, list(costs)) for site, costs in table.sites.items()] != list(wanted.items()):
+        raise CostError(
+            f"cost {name!r}: the table that tabulate(supernet) returns has other sites or operators than the supernet; "
+            "lwdc.costs.table.laid_out(supernet, cost) lists them as it should."
+        )
+    return table
 
 
 class Entry(NamedTuple):

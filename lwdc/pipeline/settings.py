@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lwdc.backbones import Backbone
 from lwdc.costs import CostModel, WholeCostModel, linear
+from lwdc.costs.base import check_cost
 from lwdc.data import DataModule
 from lwdc.errors import CostError, LwdcError, unknown_name
 from lwdc.evaluators import Evaluator, Refitted, SharedWeights
@@ -55,6 +56,7 @@ class CostSettings:
     also: tuple["CostSettings", ...] = ()  # further costs, each with a factor or a budget of its own
 
     def __post_init__(self) -> None:
+        check_cost(self.model)
         if not 0 <= self.ramp <= 1:
             raise CostError(f"cost.ramp is a share of the search in [0, 1], found {self.ramp}.")
         if not 0 <= self.begin <= self.end <= 1:

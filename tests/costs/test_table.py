@@ -1,19 +1,25 @@
 """Cost tables: equal, as whole numbers, to what the released networks count."""
 
+import dataclasses
 import functools
 import itertools
+import json
 import random
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
-from lwdc.costs import CostModel, CostTable, Macs, Params, expected_cost, logarithmic, penalty, tabulate
-from lwdc.errors import ArchitectureError
+from lwdc.costs import CostModel, CostTable, Macs, Memory, Params, expected_cost, logarithmic, penalty, tabulate
+from lwdc.errors import ArchitectureError, CostError
 from lwdc.gates import OneHot, Softmax
+from lwdc.pipeline import CostSettings
 from lwdc.selection import gates, selection_ops
 from lwdc.space import SearchSpace
 from lwdc.surgery import discretise, original_network, point_at, wrap
@@ -227,7 +233,7 @@ def test_equal_layers_are_measured_once() -> None:
 
         def __call__(self, module: nn.Module, input_shapes: object) -> int:
             calls.append(module)
-            return 1
+            return len(list(module.modules()))
 
     tabulate(wrap(nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(4))), input_size=(8, 20, 20)), Counting())
     sizes = {type(module) for module in calls}
@@ -236,7 +242,7 @@ def test_equal_layers_are_measured_once() -> None:
     calls.clear()
     tabulate(same, Counting())
     (candidates,) = {len(op.candidates) for op in selection_ops(same).values()}
-    assert len(calls) == candidates + 1  # candidates once, the whole
+    assert len(calls) == candidates + 2  # candidates once, the whole, and that of the cheapest
 
 
 @pytest.mark.parametrize(
@@ -250,3 +256,76 @@ def test_an_architecture_of_another_space_is_refused(choices: dict[str, dict[str
     table: CostTable = tabulate(supernet_of_line(), Macs())
     with pytest.raises(ArchitectureError, match=message):
         table.of(Architecture(choices))
+
+
+class Counted:
+    """A cost made of the multiply-accumulates."""
+
+    name, unit = "counted", "u"
+
+    def __init__(self, made: Callable[[int], object]) -> None:
+        self.made = made
+
+    def __call__(self, module: nn.Module, input_shapes: Sequence[Shape]) -> Any:
+        return self.made(Macs()(module, input_shapes))
+
+
+@pytest.fixture(scope="module")
+def lined() -> nn.Module:
+    return supernet_of_line(candidates=[{"op": "original"}, {"op": "pointwise"}])
+
+
+@pytest.mark.parametrize("made", [lambda macs: 4 * macs, np.int64, torch.tensor, lambda macs: round(0.37 * macs)])
+def test_costs_of_any_whole_numbers_are_kept_as_plain_ones(made: Callable[[int], Any], lined: nn.Module) -> None:
+    table = tabulate(lined, Counted(made))
+    assert CostTable.from_dict(json.loads(json.dumps(table.to_dict()))) == table
+    assert table.total == int(made(tabulate(lined, Macs()).total))
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan"), None, -3, "12", torch.tensor(0.5)])
+def test_a_cost_that_is_no_whole_number_is_refused_by_operator_and_site(value: object, lined: nn.Module) -> None:
+    with pytest.raises(CostError, match=r"'counted' gives .* for 'original' at site '1': a cost is a whole number"):
+        tabulate(lined, Counted(lambda macs: value))
+
+
+@pytest.mark.parametrize("power", [0.5, 2])
+def test_a_cost_that_is_no_sum_over_layers_is_refused(power: float, lined: nn.Module) -> None:
+    with pytest.raises(CostError, match=r"'counted' is no sum over layers: .* has tabulate\(supernet\) instead"):
+        tabulate(lined, Counted(lambda macs: int(macs**power)))
+
+
+class Nameless(Counted):
+    name = None  # type: ignore[assignment]
+
+
+class Whole:
+    """Gives what it is told to as a table."""
+
+    name, unit = "whole", "u"
+
+    def __init__(self, changed: Callable[[CostTable], object]) -> None:
+        self.changed = changed
+
+    def tabulate(self, supernet: nn.Module) -> Any:
+        return self.changed(tabulate(supernet, Macs()))
+
+
+@pytest.mark.parametrize(
+    ("cost", "message"),
+    [
+        (Counted(lambda macs: 0), "the original network costs nothing"),
+        (Memory, r"found the class Memory: give Memory\(\)"),
+        (Nameless(int), "a cost has a name, as text; that of Nameless is None"),
+        (lambda module, shapes: 3, "a cost has a name, as text; that of function is None"),
+        (types.SimpleNamespace(name="a", unit="u"), "'a': SimpleNamespace measures nothing"),
+        (Whole(lambda table: table.to_dict()), "returns a CostTable, found a dict"),
+        (Whole(lambda table: dataclasses.replace(table, rest=0.5)), "cannot be used: costs are whole numbers"),
+        (Whole(lambda table: dataclasses.replace(table, sites={}, groups={})), "other sites or operators"),
+    ],
+)
+def test_what_is_no_cost_is_refused(cost: Any, message: str, lined: nn.Module) -> None:
+    with pytest.raises(CostError, match=message):
+        tabulate(lined, cost)
+    if not isinstance(cost, Counted | Whole) or isinstance(cost, Nameless):
+        with pytest.raises(CostError, match=message):  # before anything is built
+            CostSettings(cost)
