@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Hashable, Iterable
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,11 +17,23 @@ def count_macs(module: nn.Module, input_shapes: Iterable[Shape]) -> int:
     number is half of what ``torch.utils.flop_counter`` reports. Nothing is computed, unless the way
     through ``module`` hangs on values; it is left as it was.
     """
+    return count_calls(module, input_shapes)[0]
+
+
+def count_calls(module: nn.Module, input_shapes: Iterable[Shape]) -> tuple[int, dict[Shape, Shape | None]]:
+    """``count_macs``, and the shape of what each input gives; None where that is no tensor."""
     uses = Counter(tuple(shape) for shape in input_shapes)
-    return sum(count * _flops(module, shape) for shape, count in uses.items()) // 2
+    runs = {shape: _run(module, shape) for shape in uses}
+    macs = sum(count * runs[shape].flops for shape, count in uses.items()) // 2
+    return macs, {shape: run.output for shape, run in runs.items()}
 
 
-def _flops(module: nn.Module, shape: Shape) -> int:
+class _Run(NamedTuple):
+    flops: int
+    output: Shape | None
+
+
+def _run(module: nn.Module, shape: Shape) -> _Run:
     described = _described(module)
     if described is None:
         return _counted(module, shape)
@@ -29,7 +42,7 @@ def _flops(module: nn.Module, shape: Shape) -> int:
     return _known[described, shape]
 
 
-_known: dict[tuple[Hashable, Shape], int] = {}  # of layers that are alike: a run counts each of them several times
+_known: dict[tuple[Hashable, Shape], _Run] = {}  # of layers that are alike: a run counts each of them several times
 
 
 def _described(module: nn.Module) -> Hashable:
@@ -46,17 +59,18 @@ _PLAIN = {
 }  # fmt: skip
 
 
-def _counted(module: nn.Module, shape: Shape) -> int:
+def _counted(module: nn.Module, shape: Shape) -> _Run:
     for way in WAYS:
         counter = FlopCounterMode(display=False)
         try:
             run = way(_without_norms(outline(module)), shape)
             with counter:
-                run()
+                output = run()
         except Exception as error:  # noqa: BLE001  the next may do
             failure = error
         else:
-            return int(counter.get_total_flops())
+            found = tuple(output.shape[1:]) if isinstance(output, Tensor) else None
+            return _Run(int(counter.get_total_flops()), found)
     raise failure
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from lwdc.candidates import Candidate, DoesNotFit, build, check, label
+from lwdc.candidates.registry import told
 from lwdc.candidates.sums import sums_of
-from lwdc.counting import count_macs, count_params
-from lwdc.errors import SpaceError
+from lwdc.counting import count_calls, count_macs, count_params
+from lwdc.errors import LwdcError, SpaceError
 from lwdc.sites import Site, find_sites
 from lwdc.tracing import Shape, uncompiled
 
@@ -209,15 +210,43 @@ def _measure(
         except DoesNotFit as reason:
             measured[key] = str(reason)
         else:
-            measured[key] = (count_macs(module, [shape for shape, _ in site.calls]), count_params(module))
+            measured[key] = (_macs(candidate, site, module), count_params(module))
     return measured[key]
+
+
+def _macs(candidate: Candidate, site: Site, module: nn.Module) -> int:
+    """Of all calls of the site. Raises ``SpaceError`` where ``module`` does not give what the layer gave."""
+    if candidate["op"] == "original":
+        return count_macs(module, [shape for shape, _ in site.calls])
+    try:
+        macs, outputs = count_calls(module, [shape for shape, _ in site.calls])
+    except LwdcError:
+        raise
+    except Exception as error:
+        raise SpaceError(f"operator {label(candidate)!r} cannot run as released at {site}: {told(error)}.") from error
+    for given, wanted in site.calls:
+        if outputs[given] != wanted:
+            raise SpaceError(
+                f"operator {label(candidate)!r} at {site.name!r} makes of {given} an output of {outputs[given]}, where "
+                f"the layer gives {wanted}; let it keep the site's channels and stride, or raise DoesNotFit."
+            )
+    return macs
 
 
 def released_on_meta(candidate: Candidate, site: Site) -> nn.Module:
     """The module a candidate other than the original would leave at a site, on the meta device."""
     with torch.device("meta"):
         bias = torch.empty(site.out_channels) if site.bias else None
-        return build(candidate, site).release(bias)
+        operator = build(candidate, site)
+        try:
+            module: Any = operator.release(bias)
+        except LwdcError:
+            raise
+        except Exception as error:
+            raise SpaceError(f"operator {label(candidate)!r} cannot be released at {site}: {told(error)}.") from error
+    if not isinstance(module, nn.Module):
+        raise SpaceError(f"operator {label(candidate)!r}: release returns a module, found {module!r:.100}.")
+    return module
 
 
 def _refuse_idle_patterns(space: SearchSpace, sites: Sequence[Site], wanted: Sequence[Site]) -> None:

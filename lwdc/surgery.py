@@ -1,6 +1,7 @@
 """Surgery: a network into a supernet, and a supernet into an ordinary network again."""
 
 import copy
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_args
 
@@ -251,7 +252,7 @@ def _selection_op(
     for candidate in choice.candidates:
         operator = build(candidate, choice.site).to(weight.device, weight.dtype)
         if inherit:
-            errors[label(candidate)] = operator.inherit(weight)
+            errors[label(candidate)] = _inherited(operator, weight, candidate)
         else:
             operator.reset(float(weight.norm()))
         operators.append(operator)
@@ -259,6 +260,17 @@ def _selection_op(
     return SelectionOp(
         choice.site, layer, choice.candidates, tuple(operators), gate, mixing=mixing, errors=errors
     ).train(layer.training)
+
+
+def _inherited(operator: Operator, weight: Tensor, candidate: Candidate) -> float:
+    """The error that ``inherit`` gives. Raises ``SpaceError`` unless it is a number, as that of a finite weight is."""
+    error: Any = operator.inherit(weight)
+    if isinstance(error, float | int) and (math.isfinite(error) or not weight.isfinite().all()):
+        return error
+    raise SpaceError(
+        f"operator {label(candidate)!r} at {operator.site}: inherit returns the relative error ||W - K|| / ||W|| as a "
+        f"float, 1.0 where nothing is taken over, found {error!r:.100}."
+    )
 
 
 def _sample_gates(supernet: nn.Module, args: Any) -> None:

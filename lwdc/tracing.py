@@ -197,40 +197,41 @@ def _dims(layer: nn.Module) -> int:
     return 1 if isinstance(layer, (nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d)) else 2
 
 
-def _on_meta(model: nn.Module, shape: Shape) -> Callable[[], None]:
+def _on_meta(model: nn.Module, shape: Shape) -> Callable[[], Any]:
     """Fastest; fails where a tensor that is neither parameter nor buffer meets one without storage."""
     held = itertools.chain(model.named_parameters(), model.named_buffers())
     without_storage = {name: tensor.detach().to("meta") for name, tensor in held}
     image = _image(model, shape, "meta")
 
-    def run() -> None:
+    def run() -> Any:
         with torch.no_grad():
-            torch.func.functional_call(model, without_storage, (image,))
+            return torch.func.functional_call(model, without_storage, (image,))
 
     return run
 
 
-def _on_fakes(model: nn.Module, shape: Shape) -> Callable[[], None]:
+def _on_fakes(model: nn.Module, shape: Shape) -> Callable[[], Any]:
     """Several times slower; fails only where the network looks at values."""
 
-    def run() -> None:
+    def run() -> Any:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            model(_image(model, shape))
+            return model(_image(model, shape))
 
     return run
 
 
-def _for_real(model: nn.Module, shape: Shape) -> Callable[[], None]:
+def _for_real(model: nn.Module, shape: Shape) -> Callable[[], Any]:
     image = _image(model, shape)
 
-    def run() -> None:
+    def run() -> Any:
         with torch.no_grad():
-            model(image)
+            return model(image)
 
     return run
 
 
-# Ways to run a network on one input of a shape: each makes ready what runs it. The first compute nothing.
+# Ways to run a network on one input of a shape: each makes ready what runs it, and returns the output. The first
+# compute nothing.
 BY_SHAPES = (_on_meta, _on_fakes)
 WAYS = (*BY_SHAPES, _for_real)  # all ways, the next for where one fails
 

@@ -5,6 +5,7 @@ import re
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from lwdc.backbones import Backbone
-from lwdc.candidates import build, registry
+from lwdc.candidates import check_operator, label, registry
 from lwdc.costs import CostModel, Macs, tabulate
 from lwdc.data import DataModule
 from lwdc.errors import DataError
@@ -25,41 +26,38 @@ from lwdc.surgery import discretise, wrap
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 
 
-def example(subject: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """The first Python block below the heading "... ``subject``", imported as a module of its own."""
+def example(subject: str, folder: Path, monkeypatch: pytest.MonkeyPatch, block: int = 0) -> types.ModuleType:
+    """A Python block, the first one, below the heading "... ``subject``", imported as a module of its own."""
     section = PAGE.partition(f"### ... {subject}\n")[2].partition("\n### ")[0]
     blocks = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
     assert blocks, f"no example of {subject}"
-    name = f"example_{subject.split()[-1]}"
-    (folder / f"{name}.py").write_text(blocks[0])
+    name = f"example_{subject.split()[-1]}_{block}"
+    (folder / f"{name}.py").write_text(blocks[block])
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module(name)
 
 
 @pytest.fixture
-def narrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example's operator, registered for one test."""
+def operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples' operators, registered for one test."""
     monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
-    example("an operator", tmp_path, monkeypatch)
+    for block in range(3):
+        example("an operator", tmp_path, monkeypatch, block)
 
 
-def test_the_operator_is_the_same_as_kernel_branch_and_released_module(narrow: None) -> None:
-    conv = nn.Conv2d(8, 6, 3, stride=2, padding=1, bias=False).double()
-    site = find_sites(nn.Sequential(conv), (8, 9, 9)).sites[0]
-    operator = build({"op": "narrow", "ratio": 0.5}, site).double()
-    weight = conv.weight.detach()
-    error = operator.inherit(weight)
-    x = torch.randn(2, 8, 9, 9, dtype=torch.float64)
-    expected = nn.functional.conv2d(x, operator.kernel(), stride=2, padding=1)
-    assert torch.allclose(operator(x), expected, rtol=1e-10)
-    assert torch.allclose(operator.release(None)(x), expected, rtol=1e-10)
-    assert error == pytest.approx(float((weight - operator.kernel().detach()).norm() / weight.norm()))
+@pytest.mark.parametrize(
+    "candidate", [{"op": "narrow", "ratio": 0.5}, {"op": "one_filter"}, {"op": "rectified"}], ids=label
+)
+def test_the_operators_keep_their_promises(candidate: dict[str, Any], operators: None) -> None:
+    for layer, sizes in ((nn.Conv2d(8, 6, 3, stride=2, padding=1), (9, 9)), (nn.Conv1d(8, 8, 3, padding=1), (9,))):
+        check_operator(candidate, find_sites(nn.Sequential(layer), (8, *sizes)).sites[0])
 
 
-def test_a_space_can_name_the_operator(narrow: None) -> None:
+def test_a_space_can_name_the_operators(operators: None) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
-    space = SearchSpace(candidates=[{"op": "original"}, {"op": "narrow", "ratio": 0.25}])
+    named: list[dict[str, Any]] = [{"op": "narrow", "ratio": 0.25}, {"op": "one_filter"}, {"op": "rectified"}]
+    space = SearchSpace(candidates=[{"op": "original"}, *named])
     _, architecture = discretise(wrap(model, space, input_size=(3, 8, 8)))
     assert set(architecture.choices) == {"2"}
 

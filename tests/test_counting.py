@@ -50,7 +50,7 @@ def test_layers_that_are_alike_are_counted_once(monkeypatch: pytest.MonkeyPatch)
     counted: list[nn.Module] = []
     count = counting._counted
 
-    def counting_once(module: nn.Module, shape: Any) -> int:
+    def counting_once(module: nn.Module, shape: Any) -> Any:
         counted.append(module)
         return count(module, shape)
 

@@ -20,6 +20,7 @@ from lwdc.candidates import (
 )
 from lwdc.candidates.base import DoesNotFit, Operator
 from lwdc.candidates.chain import Chain, Layer
+from lwdc.candidates.checking import check_operator
 from lwdc.candidates.registry import (
     Candidate,
     build,
@@ -41,6 +42,7 @@ __all__ = [
     "build",
     "candidate_names",
     "check",
+    "check_operator",
     "epitome",
     "factorised",
     "fixed",

@@ -5,8 +5,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from lwdc.candidates.base import DoesNotFit, Operator
-from lwdc.errors import SpaceError, unknown_name
+from lwdc.candidates.base import Operator
+from lwdc.errors import LwdcError, SpaceError, unknown_name
 from lwdc.sites import Site
 
 Candidate = Mapping[str, Any]  # {"op": name, **options}
@@ -22,6 +22,9 @@ def register_candidate(name: str) -> Callable[[_B], _B]:
     It is called as ``builder(site, **options)`` and raises ``DoesNotFit`` where it cannot stand. An option ``of`` lists
     candidates that this one is made of, and is for nothing else.
     """
+
+    if not isinstance(name, str):
+        raise SpaceError(f"an operator is registered by name, @register_candidate('name'), found {name!r}.")
 
     def register(builder: _B) -> _B:
         taken = _BUILDERS.get(name)
@@ -76,15 +79,41 @@ def parts(candidate: Candidate) -> Sequence[Candidate]:
 def build(candidate: Candidate, site: Site) -> Operator:
     """The operator at ``site``, with weights not yet set. Raises ``DoesNotFit`` or ``SpaceError``."""
     check(candidate)
+    name, options = candidate["op"], _options(candidate)
     try:
-        operator = _BUILDERS[candidate["op"]](site, **_options(candidate))
-    except DoesNotFit:
+        operator: Any = _BUILDERS[name](site, **options)
+    except LwdcError:
         raise
-    except TypeError as error:
+    except Exception as error:
         raise SpaceError(
-            f"operator {candidate['op']!r} cannot be built from {_options(candidate)}: {error}."
+            f"operator {name!r} cannot be built from {options} at {site}: {told(error)}. Correct its options; the "
+            "operator itself raises DoesNotFit where it cannot stand."
         ) from error
+    if not isinstance(operator, Operator):
+        raise SpaceError(f"operator {name!r} is built by a function that returns an Operator, found {operator!r:.100}.")
+    if lacking := _lacking(operator):
+        raise SpaceError(f"operator {name!r}: its class {type(operator).__name__} {lacking}.")
     return operator
+
+
+def told(error: Exception) -> str:
+    """What an operator of others raised, and what that means where no tensor has values."""
+    text = f"{type(error).__name__}: {error}".rstrip(":. ")
+    if "meta" not in text:
+        return text
+    return f"{text} (sizes are counted on the meta device, where tensors have no values: read none of a tensor)"
+
+
+def _lacking(operator: Operator) -> str:
+    """What an operator's class does not have that all have; empty if it has all."""
+    if not hasattr(operator, "support"):
+        return "does not call Operator.__init__(site, support, groups)"
+    kind = type(operator)
+    if operator.support is None and kind.forward is Operator.forward:
+        return "is not linear (its support is None) and needs a forward"
+    if operator.support is not None and kind.compact_kernel is Operator.compact_kernel:
+        return "is linear (it has a support) and needs a compact_kernel"
+    return ""
 
 
 def label(candidate: Candidate) -> str:

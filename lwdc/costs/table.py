@@ -153,7 +153,7 @@ def tabulate(supernet: nn.Module, cost: CostModel | WholeCostModel) -> CostTable
     return table
 
 
-_SUMS = (Macs, Params, Size)  # to count a network once more would take as long as the table
+_SUMS: tuple[type, ...] = (Macs, Params, Size)  # to count a network once more would take as long as the table
 
 
 def _counted(cost: CostModel, module: nn.Module, shapes: Sequence[Shape], what: str) -> int:
