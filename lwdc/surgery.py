@@ -14,6 +14,7 @@ from lwdc.candidates.base import with_settings
 from lwdc.candidates.original import trained_weight
 from lwdc.errors import ArchitectureError, SpaceError, unknown_name
 from lwdc.gates import Gate, Softmax
+from lwdc.gates.checking import check_gate
 from lwdc.selection import Mixing, SelectionOp, draw, forget, selection_ops, supernet_ops
 from lwdc.sites import Site, check_network, find_sites
 from lwdc.space import Choice, Plan, SearchSpace, make_plan
@@ -44,8 +45,13 @@ def wrap(
         raise SpaceError("this network is a supernet already: wrap the network that it was made from.")
     if mixing not in get_args(Mixing):
         raise SpaceError(unknown_name("mixing", mixing, get_args(Mixing)))
-    _check_space_and_gate(space, gate)
+    if not isinstance(space, SearchSpace | None):
+        raise SpaceError(
+            f"space is a lwdc.SearchSpace, like lwdc.SearchSpace(exclude=['head.*']), or None; found {space!r:.200}. "
+            "The shape of an input is given as input_size=."
+        )
     check_network(model)
+    check_gate(gate)
     plan = plan or make_plan(model, space or SearchSpace(), _size(model, input_size))
     supernet = copy.deepcopy(model)
     modules = dict(supernet.named_modules(remove_duplicate=False))
@@ -63,20 +69,6 @@ def wrap(
     supernet.register_forward_pre_hook(_sample_gates)
     supernet.register_forward_hook(_forget_gates, always_call=True)
     return supernet
-
-
-def _check_space_and_gate(space: object, gate: object) -> None:
-    if not isinstance(space, SearchSpace | None):
-        raise SpaceError(
-            f"space is a lwdc.SearchSpace, like lwdc.SearchSpace(exclude=['head.*']), or None; found {space!r:.200}. "
-            "The shape of an input is given as input_size=."
-        )
-    if not callable(gate) or isinstance(gate, nn.Module):
-        given = f"one {type(gate).__name__}, which is for one site" if isinstance(gate, nn.Module) else repr(gate)
-        raise SpaceError(
-            "gate is what makes a gate for a number of candidates, such as the class lwdc.gates.OneHot or "
-            f"functools.partial(lwdc.gates.OneHot, warmup=0.1); found {given}."
-        )
 
 
 def default_input_size(model: nn.Module) -> Shape:

@@ -43,9 +43,9 @@ class MeasuredCostModel(WholeCostModel, Protocol):
 
 def check_cost(cost: Any) -> None:
     """Raise ``CostError`` unless ``cost`` is an object with a name and a unit that measures."""
-    kind = cost.__name__ if isinstance(cost, type) else type(cost).__name__
-    if isinstance(cost, type):
-        raise CostError(f"a cost is an object, found the class {kind}: give {kind}().")
+    kind = type(cost).__name__
+    if isinstance(cost, type | str | int):
+        raise CostError(f"cost is a cost model, such as lwdc.Macs() or lwdc.Latency(batch=8); found {cost!r:.200}.")
     for attribute in ("name", "unit"):
         found = getattr(cost, attribute, None)
         if not isinstance(found, str) or not found:
