@@ -20,20 +20,24 @@ from lwdc.keys import check_keys, helpers_of
 from lwdc.kinds import check_kind, check_kinds, taken_by
 from lwdc.pipeline import BackboneSettings, Compute, CostSettings, FrontSettings, ScoreSettings, Settings
 from lwdc.resolvers import register_resolvers
-from lwdc.targets import check_targets
+from lwdc.targets import check_targets, import_trusted
 from lwdc.training import Recipe
 
 register_resolvers()  # for whoever composes the configs, too
 
 
 def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
-    """The objects that a configuration describes. What it may have built is said by ``check_targets``."""
+    """The objects that a configuration describes. What it may have built is said by ``check_targets``.
+
+    What is trusted by name is imported first: its operators and networks are known from then on.
+    """
     given = OmegaConf.to_container(config)
     assert isinstance(given, dict)
     if missing := _missing(given):
         raise LwdcError(f"{missing[0]} has to be given, as {missing[0]}=...")
     resolved = plain(config)
     check_keys(resolved, helpers_of({str(key): value for key, value in given.items()}))
+    import_trusted(trusted)
     check_targets(resolved, trusted)
     config = OmegaConf.create(resolved)  # once and for all: what is built is what was checked
     try:

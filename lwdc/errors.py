@@ -68,6 +68,12 @@ class Refused(BaseException):
         self.error = error
 
 
+OF_ONES_OWN = (  # what is registered by name: operators, networks of timm
+    "One of your own is registered when its module is imported: by trust=my_package.module on the command line, or "
+    "import it first."
+)
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """One line saying that ``name`` is no known ``kind``, with the nearest valid names first."""
     names = sorted(known)

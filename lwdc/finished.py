@@ -7,7 +7,8 @@ from pathlib import Path
 from lwdc.errors import LwdcError, unknown_name
 from lwdc.export import gather, push
 from lwdc.folders import at_home
-from lwdc.overrides import given_in, key_of
+from lwdc.overrides import given_in, key_of, without_trust
+from lwdc.targets import import_trusted
 
 
 def write_page(arguments: list[str]) -> None:
@@ -42,15 +43,17 @@ def _told_where_to_write(out: Path) -> Iterator[None]:
 
 def push_run(arguments: list[str]) -> None:
     """``lwdc push``: the files of a run to a repository of the hub, or with ``out`` to a folder."""
+    trusted, arguments = without_trust(arguments)
     known = ("run", "repo", "private", "out")
     for argument in arguments:
         if "=" not in argument or key_of(argument) not in known:
-            raise LwdcError(unknown_name("setting of push", key_of(argument), known))
+            raise LwdcError(unknown_name("setting of push", key_of(argument), (*known, "trust")))
     run, repo, private, out = (given_in(key, arguments) for key in known)
     if run is None or (repo is None and out is None):
         raise LwdcError("name the run's folder and the repository: lwdc push run=outputs/compress/<run> repo=user/name")
     if private not in (None, "true", "false"):
         raise LwdcError(f"private is {private!r}; it can be true or false.")
+    import_trusted(trusted)
     if out is not None:
         if private is not None:
             raise LwdcError("private= is for the hub: leave it out where out= names a folder.")

@@ -22,13 +22,14 @@ in the folder if one is named, else here. It needs nothing but a browser.
 
 --figures also writes its figures for papers, as SVG and PNG, to report_figures/ beside it. That
 needs kaleido (pip install 'lwdc[figures]') and Chrome or Chromium.""",
-    "push": """run=FOLDER repo=USER/NAME [private=false] [out=FOLDER]
+    "push": """run=FOLDER repo=USER/NAME [private=false] [out=FOLDER] [trust=MODULE]
 
 Uploads the package that lwdc.load reads, the ONNX and torch.export files and the model card, as
 README.md. It needs an account of huggingface.co, logged in by `hf auth login`. A new repository is
 private unless private=false; in one that is there, files of the same names are replaced.
 
-With out= nothing is sent: the folder then holds what would be.""",
+With out= nothing is sent: the folder then holds what would be. A network with operators or a
+backbone of your own needs trust=my_package.ops, the module that registers them.""",
 }
 
 
@@ -78,7 +79,8 @@ def help_of(command: str) -> str:
         f"lwdc {command} --cfg job prints the whole configuration; -m sweeps over comma-separated values:",
         "one run after the other, or with hydra/launcher=joblib, submitit_local or submitit_slurm side by side.",
         "--config-dir=FOLDER adds yaml files of your own: FOLDER/experiment/mine.yaml is experiment=mine.",
-        "trust=my_package.MyData lets the configuration build a class of your own (SECURITY.md).",
+        "trust=my_package.MyData lets the configuration build a class of your own (SECURITY.md);",
+        "trust=my_package.ops imports that module, which may register operators and backbones.",
         "hydra/sweeper=optuna proposes the values, also of choice(..), range(..), interval(..) and tag(log, ..).",
     ]
     return "\n".join(lines)

@@ -53,6 +53,15 @@ def check_targets(config: Any, trusted: Sequence[str] = (), *, allowed: Sequence
             raise _refusal(key, target, own)
 
 
+def import_trusted(trusted: Sequence[str]) -> None:
+    """Import what the user trusts by name, so that what its modules register is known: operators, networks of timm.
+
+    Raises ``LwdcError`` for a name that leads nowhere, and for a module that cannot be imported.
+    """
+    for name in trusted:
+        _resolved("trust", name)
+
+
 def targets(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Every ``_target_`` in plain data, with its key. Raises ``LwdcError`` for text that is yet to be resolved."""
     if isinstance(config, dict):
@@ -81,11 +90,14 @@ def _resolved(key: str, name: str) -> Any:
             if not hasattr(found, part) and isinstance(found, ModuleType):
                 importlib.import_module(".".join(parts[:count]))
             found = getattr(found, part)
-    except Exception as error:  # whatever a module may raise while it is imported
+    except (ModuleNotFoundError, AttributeError) as error:
         raise LwdcError(
             f"{key}: {name!r} cannot be found ({' '.join(str(error).split())}). A module of your own must be "
-            "installed, or its folder named by PYTHONPATH."
+            "installed, as by pip install -e, or its folder named by PYTHONPATH."
         ) from error
+    except Exception as error:  # whatever a module may raise while it is imported
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise LwdcError(f"{key}: {name!r} cannot be imported ({said}): mend that module.") from error
     return found
 
 

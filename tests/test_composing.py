@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
+from lwdc.candidates import registry
 from lwdc.training import save_checkpoint
 
 Run = Callable[..., tuple[int, str, str]]  # of the fixture lwdc_in: (*arguments) -> exit code, stdout, stderr
@@ -167,13 +169,65 @@ def test_the_command_line_may_trust_and_the_trust_ends_with_it(
     (tmp_path / "gates_of_mine.py").write_text("from lwdc.gates import Softmax\nclass Mine(Softmax): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
     given = ["inspect", *SMALL, "gate._target_=gates_of_mine.Mine"]
-    for trusted in ("gates_of_mine.Mine", "[other,gates_of_mine]"):
+    for trusted in ("gates_of_mine.Mine", "[json,gates_of_mine]"):
         code, _, error = lwdc_in(*given, f"trust={trusted}")
         assert (code, error) == (0, "")
     code, _, error = lwdc_in(*given)
     assert code == 2 and "trust=gates_of_mine.Mine" in error
     code, _, error = lwdc_in(*given, "trust=os;system")
     assert code == 2 and "trust=my_package.MyData" in error
+
+
+OWN = """
+from lwdc.candidates import DoesNotFit, register_candidate
+from timm.models import create_model, register_model
+
+@register_candidate("of_mine")
+def of_mine(site): raise DoesNotFit("it is only a name")
+
+@register_model
+def net_of_mine(pretrained=False, **given):
+    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        given.pop(name, None)
+    return create_model("cifar_resnet8", **given)
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ("space.candidates=[{op: original}, {op: of_operator}, {op: zero}]", "operator"),
+        ("backbone.name=net_of_backbone", "backbone"),
+    ],
+)
+def test_what_is_trusted_is_imported_so_that_what_it_registers_is_known(
+    lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, kind: str
+) -> None:
+    name = f"own_{kind}"
+    (tmp_path / f"{name}.py").write_text(OWN.replace("of_mine", f"of_{kind}"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+    code, _, error = lwdc_in("inspect", *SMALL, given)
+    assert code == 2 and f"unknown {kind}" in error and "trust=my_package.module" in error
+    assert lwdc_in("inspect", "tran.epochs=3", f"trust={name}")[0] == 2 and name not in sys.modules
+    code, _, error = lwdc_in("inspect", *SMALL, given, f"trust={name}")
+    assert (code, error) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere_to_be_found", "cannot be found (No module named 'nowhere_to_be_found')"),
+        ("broken_of_mine", "cannot be imported (it is broken): mend that module"),
+    ],
+)
+def test_trust_in_what_cannot_be_imported_is_an_error(
+    lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    (tmp_path / "broken_of_mine.py").write_text("raise ValueError('it is broken')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    code, _, error = lwdc_in("inspect", *SMALL, f"trust={name}")
+    assert code == 2 and f"trust: '{name}' {said}" in error
 
 
 def test_variables_that_the_command_line_names_are_read(lwdc_in: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import timm
 from torch import nn
 
 from lwdc.backbones.merging import merge
-from lwdc.errors import BackboneError, unknown_name
+from lwdc.errors import OF_ONES_OWN, BackboneError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,4 +42,4 @@ class Backbone:
         """Raises ``BackboneError``, with the nearest names, if timm knows no such network."""
         architecture = self.name.partition(".")[0]  # "resnet18.a1_in1k" names a network and a set of weights
         if not timm.is_model(architecture):
-            raise BackboneError(unknown_name("backbone", self.name, timm.list_models()))
+            raise BackboneError(f"{unknown_name('backbone', self.name, timm.list_models())} {OF_ONES_OWN}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from lwdc.candidates.base import Operator
-from lwdc.errors import LwdcError, SpaceError, unknown_name
+from lwdc.errors import OF_ONES_OWN, LwdcError, SpaceError, unknown_name
 from lwdc.sites import Site
 
 Candidate = Mapping[str, Any]  # {"op": name, **options}
@@ -55,7 +55,7 @@ def check(candidate: Candidate) -> None:
         raise SpaceError(f"a candidate is written {{op: name, option: value}}, found {candidate!r}.")
     name, options = candidate["op"], _options(candidate)
     if name not in _BUILDERS:
-        raise SpaceError(unknown_name("operator", str(name), _BUILDERS))
+        raise SpaceError(f"{unknown_name('operator', str(name), _BUILDERS)} {OF_ONES_OWN}")
     signature = inspect.signature(_BUILDERS[name])
     try:
         signature.bind(None, **options)

@@ -1,5 +1,6 @@
 """Several evaluations at a time, in processes of their own."""
 
+import importlib
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ import torch
 from joblib import Parallel, delayed
 
 from lwdc.architecture import Architecture
+from lwdc.candidates import origin, parts
 from lwdc.errors import TrainingError
 from lwdc.evaluators.base import Evaluation, Evaluator, Subject, evaluate
 
@@ -23,7 +25,7 @@ def evaluate_all(
     if jobs == 1 or len(architectures) < 2:
         yield from (evaluate(evaluator, subject, architecture) for architecture in architectures)
         return
-    here = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    here = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), _modules_of(architectures)
     work = Parallel(n_jobs=jobs, return_as="generator", mmap_mode=None, max_nbytes=None, pre_dispatch=jobs)
     try:
         yield from work(delayed(_elsewhere)(evaluator, subject, architecture, *here) for architecture in architectures)
@@ -36,12 +38,26 @@ def evaluate_all(
         ) from error
 
 
+def _modules_of(architectures: Sequence[Architecture]) -> list[str]:
+    """The modules that register the architectures' operators, which a fresh process may not have imported."""
+    candidates = [candidate for architecture in architectures for candidate in architecture.choices.values()]
+    used = {used["op"] for candidate in candidates for used in (candidate, *parts(candidate))}
+    return sorted({origin(name) for name in used} - {"__main__"})
+
+
 def _elsewhere(
-    evaluator: Evaluator, subject: Subject, architecture: Architecture, threads: int, deterministic: bool
+    evaluator: Evaluator,
+    subject: Subject,
+    architecture: Architecture,
+    threads: int,
+    deterministic: bool,
+    modules: Sequence[str],
 ) -> Evaluation:
     """One evaluation, in a process that leaves interrupts to the one that asked for it."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for module in modules:
+        importlib.import_module(module)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic

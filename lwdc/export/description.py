@@ -134,5 +134,5 @@ def _check_operators(operators: dict[str, str]) -> None:
         elif module == "__main__":
             cure = "the script that saved the package registers it: do the same before loading."
         else:
-            cure = f"import {module} before loading, which registers it."
+            cure = f"import {module} before loading, which registers it; on the command line by trust={module}."
         raise ExportError(f"the network uses operator {name!r}, which is unknown here; {cure}")

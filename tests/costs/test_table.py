@@ -314,7 +314,7 @@ class Whole:
     ("cost", "message"),
     [
         (Counted(lambda macs: 0), "the original network costs nothing"),
-        (Memory, r"found the class Memory: give Memory\(\)"),
+        (Memory, r"cost is a cost model, such as lwdc\.Macs\(\)"),
         (Nameless(int), "a cost has a name, as text; that of Nameless is None"),
         (lambda module, shapes: 3, "a cost has a name, as text; that of function is None"),
         (types.SimpleNamespace(name="a", unit="u"), "'a': SimpleNamespace measures nothing"),

@@ -55,7 +55,7 @@ class Bare(Gate):
         (Gate, "cannot be built for 3 candidates: .*abstract"),
         (Plain, "a gate is a subclass of lwdc.gates.Gate, found a Plain"),
         (Bare, r"Bare does not call Gate.__init__"),
-        (Softmax(3), "give the class Softmax, not an instance"),
+        (Softmax(3), "found one Softmax, which is for one site"),
     ],
 )
 def test_what_is_no_gate_is_refused_when_a_network_is_wrapped(gate: Any, message: str) -> None:

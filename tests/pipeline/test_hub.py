@@ -1,5 +1,6 @@
 """The hub: what is uploaded of a run, against a local folder; nothing of this needs the net."""
 
+import json
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ import torch
 
 import lwdc
 from lwdc import cli
+from lwdc.candidates import registry
 from lwdc.errors import ExportError
 from lwdc.export import hub, run_onnx
 from lwdc.pipeline import Settings
@@ -174,6 +176,22 @@ def test_a_refusal_of_the_hub_is_one_line_with_what_to_do(
     error = capsys.readouterr().err
     assert error.startswith("error: the hub did not take me/small (no token): ") and "`hf auth login`" in error
     assert error.count("\n") == 1
+
+
+def test_what_a_network_needs_may_be_imported(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "_BUILDERS", dict(registry._BUILDERS))
+    module = "from lwdc.candidates import register_candidate\nregister_candidate('pushed')(lambda site: None)\n"
+    (tmp_path / "pushed_of_mine.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    said = json.loads((run / "model.json").read_text())
+    (run / "model.json").write_text(json.dumps(said | {"operators": {"pushed": "pushed_of_mine"}}))
+    given = f"run={run}", f"out={tmp_path}/out"
+    assert lwdc_push(monkeypatch, *given) == 2
+    assert "trust=pushed_of_mine" in capsys.readouterr().err
+    assert lwdc_push(monkeypatch, *given, "trust=pushed_of_mine") == 0
 
 
 @pytest.mark.parametrize(
