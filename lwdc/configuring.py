@@ -6,16 +6,18 @@ import importlib.resources
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
+from yaml import YAMLError
 
 from lwdc.errors import LwdcError, unknown_name
-from lwdc.help import config_groups
 from lwdc.keys import check_keys, helpers_of
 from lwdc.kinds import check_kind, check_kinds, taken_by
 from lwdc.pipeline import BackboneSettings, Compute, CostSettings, FrontSettings, ScoreSettings, Settings
@@ -37,6 +39,8 @@ def make_settings(config: DictConfig, trusted: Sequence[str] = ()) -> Settings:
         raise LwdcError(f"{missing[0]} has to be given, as {missing[0]}=...")
     resolved = plain(config)
     check_keys(resolved, helpers_of({str(key): value for key, value in given.items()}))
+    if isinstance(resolved["cost"], dict) and resolved["cost"].get("also"):
+        resolved["cost"]["also"] = _whole(resolved["cost"]["also"])
     import_trusted(trusted)
     check_targets(resolved, trusted)
     config = OmegaConf.create(resolved)  # once and for all: what is built is what was checked
@@ -112,29 +116,65 @@ def _own(config: dict[str, Any]) -> dict[str, Any]:
 
 def _cost(node: DictConfig, key: str) -> CostSettings:
     """A cost, with those beside it. What its model takes may stand beside the model, as ``cost.runtime`` does."""
-    also = []
     for name in ("model", "shape"):
         _check_target(node.get(name), f"{key}.{name}")
-    for name, given in check_kind(node.get("also") or {}, Mapping[str, Any], f"{key}.also").items():
-        known = config_groups()["cost"]
-        if name not in known:
-            raise LwdcError(f"{key}.also: " + unknown_name("cost", str(name), known))
-        if not isinstance(given, DictConfig) or "also" in given:
-            raise LwdcError(
-                f"{key}.also.{name} takes the settings of one cost, like cost.also.{name}.budget=50%; found {given}."
-            )
-        folder = importlib.resources.files("lwdc.conf") / "cost"
-        composed = OmegaConf.merge(
-            *(OmegaConf.create((folder / f"{n}.yaml").read_text()) for n in ("macs", name)), given
-        )
-        assert isinstance(composed, DictConfig)
-        composed.pop("defaults", None)
-        also.append(_cost(composed, f"{key}.also.{name}"))
+    also = [_cost(beside, f"{key}.also.{name}") for name, beside in (node.get("also") or {}).items()]
     rest = {k: v for k, v in plain(node).items() if k not in ("model", "shape", "also") and k not in node.model}
     return _checked(
         CostSettings, key, model=build(node.model, f"{key}.model"), shape=build(node.shape, f"{key}.shape"),
         also=tuple(also), **rest,
     )  # fmt: skip
+
+
+def _whole(also: Any) -> dict[str, Any]:
+    """Costs beside another: what the yaml of that name says, then what is given. Those without one name a model."""
+    files, found = _cost_files(), {}
+    for name, given in check_kind(also, Mapping[str, Any], "cost.also").items():
+        key = f"cost.also.{name}"
+        if not isinstance(given, dict) or "also" in given:
+            raise LwdcError(f"{key} takes the settings of one cost, like {key}.budget=50%; found {given}.")
+        if name not in files and "model" not in given:
+            raise LwdcError(
+                f"cost.also: {unknown_name('cost', str(name), files)} One of your own has its yaml in a folder that "
+                f"--config-dir names, or {key}.model._target_=my_package.MyCost."
+            )
+        whole = OmegaConf.merge(_read_cost(name if name in files else "macs", files), given)
+        assert isinstance(whole, DictConfig)
+        whole.pop("also", None)
+        if missing := _missing(OmegaConf.to_container(whole), key):
+            raise LwdcError(f"{missing[0]} has to be given, as {missing[0]}=...")
+        found[str(name)] = plain(whole)
+    return found
+
+
+def _read_cost(name: str, files: Mapping[str, Traversable], within: Sequence[str] = ()) -> DictConfig:
+    """What the yaml of a cost says, on top of those that its ``defaults`` name."""
+    try:
+        own = OmegaConf.create(files[name].read_text(encoding="utf-8"))
+        assert isinstance(own, DictConfig)
+        below = [str(other) for other in own.pop("defaults", []) if other != "_self_"]
+        if wrong := [other for other in below if other not in files or other in (*within, name)]:
+            raise LwdcError(f"{files[name]}: its defaults can name other costs of that group, found {wrong[0]!r}.")
+    except (OSError, ValueError, AssertionError, OmegaConfBaseException, YAMLError) as error:
+        if isinstance(error, LwdcError):
+            raise
+        raise LwdcError(f"{files[name]} cannot be read as a cost: {' '.join(str(error).split())}") from error
+    found = OmegaConf.merge(*(_read_cost(other, files, (*within, name)) for other in below), own)
+    assert isinstance(found, DictConfig)
+    return found
+
+
+def _cost_files() -> dict[str, Traversable]:
+    """The yaml file of each cost: lwdc's own, then those in the folders that the command line names."""
+    folders: list[Traversable] = [importlib.resources.files("lwdc.conf")]
+    if HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        folders += [Path(source.path) for source in sources if source.schema == "file"]
+    found: dict[str, Traversable] = {}
+    for folder in folders:
+        files = (folder / "cost").iterdir() if (folder / "cost").is_dir() else ()
+        found = {file.name.removesuffix(".yaml"): file for file in files if file.name.endswith(".yaml")} | found
+    return found
 
 
 _BY_GRADIENTS = {"logits_optim", "prior", "decide", "decide_from", "rest_from", "front"}

@@ -230,6 +230,28 @@ def test_trust_in_what_cannot_be_imported_is_an_error(
     assert code == 2 and f"trust: '{name}' {said}" in error
 
 
+def test_a_cost_of_ones_own_may_stand_beside_another(
+    lwdc_in: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = "class Energy(Params):\n    def __init__(self): super().__init__('energy', 'J')\n"
+    (tmp_path / "costs_of_mine.py").write_text(f"from lwdc.costs import Params\n{written}")
+    (tmp_path / "mine" / "cost").mkdir(parents=True)
+    file = tmp_path / "mine" / "cost" / "energy.yaml"
+    file.write_text("defaults: [macs]\nmodel: {_target_: costs_of_mine.Energy}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    beside = ["inspect", *SMALL, "cost.also.energy.budget=50%"]
+    for given in (["--config-dir=mine"], ["cost.also.energy.model._target_=costs_of_mine.Energy"]):
+        code, out, error = lwdc_in(*beside, *given, "trust=costs_of_mine")
+        assert (code, error) == (0, "") and "of the energy; reachable: " in out
+        code, _, error = lwdc_in(*beside, *given)  # whatever file says so
+        assert code == 2 and "cost.also.energy.model._target_ names costs_of_mine.Energy" in error
+    code, _, error = lwdc_in(*beside)
+    assert code == 2 and "unknown cost 'energy'" in error and "cost.also.energy.model._target_=" in error
+    file.write_text("defaults: [energy]\nmodel: {_target_: costs_of_mine.Energy}\n")
+    code, _, error = lwdc_in(*beside, "--config-dir=mine", "trust=costs_of_mine")
+    assert code == 2 and "its defaults can name other costs of that group, found 'energy'" in error
+
+
 def test_variables_that_the_command_line_names_are_read(lwdc_in: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SEED", "7")
     assert lwdc_in("inspect", *SMALL, "seed=${oc.env:MY_SEED}")[0] == 0

@@ -6,8 +6,9 @@ from rich.table import Table
 from lwdc.backbones import check_fits, create, note_on_branches
 from lwdc.candidates import label
 from lwdc.costs import CostTable, tabulate
-from lwdc.costs.budget import amount
-from lwdc.pipeline.settings import Settings
+from lwdc.costs.budget import amount, parse_budget
+from lwdc.errors import CostError
+from lwdc.pipeline.settings import CostSettings, Settings
 from lwdc.space import Choice, make_plan
 from lwdc.surgery import wrap
 from lwdc.tracing import Shape
@@ -27,7 +28,9 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
     model, _ = create(named.of(classes, size[0]))
     check_fits(model, size, classes)
     plan = make_plan(model, settings.space, size)
-    table = tabulate(wrap(model, gate=settings.gate, inherit=False, plan=plan).to(device), settings.cost.model)
+    supernet = wrap(model, gate=settings.gate, inherit=False, plan=plan).to(device)
+    tables = [tabulate(supernet, cost.model) for cost in settings.cost.all]
+    table = tables[0]
 
     console.print(f"{named.name} on inputs of {tuple(size)}: {amount(table.total, table)}\n", highlight=False)
     for note in note_on_branches(model, size):
@@ -42,12 +45,14 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
             _candidates(choice, table.sites[site.name], table.original[site.name]),
         )
     console.print(rows)
-    console.print(
-        f"\n{len(plan.choices)} sites hold {_held(table):.1%} of the {table.name}; "
-        f"reachable: {table.show(table.smallest)} ({table.smallest / table.total:.3f}) to {table.show(table.largest)} "
-        f"({table.largest / table.total:.3f}). * costs more than the original.",
-        highlight=False,
-    )
+    for cost, table in zip(settings.cost.all, tables, strict=True):
+        console.print(
+            f"\n{len(plan.choices)} sites hold {_held(table):.1%} of the {table.name}; reachable: "
+            f"{table.show(table.smallest)} ({table.smallest / table.total:.3f}) to {table.show(table.largest)} "
+            f"({table.largest / table.total:.3f}){_asked(cost, table)}.",
+            highlight=False,
+        )
+    console.print("* costs more than the original.", highlight=False)
     dropped: dict[tuple[str, str], list[str]] = {}
     for choice in plan.choices:
         for entry in choice.dropped:
@@ -59,6 +64,16 @@ def print_plan(settings: Settings, console: Console, given: tuple[Shape, int] | 
         left_alone.setdefault(reason, []).append(name)
     for reason, names in left_alone.items():
         console.print(f"left alone  {_some(names)}: {reason}", highlight=False)
+
+
+def _asked(cost: CostSettings, table: CostTable) -> str:
+    """What the budget comes to, if there is one, and if it can be reached."""
+    if cost.budget is None:
+        return ""
+    try:
+        return f"; budget {cost.budget}: {amount(parse_budget(cost.budget, table), table)}"
+    except CostError as error:
+        return f"; {str(error).rstrip('.')}"
 
 
 def _held(table: CostTable) -> float:

@@ -36,6 +36,15 @@ def test_sites_are_listed_with_shapes_and_the_share_each_candidate_costs(setting
     assert "6 sites hold 93.9% of the macs" in text
 
 
+def test_every_cost_is_shown_with_what_its_budget_comes_to(settings: MakeSettings) -> None:
+    also = (CostSettings(Params(), budget="50%"), CostSettings(Memory(), factor=0.1))
+    text = printed(settings(cost=CostSettings(Macs(), budget=0.01, also=also)))
+    text = " ".join(text.split())
+    assert re.findall(r"of the (\w+); reachable: ", text) == ["macs", "params", "memory"]
+    assert "budget '0.01' (392 MAC) cannot be reached" in text
+    assert "; budget 50%: 1,260 params. " in text
+
+
 def test_the_reachable_range_is_that_of_the_table(settings: MakeSettings) -> None:
     text = printed(settings(space=SearchSpace([{"op": "original"}, {"op": "pointwise"}])))
     sites = 39248 - 9 * 4 * 64 - 80  # all but the stem and the classifier
