@@ -4,7 +4,14 @@ from fractions import Fraction
 
 from lwdc.text import si, significant
 
-_SMALL = {"n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "µ": Fraction(1, 10**6), "μ": Fraction(1, 10**6)}
+_SMALL = {
+    "f": Fraction(1, 10**15),
+    "p": Fraction(1, 10**12),
+    "n": Fraction(1, 10**9),
+    "u": Fraction(1, 10**6),
+    "µ": Fraction(1, 10**6),
+    "μ": Fraction(1, 10**6),
+}
 _LARGE = {"": Fraction(1), "k": Fraction(10**3), "M": Fraction(10**6), "G": Fraction(10**9), "T": Fraction(10**12)}
 _PREFIXES = {**_SMALL, "m": Fraction(1, 1000), **_LARGE}
 _COUNTED = {"mac": "MAC", "param": "params"}  # m is mega here: nobody counts thousandths of them
@@ -51,4 +58,18 @@ def example(value: float, unit: str) -> str:
     """An amount as a person would write it."""
     if unit in ("B", *_COUNTED.values()):
         return f"{si(value)}{unit}"
-    return f"{significant(value)}{unit}"
+    return shown(value, unit).replace(" ", "")
+
+
+def shown(value: float, unit: str) -> str:
+    """An amount as a table has it: ``"409nJ"`` for 409,000 pJ. As a budget it is read as the same, but for rounding."""
+    if value < 1000:
+        return f"{significant(value)} {unit}"
+    if unit in ("B", *_COUNTED.values()):
+        return f"{si(value)}{unit}"
+    own, symbol = _split(unit)
+    if not symbol:  # a word, which takes no prefix
+        return f"{significant(value)} {unit}"
+    amount = Fraction(value) * _PREFIXES[own]
+    prefix = max((p for p in _PREFIXES if p.isascii() and _PREFIXES[p] <= amount), key=_PREFIXES.__getitem__)
+    return f"{significant(float(amount / _PREFIXES[prefix]))}{prefix}{symbol}"

@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from lwdc.costs.units import shown
 from lwdc.files import write_text
 from lwdc.records import CorrelationRecord, CostResult, EmbeddingRecord, EvaluationRecord, Result, latencies
 from lwdc.report import figures, search_figures, searches
@@ -222,7 +223,7 @@ def _costs(result: Result) -> str:
 
 
 def _amount(value: float | None, cost: CostResult) -> str:
-    return "" if value is None else f"{si(value) if value >= 1000 else significant(value)} {cost.unit}"
+    return "" if value is None else shown(value, cost.unit)
 
 
 def _agreement(cost: CostResult) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
+from lwdc.costs.units import shown
 from lwdc.records import (
     Accuracies,
     CorrelationRecord,
@@ -149,10 +150,10 @@ def cost_lines(result: Result) -> list[str]:
     for cost in result.costs:
         if cost.name in ("macs", "params"):
             continue
-        line = f"{cost.name} {_amount(cost.before, cost)} -> {_amount(cost.after, cost)}"
+        line = f"{cost.name} {shown(cost.before, cost.unit)} -> {shown(cost.after, cost.unit)}"
         if cost.measured is not None:
-            line += f" predicted, {_amount(cost.measured, cost)} measured"
-        lines.append(line + ("" if cost.bound is None else f", bound {_amount(cost.bound, cost)}"))
+            line += f" predicted, {shown(cost.measured, cost.unit)} measured"
+        lines.append(line + ("" if cost.bound is None else f", bound {shown(cost.bound, cost.unit)}"))
     return lines
 
 
@@ -160,10 +161,6 @@ def _pressure(cost: CostResult) -> str:
     bound = f", budget {cost.budget}" if cost.budget is not None else ""
     factor = f", factor {significant(cost.factor)}" if cost.factor is not None else ""
     return f"{cost.name}{bound}{factor}"
-
-
-def _amount(value: float, cost: CostResult) -> str:
-    return f"{si(value)}{cost.unit}" if value >= 1000 else f"{significant(value)} {cost.unit}"
 
 
 def closing_lines(result: Result) -> list[str]:

@@ -18,6 +18,7 @@ from lwdc.candidates import label
 from lwdc.costs import CostTable, Macs, Params, choose, choose_within, parse_budget, read_budget, tabulate
 from lwdc.costs import budget as budgets
 from lwdc.costs.budget import best_within
+from lwdc.costs.units import shown
 from lwdc.errors import CostError
 from lwdc.gates import Softmax
 from lwdc.selection import gates, selection_ops
@@ -57,6 +58,19 @@ PARAMS = CostTable("params", "params", {"a": {"original": 900, "skip": 0}}, {"a"
 )
 def test_budgets_are_read(budget: float | str, bound: int) -> None:
     assert parse_budget(budget, TABLE) == bound
+
+
+@pytest.mark.parametrize("unit", ["J", "mJ", "uJ", "nJ", "pJ", "fJ", "s", "ms", "B", "MAC", "params", "requests"])
+@pytest.mark.parametrize("value", [0.0123, 5, 409, 999.9, 409_123, 2.5e7, 7.89e11])
+def test_what_is_shown_is_a_budget_of_the_same_amount(value: float, unit: str) -> None:
+    assert read_budget(shown(value, unit), unit) == (pytest.approx(value, rel=0.005), False)
+
+
+def test_an_amount_is_shown_with_one_prefix() -> None:
+    assert [shown(409_123, unit) for unit in ("pJ", "J", "B", "requests")] == [
+        "409nJ", "409kJ", "409kB", "409123 requests"
+    ]  # fmt: skip
+    assert shown(1500, "ms") == "1.50s"
 
 
 @pytest.mark.parametrize(("budget", "bound"), [("0.3kparams", 300), ("300params", 300), ("300param", 300)])
