@@ -5,6 +5,7 @@ import random
 from typing import Any, Protocol
 
 from lwdc.architecture import Architecture
+from lwdc.errors import TrainingError
 from lwdc.proposers.history import History, random_state, set_random_state
 from lwdc.proposers.menu import Code, Menu
 from lwdc.proposers.scores import Score
@@ -32,11 +33,29 @@ class Proposer(abc.ABC):
         """The next architecture to ask for, of which nothing is known; None where it knows of none."""
 
     def ask(self, count: int) -> list[Architecture]:
-        """Up to ``count`` architectures, best first; fewer, or none, where it knows of no others."""
+        """Up to ``count`` architectures, best first; fewer, or none, where it knows of no others.
+
+        Raises ``TrainingError`` if what it proposes is none of the menu's, exceeds a bound or is known already.
+        """
         found: list[Architecture] = []
         while len(found) < count and (code := self.propose()) is not None:
+            self._check(code)
             found.append(self.history.propose(code))  # noted before the next is looked for
         return found
+
+    def _check(self, code: Any) -> None:
+        menu, rule = self.history.menu, ""
+        whole = isinstance(code, tuple) and len(code) == len(menu.counts) and all(isinstance(k, int) for k in code)
+        if not whole or not all(0 <= k < count for k, count in zip(code, menu.counts, strict=True)):
+            rule = (
+                f"a code is a tuple of {len(menu.counts)} whole numbers, each an index below its one of {menu.counts}"
+            )
+        elif not menu.keeps(code):
+            rule = "it exceeds a bound on costs: menu.keeps tells, and menu.within makes it cheaper"
+        elif self.history.is_known(code):
+            rule = "it was asked for or told before: history.is_known tells"
+        if rule:
+            raise TrainingError(f"{type(self).__name__}.propose gave {code!r:.200}; {rule}.")
 
     def tell(self, architecture: Architecture, accuracy: float | None, share: float) -> None:
         """What an architecture scored and cost, whether it was asked for or not; an accuracy of None: it failed.

@@ -3,6 +3,7 @@
 import functools
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -99,6 +100,33 @@ def test_a_small_space_is_searched_to_its_end(name: str, menu: MakeMenu, truth: 
     asked = run(proposer, truth(space), 8)
     assert len({code for batch in asked for code in batch}) == space.size == 25
     assert asked[-1] == []
+
+
+class Fixed(RandomSearch):
+    """Proposes what it is given."""
+
+    code: Any = None
+
+    def propose(self) -> Code | None:
+        return self.code
+
+
+@pytest.mark.parametrize(
+    ("code", "rule"),
+    [
+        ((0, 1), "a code is a tuple of 8 whole numbers"),
+        ([4] * 8, "a code is a tuple of 8 whole numbers"),
+        ((4,) * 7 + (5,), "each an index below"),
+        ((4,) * 7 + (-1,), "each an index below"),
+        ((0,) * 8, r"exceeds a bound on costs: menu\.keeps tells"),
+        ((4,) * 8, r"was asked for or told before: history\.is_known tells"),
+    ],
+)
+def test_a_search_that_breaks_the_promise_is_told_how(code: Any, rule: str, menu: MakeMenu) -> None:
+    proposer = Fixed(menu())
+    proposer.code = code
+    with pytest.raises(TrainingError, match=rf"^Fixed\.propose gave .*{rule}"):
+        proposer.ask(2)
 
 
 @every
