@@ -81,8 +81,15 @@ def check_split(split: str) -> None:
         raise DataError(f"unknown split {split!r}. Known: {', '.join(SPLITS)}.")
 
 
+def told(value: object) -> str:
+    """What was given in the place of a tensor."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
 def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
-    """Raises ``DataError`` for labels outside ``[0, num_classes)``, or if there are none at all."""
+    """Raises ``DataError`` unless labels are int64 ``(N,)``, in ``[0, num_classes)``, and there are some."""
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
+        raise DataError(f"{where} has labels that are {told(labels)}; they are a tensor of int64 and of shape (N,).")
     if len(labels) == 0:
         raise DataError(f"{where} holds no examples; check that it is complete.")
     lowest, highest = int(labels.min()), int(labels.max())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lwdc.data.augmentation import Augmentation
-from lwdc.data.base import Batch, DataModule, check_labels, check_split
+from lwdc.data.base import Batch, DataModule, check_labels, check_split, told
 from lwdc.data.preprocessing import Preprocessing
 from lwdc.data.seeding import generator
 from lwdc.data.shard import WHOLE, Shard
@@ -19,6 +19,8 @@ from lwdc.errors import DataError
 @dataclass(frozen=True)
 class Labelled:
     """Inputs as stored, integers ``(N, *input_size)``, and their labels, int64 ``(N,)``.
+
+    Inputs may be floats where the preprocessing's scale is 1.
 
     ``groups``, int64 ``(N,)``, numbers what examples were taken from, such as one long recording; those of
     one group are never parted between training and validation.
@@ -103,7 +105,21 @@ class InMemory(DataModule):
         return self._splits[name]
 
     def _read_splits(self) -> dict[str, Labelled]:
-        full, test = self.read()
+        own = type(self).__name__
+        if not isinstance(getattr(self, "name", None), str) or not getattr(self, "class_names", ()):
+            raise DataError(f"{own} says no name or no class_names: give it both, a text and a tuple of texts.")
+        if not callable(getattr(self.augmentation, "draw", None)):
+            raise DataError(
+                f"the augmentation of {own} is {self.augmentation!r:.100}: give one of lwdc.data, like "
+                "CropAndFlip(0, flip=False), which changes nothing."
+            )
+        found = self.read()
+        pair = isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, Labelled) for part in found)
+        if not pair:
+            raise DataError(
+                f"{own}.read gave {_kinds(found)}; it gives two Labelled, the training and the test examples."
+            )
+        full, test = found
         for split, part in (("training", full), ("test", test)):
             self._check(part, f"the {split} set of {self.name}")
         indices, held_out = hold_out(full.labels, self.valid, seed=self.split_seed, groups=full.groups)
@@ -113,6 +129,13 @@ class InMemory(DataModule):
 
     def _check(self, part: Labelled, where: str) -> None:
         check_labels(part.labels, self.num_classes, where)
+        if not isinstance(part.inputs, Tensor):
+            raise DataError(f"{where} has inputs that are {told(part.inputs)}; they are a tensor.")
+        if part.inputs.dtype.is_floating_point and self.preprocessing.scale != 1:
+            raise DataError(
+                f"{where} has inputs that are {told(part.inputs)}, and preprocessing has a scale of "
+                f"{self.preprocessing.scale}: give the integers as stored, or a scale of 1."
+            )
         if len(part.inputs) != len(part.labels):
             raise DataError(
                 f"{where} has {len(part.inputs)} examples and {len(part.labels)} labels; a file is incomplete."
@@ -122,3 +145,9 @@ class InMemory(DataModule):
                 f"{where} has examples of {tuple(part.inputs.shape[1:])}, {self.input_size} were expected; "
                 "check that the file belongs to this data set."
             )
+
+
+def _kinds(found: object) -> str:
+    """What was read, in words."""
+    kinds = [type(part).__name__ for part in found] if isinstance(found, tuple) else []
+    return f"({', '.join(kinds)})" if kinds else f"a {type(found).__name__}"

@@ -1,5 +1,7 @@
 """Batches formed on the device: right images, right labels, and a function of (seed, epoch, step)."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -235,3 +237,48 @@ def test_shards_of_a_batch_are_together_the_batch(count: int) -> None:
                 assert torch.equal(ours, inputs[index::count]) and torch.equal(answers, labels[index::count])
     shown = sorted(value for i in range(count) for value in values(data.batches("valid", 7, Shard(i, count))))
     assert shown == sorted(values(data.batches("valid", 7)))
+
+
+def _floats(scale: float) -> Counted:
+    half = Labelled(counted(range(40)).inputs / 255, torch.arange(40) % 4)
+    data = Counted(train=half)
+    data.preprocessing = dataclasses.replace(data.preprocessing, scale=scale)
+    return data
+
+
+def _read_as(found: Any) -> Counted:
+    data = Counted()
+    data.parts = found
+    return data
+
+
+def _labelled(labels: Any) -> Counted:
+    return Counted(train=Labelled(counted(range(40)).inputs, labels))
+
+
+class Nameless(Counted):
+    class_names = ()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: _labelled(torch.arange(40).float() % 4),
+            r"labels that are torch\.float32 \(40,\); they are a tensor of",
+        ),
+        (lambda: _labelled(torch.arange(40).int() % 4), r"labels that are torch\.int32 \(40,\)"),
+        (lambda: _labelled(torch.zeros(40, 4).long()), r"labels that are torch\.int64 \(40, 4\)"),
+        (lambda: _labelled([0] * 40), "labels that are a list"),
+        (lambda: Counted(train=Labelled([0] * 40, torch.arange(40) % 4)), "inputs that are a list"),  # type: ignore[arg-type]
+        (lambda: _floats(1 / 255), r"inputs that are torch\.float32 .*give the integers as stored, or a scale of 1"),
+        (lambda: _read_as(None), "Counted.read gave a NoneType; it gives two Labelled"),
+        (lambda: _read_as((torch.zeros(2), torch.zeros(2))), r"Counted.read gave \(Tensor, Tensor\)"),
+        (lambda: Nameless(), "Nameless says no name or no class_names"),
+        (lambda: Counted(augmentation=None), r"augmentation of Counted is None: give one .* CropAndFlip\(0"),
+    ],
+)
+def test_a_data_set_that_breaks_the_promise_is_told_how(make: Callable[[], Counted], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        make().prepare(CPU)
+    _floats(1).prepare(CPU)
