@@ -1,6 +1,6 @@
 """Evaluators: what says how accurate an architecture is, from cheap to dear."""
 
-from lwdc.evaluators.base import Evaluation, Evaluator, Subject, canonical, evaluate, fingerprint
+from lwdc.evaluators.base import Evaluation, Evaluator, Subject, canonical, evaluate, fingerprint, identity
 from lwdc.evaluators.fine_tuned import FineTuned
 from lwdc.evaluators.from_scratch import FromScratch
 from lwdc.evaluators.refitted import Refitted
@@ -19,4 +19,5 @@ __all__ = [
     "evaluate",
     "evaluate_all",
     "fingerprint",
+    "identity",
 ]

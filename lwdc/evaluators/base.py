@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -55,12 +55,12 @@ class Subject:
 
 
 class Evaluator(Protocol):
-    """A frozen dataclass of options; its ``repr`` tells its evaluations from those of others."""
+    """A frozen dataclass of options; its class and its ``repr`` tell its evaluations from those of others."""
 
     def __call__(self, subject: Subject, architecture: Architecture, seed: int) -> float:
         """Top-1 accuracy in [0, 1] on the validation split. All that is random comes from ``seed``.
 
-        Raises an ``LwdcError`` or a ``RuntimeError`` where the architecture cannot be evaluated.
+        Raises where the architecture cannot be evaluated; that is then a failed evaluation.
         """
 
 
@@ -84,14 +84,22 @@ def evaluate(evaluator: Evaluator, subject: Subject, architecture: Architecture)
     seed_all(seed)
     try:
         accuracy = evaluator(subject, architecture, seed)
-        if not 0 <= accuracy <= 1:
-            raise TrainingError(f"the accuracy is {accuracy}")
+        if not _is_share(accuracy):
+            raise TrainingError(f"the accuracy is {accuracy}; an accuracy is a share in [0, 1]")
     except (DataError, WriteError):
         raise
-    except (LwdcError, RuntimeError) as error:
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:_LONGEST]
-        return Evaluation(None, time.perf_counter() - clock, reason)
+    except Exception as error:  # noqa: BLE001  whatever an evaluator of one's own may raise
+        own = isinstance(error, LwdcError | RuntimeError) and str(error)
+        reason = " ".join(str(error if own else f"{type(error).__name__}: {error}").split()).rstrip(": ")
+        return Evaluation(None, time.perf_counter() - clock, reason[:_LONGEST])
     return Evaluation(float(accuracy), time.perf_counter() - clock)
+
+
+def _is_share(accuracy: Any) -> bool:
+    try:
+        return 0 <= float(accuracy) <= 1
+    except (TypeError, ValueError):
+        return False
 
 
 _LONGEST = 500  # characters of a reason
@@ -102,15 +110,33 @@ def canonical(architecture: Architecture) -> str:
     return json.dumps({site: dict(choice) for site, choice in architecture.choices.items()}, sort_keys=True)
 
 
+def identity(evaluator: Evaluator) -> str:
+    """What tells an evaluator's evaluations from those of others: its class and options, as text.
+
+    Raises ``LwdcError`` where its ``repr`` does not say its options but where it lies in memory.
+    """
+    text = repr(evaluator)
+    if _ADDRESS.search(text):
+        raise LwdcError(
+            f"evaluator {text:.200} does not say by which options it evaluates, so that what it finds cannot be told "
+            "from what others find: make it a frozen dataclass, whose fields are plain data."
+        )
+    kind = type(evaluator)
+    own = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return text if own else f"{kind.__module__}.{kind.__qualname__} {text}"
+
+
 def fingerprint(evaluator: Evaluator, subject: Subject) -> str:
     """What an evaluation hangs on besides the architecture, as a short text: options, network, data and recipe.
 
-    Of the data it looks at their number, a batch of training and the first examples held out.
+    Of the data it looks at their number, a batch of training and the first examples held out. Raises ``LwdcError``
+    as ``identity`` does.
     """
     digest = hashlib.blake2b(digest_size=16)
+    digest.update(identity(evaluator).encode() + b"\0")
     data = subject.data.name, subject.data.num_train()
     network = subject.baseline  # Its text tells what weights do not, such as activations.
-    for part in (evaluator, network, subject.recipe, subject.seed, data, subject.fabric.strategy.precision.precision):
+    for part in (network, subject.recipe, subject.seed, data, subject.fabric.strategy.precision.precision):
         digest.update(_ADDRESS.sub("", repr(part)).encode() + b"\0")
     tensors = [*subject.supernet.state_dict().items(), *subject.baseline.state_dict().items()]
     batches = [*subject.train_batches(1, subject.seed), *subject.held_out(_LOOKED_AT)]

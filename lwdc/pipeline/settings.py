@@ -13,7 +13,7 @@ from lwdc.costs import CostModel, WholeCostModel, linear
 from lwdc.costs.base import check_cost
 from lwdc.data import DataModule
 from lwdc.errors import CostError, LwdcError, unknown_name
-from lwdc.evaluators import Evaluator, Refitted, SharedWeights
+from lwdc.evaluators import Evaluator, Refitted, SharedWeights, identity
 from lwdc.export import check_formats
 from lwdc.gates import Gate, Softmax
 from lwdc.gates.checking import check_gate
@@ -104,6 +104,8 @@ class ScoreSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise LwdcError(f"strategy.{name} is a number from {least} on, found {value!r}.")
+        for evaluator in self.evaluators.values():
+            identity(evaluator)
         if self.evaluator not in self.evaluators:
             raise LwdcError("strategy.evaluator: " + unknown_name("evaluator", str(self.evaluator), self.evaluators))
         if self.correlate == 1 or (self.correlate and len(self.evaluators) < 2):

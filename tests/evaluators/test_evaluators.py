@@ -27,10 +27,13 @@ from lwdc.evaluators import (
     evaluate,
     evaluate_all,
     fingerprint,
+    identity,
 )
 from lwdc.evaluators.fine_tuned import train
 from lwdc.gates import SinglePath
 from lwdc.objectives import Distillation
+from lwdc.pipeline.settings import ScoreSettings
+from lwdc.proposers import RandomSearch
 from lwdc.refitting import refit
 from lwdc.selection import selection_ops
 from lwdc.space import SearchSpace
@@ -138,12 +141,20 @@ class Fails:
     def __call__(self, subject: Subject, architecture: Architecture, seed: int) -> float:
         if isinstance(self.outcome, BaseException):
             raise self.outcome
-        return float(self.outcome)
+        return self.outcome  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
     ("outcome", "reason"),
-    [(RuntimeError("out of\nmemory"), "out of memory"), (LwdcError("no"), "no"), (float("nan"), "the accuracy is nan")],
+    [
+        (RuntimeError("out of\nmemory"), "out of memory"),
+        (LwdcError("no"), "no"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (AssertionError(), "AssertionError"),
+        (float("nan"), "the accuracy is nan; an accuracy is a share in [0, 1]"),
+        (None, "the accuracy is None; an accuracy is a share in [0, 1]"),
+        (87.5, "the accuracy is 87.5; an accuracy is a share in [0, 1]"),
+    ],
 )
 def test_a_failure_is_an_evaluation_with_its_reason(subject: Subject, outcome: Any, reason: str) -> None:
     found = evaluate(Fails(outcome), subject, architecture(subject, 0))
@@ -154,6 +165,29 @@ def test_a_failure_is_an_evaluation_with_its_reason(subject: Subject, outcome: A
 def test_what_is_no_fault_of_the_architecture_is_raised(subject: Subject, outcome: BaseException) -> None:
     with pytest.raises(type(outcome)):
         evaluate(Fails(outcome), subject, architecture(subject, 0))
+
+
+class Plain:
+    """No dataclass: its repr is where it lies in memory."""
+
+    def __call__(self, subject: Subject, architecture: Architecture, seed: int) -> float:
+        return 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(SharedWeights):
+    """Alike in its options, and another evaluator."""
+
+
+def test_an_evaluator_is_told_by_its_class_and_options(subject: Subject) -> None:
+    mine, other = Mine(50), dataclasses.make_dataclass("Mine", [], bases=(Mine,), frozen=True)(50)
+    assert repr(mine) == repr(other)
+    assert len({fingerprint(each, subject) for each in (mine, other, Mine(51))}) == 3
+    assert identity(SharedWeights(50)) == repr(SharedWeights(50))  # as recorded by earlier versions
+    with pytest.raises(LwdcError, match="make it a frozen dataclass"):
+        fingerprint(Plain(), subject)
+    with pytest.raises(LwdcError, match="make it a frozen dataclass"):
+        ScoreSettings(RandomSearch, {"plain": Plain()}, "plain")
 
 
 def test_a_fingerprint_tells_options_weights_data_and_seed_apart(subject: Subject) -> None:
