@@ -38,8 +38,19 @@ class Backbone:
             merge(network)
         return network
 
+    def origin(self) -> str | None:
+        """The module that registers it with timm: what to import before it is named. None if timm does not know it."""
+        if not timm.is_model(self._network):
+            return None
+        module = timm.model_entrypoint(self._network).__module__
+        return str(module)
+
+    @property
+    def _network(self) -> str:
+        """Without the weights, which a name may have, too: ``resnet18.a1_in1k``."""
+        return self.name.partition(".")[0]
+
     def check_name(self) -> None:
         """Raises ``BackboneError``, with the nearest names, if timm knows no such network."""
-        architecture = self.name.partition(".")[0]  # "resnet18.a1_in1k" names a network and a set of weights
-        if not timm.is_model(architecture):
+        if not timm.is_model(self._network):
             raise BackboneError(f"{unknown_name('backbone', self.name, timm.list_models())} {OF_ONES_OWN}")

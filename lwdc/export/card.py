@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+from lwdc.export.package import DESCRIPTION, imports_of
 from lwdc.files import write_text
 from lwdc.records import CostResult, Int8Result, Measures, Result, latencies
 from lwdc.text import percent, points, si, significant
@@ -11,7 +12,7 @@ from lwdc.text import percent, points, si, significant
 FILE = "model_card.md"
 
 _LOAD = {
-    "safetensors": 'import lwdc\n\nnetwork = lwdc.load(".")  # this folder; plain PyTorch, without pickle',
+    "safetensors": '{imports}import lwdc\n\nnetwork = lwdc.load(".")  # this folder; plain PyTorch, without pickle',
     "torch_export": 'import torch\n\nnetwork = torch.export.load("{file}").module()',
     "onnx": 'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{file}")  # metadata: how inputs are made',
 }
@@ -19,11 +20,16 @@ _LOAD = {
 
 def write_card(result: Result, folder: Path, *, licence: str | None = None) -> None:
     """Write ``model_card.md``: data, accuracy and costs before and after, operators, files and how to load them."""
-    write_text(folder / FILE, card(result, licence=licence))
+    packaged = (folder / DESCRIPTION).is_file() and any(export.format == "safetensors" for export in result.exports)
+    text = card(result, licence=licence, imports=imports_of(folder) if packaged else "")
+    write_text(folder / FILE, text)
 
 
-def card(result: Result, *, licence: str | None = None) -> str:
-    """The card's text; the head is what the Hugging Face hub reads. Without ``licence`` it says that it is unknown."""
+def card(result: Result, *, licence: str | None = None, imports: str = "") -> str:
+    """The card's text; the head is what the Hugging Face hub reads. Without ``licence`` it says that it is unknown.
+
+    ``imports`` are lines of Python that stand before ``lwdc.load``.
+    """
     network, _, data = result.name.partition(" on ")
     head = {"license": licence or "unknown", "library_name": "lwdc", "datasets": [data], "tags": ["lwdc", "compressed"]}
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", ""]
@@ -43,7 +49,7 @@ def card(result: Result, *, licence: str | None = None) -> str:
         ]
         lines += [f"| {e.format} | `{e.file}` | {e.bytes:,} | {e.max_difference:.1e} |" for e in result.exports]
         for export in result.exports:
-            code = _LOAD[export.format].format(file=export.file)
+            code = _LOAD[export.format].format(file=export.file, imports=imports)
             lines += ["", "```python", code, "```"]
     if result.int8 is not None:
         lines += _int8(result.int8)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ class Description:
         return {
             "format": FORMAT,
             "backbone": _backbone_data(self.backbone) if self.backbone else None,
+            "backbone_module": self.backbone.origin() if self.backbone else None,  # which registers it
             **self.deployment.to_dict(),
             "architecture": self.architecture.to_dict(),
             "operators": {name: origin(name) for name in operators},  # and the module that registers it
@@ -57,12 +59,9 @@ class Description:
                 "it, or export the network again."
             )
         try:
-            _check_operators(data["operators"])
-            return cls(
-                Architecture.from_dict(data["architecture"]),
-                Deployment.from_dict(data),
-                None if data["backbone"] is None else _backbone(data["backbone"]),
-            )
+            backbone = None if data["backbone"] is None else _backbone(data["backbone"])
+            _check_registered(data["operators"], backbone, data.get("backbone_module"))
+            return cls(Architecture.from_dict(data["architecture"]), Deployment.from_dict(data), backbone)
         except ExportError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -125,14 +124,34 @@ def _backbone(data: dict[str, Any]) -> Backbone:
     return backbone
 
 
-def _check_operators(operators: dict[str, str]) -> None:
-    for name, module in operators.items():
-        if name in candidate_names():
-            continue
-        if module.partition(".")[0] == lwdc.__name__:
-            cure = f"a newer lwdc than this {lwdc.__version__} wrote it: update lwdc."
-        elif module == "__main__":
-            cure = "the script that saved the package registers it: do the same before loading."
-        else:
-            cure = f"import {module} before loading, which registers it; on the command line by trust={module}."
-        raise ExportError(f"the network uses operator {name!r}, which is unknown here; {cure}")
+def own_modules(data: Any) -> list[str]:
+    """Of a description: the modules outside of lwdc and timm that have to be imported before the network is loaded."""
+    named = {*data["operators"].values(), data.get("backbone_module") or lwdc.__name__}
+    return sorted(module for module in named if _OWN.fullmatch(module))
+
+
+_OWN = re.compile(r"(?!(lwdc|timm)(\.|$)|__main__$)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+
+
+def _check_registered(operators: dict[str, str], backbone: Backbone | None, module: str | None) -> None:
+    """Raises ``ExportError`` for what no module has registered here, with all that is missing."""
+    missing = {f"operator {name!r}": module for name, module in operators.items() if name not in candidate_names()}
+    # Of a network that should come with timm, and of older packages, the error of its name says what there is.
+    if backbone is not None and module is not None and module.partition(".")[0] != "timm" and not backbone.origin():
+        missing[f"backbone {backbone.name!r}"] = module
+    if not missing:
+        return
+    cures = []
+    if any(module.partition(".")[0] == lwdc.__name__ for module in missing.values()):
+        cures.append(f"a newer lwdc than this {lwdc.__version__} wrote it: update lwdc")
+    if "__main__" in missing.values():
+        cures.append("the script that saved the package registers it: do the same before loading")
+    others = {module for module in missing.values() if module.partition(".")[0] not in (lwdc.__name__, "__main__")}
+    if others:
+        named = sorted(others)
+        cures.append(
+            f"import {' and '.join(named)} before loading, to register what is in there; on the command line by "
+            f"trust={','.join(named)}"
+        )
+    are = "which is" if len(missing) == 1 else "which are"
+    raise ExportError(f"the network uses {', '.join(missing)}, {are} unknown here; {'; '.join(cures)}.")

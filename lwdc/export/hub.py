@@ -10,7 +10,7 @@ import lwdc
 from lwdc.errors import ExportError
 from lwdc.export.card import FILE as CARD
 from lwdc.export.int8 import INT8_FILE
-from lwdc.export.package import DESCRIPTION, WEIGHTS, load, read_description
+from lwdc.export.package import DESCRIPTION, WEIGHTS, imports_of, load, read_description
 from lwdc.export.reason import reason_of
 from lwdc.files import read_text, replacing
 from lwdc.folders import typed
@@ -21,7 +21,7 @@ _FROM_HUB = """
 ## From the hub
 
 ```python
-import lwdc
+{imports}import lwdc
 from huggingface_hub import snapshot_download
 
 network = lwdc.load(snapshot_download("{repo}"))
@@ -97,4 +97,4 @@ def _readme(text: str, source: Path, repo: str | None) -> str:
     of_sound = len(read_description(source).deployment.input_size) == 2
     assert isinstance(card.data, ModelCardData)
     card.data.pipeline_tag = "audio-classification" if of_sound else "image-classification"
-    return str(card).rstrip() + "\n" + ("" if repo is None else _FROM_HUB.format(repo=repo))
+    return str(card).rstrip() + "\n" + ("" if repo is None else _FROM_HUB.format(repo=repo, imports=imports_of(source)))

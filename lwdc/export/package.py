@@ -16,7 +16,7 @@ from lwdc.architecture import Architecture
 from lwdc.backbones import Backbone
 from lwdc.data import Preprocessing
 from lwdc.errors import ArchitectureError, BackboneError, ExportError, SpaceError
-from lwdc.export.description import Description, describe
+from lwdc.export.description import Description, describe, own_modules
 from lwdc.export.portable import refuse_supernet
 from lwdc.files import check_regular, read_bytes, read_json, replacing
 from lwdc.surgery import check_names, rebuild
@@ -107,6 +107,14 @@ def read_description(folder: Path | str) -> Description:
     """What the package says of its network. Raises ``ExportError`` as ``load`` does; weights are not read."""
     path = Path(folder) / DESCRIPTION
     return _parse(path, _read(path))
+
+
+def imports_of(folder: Path | str) -> str:
+    """The lines of Python that import what registers a package's operators and backbone, if lwdc and timm do not."""
+    path = Path(folder) / DESCRIPTION
+    data = _read(path)
+    _parse(path, data)
+    return "".join(f"import {module}  # registers what the network is made of\n" for module in own_modules(data))
 
 
 def _rebuild(description: Description, model: nn.Module | None) -> nn.Module:

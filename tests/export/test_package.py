@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from lwdc.candidates.grouped import grouped
 from lwdc.data import Preprocessing
 from lwdc.errors import ExportError, LwdcError, WriteError
 from lwdc.export import load, read_description, save
+from lwdc.export.package import imports_of
 from lwdc.surgery import rebuild, wrap
 
 IMAGES = torch.linspace(-2, 2, 5 * 64).view(5, 1, 8, 8)
@@ -307,6 +309,39 @@ def test_an_operator_within_a_sum_names_the_import_too(tmp_path: Path, monkeypat
     }  # fmt: skip
     with pytest.raises(ExportError, match="operator 'mine', which is unknown here; import my_operators"):
         load(tmp_path, Own())
+
+
+def test_all_that_is_not_registered_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mine(site: Any, *, groups: int) -> Any:
+        return grouped(site, groups=groups)
+
+    def net_that_goes(pretrained: bool = False, **given: Any) -> nn.Module:
+        names = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+        return timm.create_model("cifar_resnet8", **{k: v for k, v in given.items() if k not in names})
+
+    mine.__module__, net_that_goes.__module__ = "my_package.operators", "my_package.networks"
+    backbone = Backbone("net_that_goes", 10, 1, {"channels": [4, 8, 8]})
+    architecture = Architecture({"layer1.0.conv1": {"op": "mine", "groups": 2}})
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_BUILDERS", {**registry._BUILDERS, "mine": mine})
+        patch.setitem(timm.models._registry._model_entrypoints, "net_that_goes", net_that_goes)
+        network = rebuild(backbone.create(), architecture, (1, 8, 8))
+        save(tmp_path, network, architecture, backbone=backbone, input_size=(1, 8, 8))
+        load(tmp_path)
+        assert [line.split()[1] for line in imports_of(tmp_path).splitlines()] == [
+            "my_package.networks", "my_package.operators"
+        ]  # fmt: skip
+    with pytest.raises(ExportError) as refused:
+        load(tmp_path)
+    assert (
+        "uses operator 'mine', backbone 'net_that_goes', which are unknown here; import my_package.networks and "
+        "my_package.operators before loading, to register what is in there; on the command line by "
+        "trust=my_package.networks,my_package.operators."
+    ) in str(refused.value)
+    edit(tmp_path, lambda data: data.pop("backbone_module"))  # as earlier versions wrote it
+    edit(tmp_path, lambda data: data.update(operators={}, architecture={"format": 1, "choices": {}}))
+    with pytest.raises(ExportError, match="unknown backbone 'net_that_goes'"):
+        load(tmp_path)
 
 
 def test_a_package_without_a_backbone_asks_for_the_network(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lwdc.export.card import card
+from lwdc.export.card import card, write_card
 from lwdc.pipeline import Settings
 from lwdc.records import Result
 
@@ -31,6 +31,16 @@ def test_the_model_card_says_what_a_user_must_know_and_how_to_load(
         warnings.simplefilter("ignore")
         for code in codes:  # each works as it stands, where the files are
             exec(compile(code, "model_card.md", "exec"), {})
+
+
+def test_what_has_to_be_imported_stands_before_loading(finished: tuple[Path, Settings, Result], tmp_path: Path) -> None:
+    folder, _, result = finished
+    said = json.loads((folder / "model.json").read_text())
+    for module, line in (("my_package.networks", "import my_package.networks"), ("timm.models.resnet", None)):
+        (tmp_path / "model.json").write_text(json.dumps(said | {"backbone_module": module}))
+        write_card(result, tmp_path)
+        (code,) = re.findall(r"```python\n([^`]*lwdc\.load[^`]*)```", (tmp_path / "model_card.md").read_text())
+        assert code.startswith(line or "import lwdc\n")
 
 
 @pytest.mark.parametrize("licence", ["apache-2.0", "other"])
