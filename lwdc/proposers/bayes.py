@@ -26,12 +26,13 @@ class Bayes(Proposer):
     Neural Architecture Compression, ICLR 2019 (ESNAC), as its code has it; there the LSTM has ``layers=4`` and
     ``hidden=64``, and there are 1,000 candidates.
 
-    Left out: its actions (layers removed, channels shrunk, skips added; here every site has its operators), and so the
-    encoding of layers, which is that of ``encoded``; labels by ten epochs of matching logits (an evaluator's accuracy
-    here); the original's target of 0, which is its accuracy here. What is ours: the first ``begin`` architectures are drawn at random; half of the candidates are mutations of the ten
-    best; targets are standardised; candidates that exceed the bounds are left out, for costs are exact. And processes
-    model accuracies, not scores, because costs are known: the expected improvement is on the score, whose deviation is
-    that between the accuracy and one deviation more, which is exact for scores that are linear in the accuracy.
+    Left out: its actions (layers removed, channels shrunk, skips added; here every site has its operators), and so
+    the encoding of layers, which is that of ``encoded``; labels by ten epochs of matching logits (an evaluator's
+    accuracy here); the original's target of 0, which is its accuracy here. What is ours: the first ``begin``
+    architectures are drawn at random; half of the candidates are mutations of the ten best; targets are standardised;
+    candidates that exceed the bounds are left out, for costs are exact. And processes model accuracies, not scores,
+    because costs are known: the expected improvement is on the score, whose deviation is that between the accuracy
+    and one deviation more, which is exact for scores that are linear in the accuracy.
     """
 
     def __init__(

@@ -30,13 +30,13 @@ class EvolveSpace(Proposer):
 
     What is ours: NSE trains weights anew in every round, on what is active alone, samples 2,000 networks in it, and
     drops operators whose logit is below -2; here a supernet of the whole space is trained once, rounds are short, and
-    the front alone decides. NSE trains gates by gradients of the loss, anew in every round. Nothing is known of images here, so
-    they follow the score-function estimate of the gradient of the expected score (Williams, 1992), the score taken in
-    standard deviations from the mean of the round so far, and the gates of survivors stay. What happens after a draw is
-    not accounted for: networks are made cheaper, and of ``near`` ones the costliest is taken, every tenth time the
-    cheapest, so that the front has cheaper ones too. The cheapest candidate of every decision is active from the
-    beginning, as skipping a cell is there, so that bounds can be kept; and when the survivors have nothing unknown
-    left, the others are shuffled into a new queue.
+    the front alone decides. NSE trains gates by gradients of the loss, anew in every round. Nothing is known of
+    images here, so they follow the score-function estimate of the gradient of the expected score (Williams, 1992),
+    the score taken in standard deviations from the mean of the round so far, and the gates of survivors stay. What
+    happens after a draw is not accounted for: networks are made cheaper, and of ``near`` ones the costliest is taken,
+    every tenth time the cheapest, so that the front has cheaper ones too. The cheapest candidate of every decision is
+    active from the beginning, as skipping a cell is there, so that bounds can be kept; and when the survivors have
+    nothing unknown left, the others are shuffled into a new queue.
     """
 
     def __init__(
