@@ -14,7 +14,7 @@ from lwdc.candidates.base import with_settings
 from lwdc.candidates.original import trained_weight
 from lwdc.errors import ArchitectureError, SpaceError, unknown_name
 from lwdc.gates import Gate, Softmax
-from lwdc.gates.checking import check_gate
+from lwdc.gates.checking import check_gate, make_gate
 from lwdc.selection import Mixing, SelectionOp, draw, forget, selection_ops, supernet_ops
 from lwdc.sites import Site, check_network, find_sites
 from lwdc.space import Choice, Plan, SearchSpace, make_plan
@@ -51,7 +51,6 @@ def wrap(
             "The shape of an input is given as input_size=."
         )
     check_network(model)
-    check_gate(gate)
     plan = plan or make_plan(model, space or SearchSpace(), _size(model, input_size))
     supernet = copy.deepcopy(model)
     modules = dict(supernet.named_modules(remove_duplicate=False))
@@ -61,7 +60,10 @@ def wrap(
         layer = modules[choice.site.name]
         weight = trained_weight(choice.site, layer, reference(supernet))
         if choice.group not in shared:
-            shared[choice.group] = gate(len(choice.candidates)).to(weight.device)
+            made = make_gate(gate, len(choice.candidates))
+            if not shared:
+                check_gate(made)
+            shared[choice.group] = made.to(weight.device)
         replacements[layer] = _selection_op(choice, layer, weight, shared[choice.group], inherit, mixing)
     replace(supernet, replacements)
     supernet.lwdc_input_size = plan.input_size  # type: ignore[assignment]

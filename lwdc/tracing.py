@@ -62,7 +62,8 @@ def reference(network: nn.Module) -> Tensor:
 
 def uncompiled(network: nn.Module) -> nn.Module:
     """What ``torch.compile`` was given, which shares all with what it returned; any other network as it is."""
-    return network._modules.get("_orig_mod") or network
+    inside = network._modules.get("_orig_mod")
+    return network if inside is None else inside
 
 
 @contextlib.contextmanager

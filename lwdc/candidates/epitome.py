@@ -245,8 +245,9 @@ def epitome(
 ) -> Operator:
     """A kernel sampled from an epitome that is ``ratio`` times smaller, or by ``out`` and ``into`` per channel axis.
 
-    ``taps`` times as long on the kernel's axes. A ``window`` is a share of the epitome's channels. Groups of the
-    site have an epitome each and share the starts.
+    ``taps`` times as long on the kernel's axes, on both of which windows begin further along from row to row of
+    blocks: above 1 they leave a good part of the epitome unread at first, for good where they are fixed. A ``window``
+    is a share of the epitome's channels. Groups of the site have an epitome each and share the starts.
     """
     _check_options(ratio, out, into, taps, window, indexing, sampling, wrap)
     g = site.groups
@@ -268,20 +269,12 @@ def epitome(
             raise DoesNotFit(f"an epitome with 1 of {total} {axis} cannot wrap: both taps would meet the same entry")
     blocks_out, blocks_in = math.ceil(full_out / b_out), math.ceil(full_in / b_in)
     per_block = indexing == "per_block"
-    # Windows on the taps take turns at all places, so that together with those on the filters they leave none out.
-    places = [math.ceil(e / k) for k, e in zip(site.kernel_size, longer, strict=True)]
-    turns = math.prod(places)
-    layers = math.ceil(blocks_out / turns)  # of filters, for which each place has a window
-    across = (turns, layers) if layers * b_out >= small_out else None
-    rows = _starts(full_out, small_out, b_out, sampling, wrap, blocks_in if per_block else 0, turn=True, grid=across)
+    rows = _starts(full_out, small_out, b_out, sampling, wrap, blocks_in if per_block else 0, turn=True)
     columns = _starts(full_in, small_in, b_in, sampling, wrap, blocks_out if per_block else 0)
     on_taps = [
-        _starts(
-            k * blocks_out, e, k, sampling, wrap=False, copies=blocks_in if per_block else 1, turn=True,
-            grid=(math.prod(places[axis + 1 :]), places[axis]),
-        )
-        for axis, (k, e) in enumerate(zip(site.kernel_size, longer, strict=True))
-    ]  # fmt: skip
+        _starts(k * blocks_out, e, k, sampling, wrap=False, copies=blocks_in if per_block else 1)
+        for k, e in zip(site.kernel_size, longer, strict=True)
+    ]
     if not any(starts.learned for starts in (rows, columns, *on_taps)) and sampling == "learned":
         raise DoesNotFit("no window can move: nothing to learn (sampling=fixed ties without learning)")
     if per_block or longer != list(site.kernel_size):
@@ -332,9 +325,8 @@ def _window(extent: int, total: int, share: float) -> int:
 
 
 def _starts(
-    total: int, extent: int, window: int, sampling: str, wrap: bool, copies: int = 0, turn: bool = False,
-    grid: tuple[int, int] | None = None,
-) -> Starts:  # fmt: skip
+    total: int, extent: int, window: int, sampling: str, wrap: bool, copies: int = 0, turn: bool = False
+) -> Starts:
     still = total == extent or (window == extent and not wrap)
     kind: Sampling = "fixed" if still or sampling == "fixed" else "learned"
-    return Starts(total, extent, window, kind, wrap=wrap and not still, copies=copies, turn=turn, grid=grid)
+    return Starts(total, extent, window, kind, wrap=wrap and not still, copies=copies, turn=turn)

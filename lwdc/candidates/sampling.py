@@ -25,12 +25,11 @@ class Starts(nn.Module):
 
     ``ceil(total / window)`` windows of ``window`` entries each, laid end to end and cut to ``total``, make
     up that axis of the kernel. A start is a share in [0, 1] of the range that keeps its window inside
-    the ``extent``; with ``wrap`` of the whole extent, as windows go on at its other end. Fixed starts are whole and no
-    parameters. At first the windows are spread over all of the extent; with ``grid``, (every, positions), over so many
-    positions: the next one every so many windows, the first one again after the last, so that together with those of
-    other axes they fill a grid. With ``copies`` every window has so many starts, one for each block of another axis;
-    with ``turn`` each copy begins with another window, because blocks that are twins cost a kernel its rank. ``begin``
-    says where they begin instead, in entries: ``(windows, [copies])``.
+    the ``extent``; with ``wrap`` of the whole extent, as windows go on at its other end. At first the windows
+    are spread so that every entry of the axis is used. Fixed starts are whole and no parameters. With
+    ``copies`` every window has so many starts, one for each block of another axis; with ``turn`` each copy
+    begins with another window, because blocks that are twins cost a kernel its rank. ``begin`` says where they
+    begin instead, in entries: ``(windows, [copies])``.
 
     All begin whole. Learned starts are trained off the integers, until ``advance`` rounds them for good.
     """
@@ -44,7 +43,6 @@ class Starts(nn.Module):
     def __init__(
         self, total: int, extent: int, window: int, sampling: Sampling,
         *, wrap: bool = False, copies: int = 0, turn: bool = False, begin: Tensor | None = None,
-        grid: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.total, self.extent, self.window, self.wrap = total, extent, window, wrap
@@ -53,8 +51,7 @@ class Starts(nn.Module):
         tail = total - window * (count - 1)  # entries of the last window
         lengths = torch.tensor([window] * (count - 1) + [tail])
         ranges = torch.full((count,), extent) if wrap else extent - lengths
-        every, positions = grid or (1, count)
-        starts = torch.arange(count) // every % positions * (extent - tail) / max(positions - 1, 1)
+        starts = torch.arange(count) * (extent - tail) / max(count - 1, 1)
         starts = torch.minimum(starts, (extent - lengths).float())
         if copies:
             order = torch.arange(count)[:, None].repeat(1, copies)

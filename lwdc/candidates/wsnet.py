@@ -152,23 +152,26 @@ def _fill(room: float, filters: int, channels: int, k: int) -> tuple[int, int]:
 
 
 def _planes(site: Site, ratio: float | None, step: int | None, repeat: int) -> Windows:
-    """Filters on a grid of windows, as far apart as the ratio lets them, and ``turns`` of the ring of channels."""
+    """Filters on a grid of windows, as far apart as the ratio lets them, and ``turns`` of the ring of channels.
+
+    Where the last row of the grid is not full, what it alone would read is stored for nothing.
+    """
     g, k = site.groups, site.kernel_size
     filters, channels = site.out_channels // g, site.in_channels // g
     stored, whole = math.ceil(channels / repeat), filters * channels * math.prod(k)
     apart = [step] if step is not None else list(range(max(*k, 2) - 1, 0, -1))
     for widest, turns in itertools.product(apart, range(1, min(filters, stored) + 1)):
         steps = [min(widest, n) for n in k]
-        counts = _grid(math.ceil(filters / turns), k, steps)
+        counts = _grid(math.ceil(filters / turns), k)
         shape = [stored, *(n + (count - 1) * s for n, count, s in zip(k, counts, steps, strict=True))]
         if ratio is None or math.prod(shape) * ratio <= whole:
             break
     else:
         raise DoesNotFit(f"no condensed filter for {filters} x {channels} x {list(k)} is {ratio} times smaller")
     _refuse_larger(math.prod(shape), whole, shape)
-    in_turn = math.ceil(filters / turns)
-    turn, order = torch.arange(filters) // in_turn, torch.arange(filters) % in_turn
-    down, right = (begin[order] for begin in _places(in_turn, counts, steps))
+    order = torch.arange(filters)
+    high, wide = counts
+    down, right, turn = order // wide % high * steps[0], order % wide * steps[1], order // (high * wide)
     rows = Starts(filters, 1, 1, "fixed")
     columns = Starts(stored, stored, stored, "fixed", wrap=turns > 1, begin=(turn * stored // turns)[None])
     places = [
@@ -186,29 +189,14 @@ def _repeated(channels: int, stored: int) -> Starts | None:
     return Starts(channels, stored, stored, "fixed", begin=torch.zeros(math.ceil(channels / stored)))
 
 
-def _places(count: int, grid: tuple[int, int], steps: list[int]) -> tuple[Tensor, Tensor]:
-    """Where ``count`` windows begin: in rows ``steps`` apart, each spread over the width, whether it is full or not."""
-    high, wide = grid
-    row = torch.arange(count) * high // count
-    length = row.bincount()[row]
-    column = torch.arange(count) - row.bincount().cumsum(0)[row] + length
-    return row * steps[0], (column * (wide - 1) * steps[1] / (length - 1).clamp_min(1)).round().long()
-
-
-def _grid(count: int, kernel_size: tuple[int, ...], steps: list[int]) -> tuple[int, int]:
-    """Rows and columns of at least ``count`` windows, as square as may be; along the axis that has taps.
-
-    A row that is not full is spread over the width, and must leave no gap.
-    """
+def _grid(count: int, kernel_size: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of at least ``count`` windows, as square as may be; along the axis that has taps."""
     if kernel_size[0] == 1 < kernel_size[1]:
         return 1, count
     if kernel_size[1] == 1 < kernel_size[0]:
         return count, 1
-    for high in range(math.isqrt(count), 1, -1):
-        wide, fewest = math.ceil(count / high), count // high
-        if wide == fewest or (wide - 1) * steps[1] <= kernel_size[1] * (fewest - 1):
-            return high, wide
-    return 1, count
+    wide = math.ceil(math.sqrt(count))
+    return math.ceil(count / wide), wide
 
 
 def _refuse_gaps(step: int, taps: int) -> None:

@@ -82,9 +82,8 @@ def choose(supernet: nn.Module, table: CostTable, bound: int | None = None) -> A
     ``parse_budget`` gives it.
     """
     if bound is not None and (isinstance(bound, bool) or not hasattr(bound, "__index__")):
-        raise CostError(
-            f"bound is a whole number of the table's unit: give lwdc.parse_budget({bound!r}, table); found {bound!r}."
-        )
+        given = f"int({bound!r})" if isinstance(bound, float) and bound > 1 else f"lwdc.parse_budget({bound!r}, table)"
+        raise CostError(f"bound is a whole number of the table's unit: give {given}; found {bound!r}.")
     return choose_within(supernet, [] if bound is None else [(table, bound)])
 
 
@@ -96,6 +95,8 @@ def choose_within(supernet: nn.Module, bounds: Sequence[tuple[CostTable, int]]) 
     first: dict[Any, str] = {}
     groups = {name: first.setdefault(op.gate, name) for name, op in ops.items()}
     scores = {group: ops[group].gate.scores().double().cpu().numpy() for group in dict.fromkeys(groups.values())}
+    if strange := [group for group, values in scores.items() if not np.isfinite(values).all()]:
+        raise CostError(f"the gate at {strange[0]!r} has logits that are not finite: nothing can be chosen by it.")
     picked = best_within(scores, bounds)
     if picked is None:
         asked = ", ".join(f"{table.name} {amount(bound, table)}" for table, bound in bounds)

@@ -274,12 +274,11 @@ def check_table(table: CostTable, ops: Mapping[str, SelectionOp]) -> None:
 def expected_cost(supernet: nn.Module, table: CostTable) -> Tensor:
     """Cost of the whole network under the gates, as a share of the original's: a scalar, differentiable.
 
-    Costs are normalised before they are summed, because float32 stops counting at 2^24. Of a peak it is a smooth
-    maximum, a norm of high order: the largest, or above it by up to a few hundredths where many sites come near it. So
-    whatever makes a site cheaper never raises it, and a bound errs on the safe side. Ours.
+    Costs are normalised before they are summed, because float32 stops counting at 2^24. Of a peak it is the
+    largest site's; its slope is that of a norm of high order, so that sites which come near the largest learn as well.
+    Ours.
     """
     ops = supernet_ops(supernet)
-    check_table(table, ops)
     cached = {op.gate: op.gate.expected() for op in ops.values()}
     weights = torch.cat([cached[ops[name].gate] for name in table.sites])
     shares = table.shares(weights.device).to(weights.dtype)
@@ -290,7 +289,8 @@ def expected_cost(supernet: nn.Module, table: CostTable) -> Tensor:
     expected = torch.stack([weights.new_tensor(rest), *(part.sum() for part in parts)])
     expected = expected.clamp_min(torch.finfo(expected.dtype).tiny)
     largest = expected.detach().amax()  # powers of shares alone would vanish
-    return largest * (expected / largest).pow(_ORDER).sum().pow(1 / _ORDER)
+    smooth = largest * (expected / largest).pow(_ORDER).sum().pow(1 / _ORDER)
+    return smooth + (largest - smooth).detach()
 
 
 _ORDER = 100  # of the norm: a site that takes 99% of the largest has a third of its part in the slope
@@ -308,4 +308,5 @@ def logarithmic(share: Tensor) -> Tensor:
 
 def penalty(supernet: nn.Module, table: CostTable, shape: Callable[[Tensor], Tensor] = linear) -> Tensor:
     """What a training loop adds, times its factor: a differentiable scalar, 1.0 for the original network."""
+    check_table(table, supernet_ops(supernet))
     return shape(expected_cost(supernet, table))

@@ -60,7 +60,7 @@ class Evaluator(Protocol):
     def __call__(self, subject: Subject, architecture: Architecture, seed: int) -> float:
         """Top-1 accuracy in [0, 1] on the validation split. All that is random comes from ``seed``.
 
-        Raises where the architecture cannot be evaluated; that is then a failed evaluation.
+        Raises an ``LwdcError`` or a ``RuntimeError`` where the architecture cannot be evaluated: a failed evaluation.
         """
 
 
@@ -88,10 +88,9 @@ def evaluate(evaluator: Evaluator, subject: Subject, architecture: Architecture)
             raise TrainingError(f"the accuracy is {accuracy}; an accuracy is a share in [0, 1]")
     except (DataError, WriteError):
         raise
-    except Exception as error:  # noqa: BLE001  whatever an evaluator of one's own may raise
-        own = isinstance(error, LwdcError | RuntimeError) and str(error)
-        reason = " ".join(str(error if own else f"{type(error).__name__}: {error}").split()).rstrip(": ")
-        return Evaluation(None, time.perf_counter() - clock, reason[:_LONGEST])
+    except (LwdcError, RuntimeError) as error:
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:_LONGEST]
+        return Evaluation(None, time.perf_counter() - clock, reason)
     return Evaluation(float(accuracy), time.perf_counter() - clock)
 
 

@@ -60,6 +60,8 @@ class Description:
             )
         try:
             backbone = None if data["backbone"] is None else _backbone(data["backbone"])
+            if not all(isinstance(module, str) for module in (*data["operators"].values(), _backbone_module(data))):
+                raise TypeError("modules are named by text")
             _check_registered(data["operators"], backbone, data.get("backbone_module"))
             return cls(Architecture.from_dict(data["architecture"]), Deployment.from_dict(data), backbone)
         except ExportError:
@@ -126,8 +128,13 @@ def _backbone(data: dict[str, Any]) -> Backbone:
 
 def own_modules(data: Any) -> list[str]:
     """Of a description: the modules outside of lwdc and timm that have to be imported before the network is loaded."""
-    named = {*data["operators"].values(), data.get("backbone_module") or lwdc.__name__}
+    named = {*data["operators"].values(), _backbone_module(data)}
     return sorted(module for module in named if _OWN.fullmatch(module))
+
+
+def _backbone_module(data: Any) -> Any:
+    """What registers the backbone; lwdc, where there is none to import."""
+    return data.get("backbone_module") or lwdc.__name__
 
 
 _OWN = re.compile(r"(?!(lwdc|timm)(\.|$)|__main__$)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)

@@ -17,7 +17,9 @@ class Gate(nn.Module, abc.ABC):
     operator trains; then the temperature falls geometrically from ``temperature`` to
     ``final_temperature``, which it reaches at the share ``annealed``. All of it is in ``state_dict()``.
 
-    A subclass gives ``sample`` and, where evaluation or expectation is not the tempered softmax, those.
+    A subclass gives ``sample`` and, where candidates do not count by the tempered softmax on average, ``soft``, by
+    which it also says how decided it is; where a cost or an evaluation takes something else, ``expectation`` or
+    ``evaluation``.
     """
 
     samples: Literal["all", "some", "one"] = "all"  # of the candidates: how many have a part in a sample

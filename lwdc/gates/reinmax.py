@@ -11,8 +11,8 @@ from lwdc.gates.base import Gate, one_hot_of
 class ReinMax(Gate):
     """Samples from the softmax of the logits; Heun's method instead of Euler's for the gradient.
 
-    It is of second order at a temperature of 1, where it stays: with the midpoint from a sharper distribution than the
-    draws', the estimate of what is drawn mostly would point away from it.
+    It is of second order at a temperature of 1, where it stays by default: with the midpoint from a sharper
+    distribution than the draws', the estimate of what is drawn mostly would point away from it.
     """
 
     samples = "one"

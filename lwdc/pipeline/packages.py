@@ -53,8 +53,8 @@ def evaluate_run(folder: Path, settings: Settings) -> dict[str, Any]:
 def export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, ...], Int8Result | None]:
     """Write and verify the files of a run's network again; its result, summary and model card then name them as well.
 
-    An ONNX file is timed beside the original network, as the run itself would have it. Returns what is written now.
-    What an earlier export says of other files stays where these do.
+    An ONNX file is timed beside the original network, on the machine that it is exported on. Returns what is written
+    now. What an earlier export says of other files stays where these do.
     """
     with alone(folder, resume=True):
         return _export_run(folder, settings)
@@ -77,6 +77,9 @@ def _export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, .
     if result is not None:
         result = _with_exports(result, folder, exports, int8)
         file = next((folder / export.file for export in exports if export.format == "onnx"), None)
+        if file is not None and settings.latency_batches:
+            stay = tuple(text for text in result.warnings if not text.startswith(UNTIMED))
+            result = dataclasses.replace(result, warnings=stay)
         before, after, untimed = add_onnx_times(
             result.before, result.after, _backbone(settings).create(), file, data.input_size, settings.latency_batches
         )
@@ -99,7 +102,7 @@ def _with_exports(result: Result, folder: Path, exports: Sequence[ExportRecord],
     by_format |= {record.format: record for record in exports}
     if int8 is None and result.int8 is not None and stays(result.int8.float32) and stays(result.int8.int8):
         int8 = result.int8
-    warnings = [text for text in result.warnings if not text.startswith((LOST, UNTIMED))]
+    warnings = [text for text in result.warnings if not text.startswith(LOST)]
     warnings += [text for text in [int8 and warning_of(int8)] if text]
     kept = tuple(by_format[name] for name in FORMATS if name in by_format)
     return dataclasses.replace(result, exports=kept, int8=int8, warnings=tuple(warnings))

@@ -16,7 +16,6 @@ from lwdc.errors import CostError, LwdcError, unknown_name
 from lwdc.evaluators import Evaluator, Refitted, SharedWeights, identity
 from lwdc.export import check_formats
 from lwdc.gates import Gate, Softmax
-from lwdc.gates.checking import check_gate
 from lwdc.pipeline.compute import Compute
 from lwdc.proposers import ProposerFactory, Score, kept
 from lwdc.selection import Mixing
@@ -181,7 +180,6 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_formats(self.formats)
-        check_gate(self.gate)
         if not isinstance(self.int8, bool):
             raise LwdcError(f"export.int8 is true or false, found {self.int8!r}.")
         if not isinstance(self.beginning, bool):

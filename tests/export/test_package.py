@@ -223,6 +223,16 @@ def test_json_with_an_entry_of_another_kind_is_refused(package: Path, key: str) 
         load(package)
 
 
+@pytest.mark.parametrize(
+    "change", [{"operators": {"original": 5}}, {"operators": {"original": None}}, {"backbone_module": ["x"]}]
+)
+def test_modules_that_are_no_text_are_refused(package: Path, change: dict[str, Any]) -> None:
+    edit(package, lambda data: data.update(change))
+    for read in (load, imports_of):
+        with pytest.raises(ExportError, match="damaged"):
+            read(package)
+
+
 def test_a_package_that_would_load_other_weights_is_not_trusted(package: Path) -> None:
     edit(package, lambda data: data["backbone"]["options"].update(checkpoint_path="other.pth"))
     with pytest.raises(ExportError, match=r"\['checkpoint_path'\], which lwdc never writes"):

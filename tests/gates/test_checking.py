@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lwdc.errors import SpaceError
 from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, SinglePath, Softmax, TrainableGate
-from lwdc.gates.checking import check_gate
+from lwdc.gates.checking import check_gate, make_gate
 from lwdc.surgery import wrap
 
 GATES = [GumbelSoftmax, Independent, OneHot, ReinMax, SinglePath, Softmax, TrainableGate]
@@ -17,7 +17,7 @@ GATES = [GumbelSoftmax, Independent, OneHot, ReinMax, SinglePath, Softmax, Train
 @pytest.mark.parametrize("make", [*GATES, lambda n: GumbelSoftmax(n, hard=True)])
 def test_every_gate_of_the_package_passes_and_no_random_state_moves_on(make: Any) -> None:
     state = torch.get_rng_state()
-    check_gate(make)
+    check_gate(make_gate(make, 3))
     assert torch.equal(torch.get_rng_state(), state)
 
 
