@@ -88,10 +88,10 @@ def told(value: object) -> str:
 
 def check_labels(labels: Tensor, num_classes: int, where: str) -> None:
     """Raises ``DataError`` unless labels are int64 ``(N,)``, in ``[0, num_classes)``, and there are some."""
+    if isinstance(labels, Tensor) and labels.numel() == 0:
+        raise DataError(f"{where} holds no examples; check that it is complete.")
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
         raise DataError(f"{where} has labels that are {told(labels)}; they are a tensor of int64 and of shape (N,).")
-    if len(labels) == 0:
-        raise DataError(f"{where} holds no examples; check that it is complete.")
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= num_classes:
         raise DataError(
