@@ -52,7 +52,7 @@ def check_gate(gate: Gate) -> None:
             if weights.tolist() != [float(i == last) for i in range(count)]:
                 raise SpaceError(
                     f"gate {name}: after point_at({last}) every form is exactly one-hot, but {form} is "
-                    f"{_shown(weights.tolist())}."
+                    f"{_numbers(weights)}."
                 )
 
 
@@ -61,7 +61,11 @@ def _check_weights(what: str, weights: Any, count: int) -> None:
     if not isinstance(weights, Tensor) or weights.shape != (count,) or not weights.is_floating_point():
         raise SpaceError(f"{what} is {_shown(weights)}: {wanted}.")
     if not bool(weights.isfinite().all()) or abs(float(weights.detach().sum()) - 1) > 1e-4:
-        raise SpaceError(f"{what} is {_shown(weights.tolist())}: {wanted}.")
+        raise SpaceError(f"{what} is {_numbers(weights)}: {wanted}.")
+
+
+def _numbers(weights: Tensor) -> str:
+    return f"[{', '.join(f'{weight:.3g}' for weight in weights.tolist())}]"
 
 
 def _shown(value: Any) -> str:

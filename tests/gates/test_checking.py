@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from lwdc.errors import SpaceError
 from lwdc.gates import Gate, GumbelSoftmax, Independent, OneHot, ReinMax, SinglePath, Softmax, TrainableGate
 from lwdc.gates.checking import check_gate, make_gate
+from lwdc.space import SearchSpace
 from lwdc.surgery import wrap
 
+THREE = [{"op": "original"}, {"op": "low_rank", "ratio": 0.5}, {"op": "pointwise"}]
 GATES = [GumbelSoftmax, Independent, OneHot, ReinMax, SinglePath, Softmax, TrainableGate]
 
 
@@ -43,7 +45,10 @@ class Bare(Gate):
 @pytest.mark.parametrize(
     ("gate", "message"),
     [
-        (sampling(lambda gate: 2 * gate.soft()), r"gate Mine: sample\(\) is \[0.66.*: mixing weights are \(3,\)"),
+        (
+            sampling(lambda gate: 2 * gate.soft()),
+            r"gate Mine: sample\(\) is \[0.667, .*: mixing weights are \(3,\)",
+        ),
         (sampling(lambda gate: gate.logits + 0), "and sum to 1"),
         (sampling(lambda gate: gate.soft()[:, None]), "mixing weights are"),
         (sampling(lambda gate: gate.soft()[:-1]), "mixing weights are"),
@@ -61,4 +66,4 @@ class Bare(Gate):
 def test_what_is_no_gate_is_refused_when_a_network_is_wrapped(gate: Any, message: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3))
     with pytest.raises(SpaceError, match=message):
-        wrap(model, gate=gate, input_size=(3, 4, 4))
+        wrap(model, SearchSpace(THREE), gate=gate, input_size=(3, 4, 4))
