@@ -78,17 +78,20 @@ def _export_run(folder: Path, settings: Settings) -> tuple[tuple[ExportRecord, .
         result = _with_exports(result, folder, exports, int8)
         file = next((folder / export.file for export in exports if export.format == "onnx"), None)
         if file is not None and settings.latency_batches:
-            stay = tuple(text for text in result.warnings if not text.startswith(UNTIMED))
-            result = dataclasses.replace(result, warnings=stay)
-        before, after, untimed = add_onnx_times(
-            result.before, result.after, _backbone(settings).create(), file, data.input_size, settings.latency_batches
-        )
-        warnings = (*result.warnings, untimed) if untimed else result.warnings
-        result = dataclasses.replace(result, before=before, after=after, warnings=warnings)
+            result = _with_onnx_times(result, settings, file)
         replace_last(folder / RECORDS, result)
         write_json(folder / "summary.json", as_dict(result))
         write_card(result, folder, licence=settings.licence)
     return exports, int8
+
+
+def _with_onnx_times(result: Result, settings: Settings, file: Path) -> Result:
+    before, after, untimed = add_onnx_times(
+        result.before, result.after, _backbone(settings).create(), file, settings.data.input_size,
+        settings.latency_batches,
+    )  # fmt: skip
+    warnings = [text for text in result.warnings if not text.startswith(UNTIMED)] + ([untimed] if untimed else [])
+    return dataclasses.replace(result, before=before, after=after, warnings=tuple(warnings))
 
 
 def _with_exports(result: Result, folder: Path, exports: Sequence[ExportRecord], int8: Int8Result | None) -> Result:
